@@ -1,0 +1,345 @@
+"""Both sides of every inequality that a measurement decides; nothing is differentiated here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flatlib.measurement import LayerMeasurement, Measurement
+
+# Both sides are sums of some thousands of float64 products; a true inequality that is attained
+# may miss by this much and no more, relative to the larger side.
+ROUNDING = 1e-11
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The terms of Eq. (28), ``A <= B <= C <= D``, and ours, ``B <= C_prime``."""
+
+    A: float  # mean MLS
+    B: float  # ||W||_2 times the mean of ||grad_W f|| / ||x||
+    C: float  # ||W||_2 times root mean of ||x||^-2 times root mean of ||grad_W f||^2
+    C_prime: float  # ||W||_2 times root mean of ||grad_W f||^2 / ||x||^2
+    D: float  # C with the sharpness in place of the mean of ||grad_W f||^2
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One inequality, ``lhs <= rhs``, of the paper or of ours."""
+
+    label: str  # its number: the paper's, or N.1, N.2, ... for ours
+    name: str  # what is bounded by what
+    lhs: float
+    rhs: float
+    holds: bool  # lhs <= rhs, up to rounding
+    slack: float  # rhs - lhs
+    proven: bool  # whether this network meets the assumptions of the proof
+
+
+def _root_mean(values: Tensor) -> float:
+    return math.sqrt(float(values.mean()))
+
+
+def _refuse_zero_input(m: Measurement) -> None:
+    zero = (m.input_norm == 0).nonzero()
+    if len(zero):
+        raise ValueError(
+            f"sample {int(zero[0])} has input norm 0, and the bounds divide by it (Eq. 5); leave "
+            "the sample out"
+        )
+
+
+def chain(m: Measurement) -> Chain:
+    r"""The chain of bounds on the mean maximum local sensitivity.
+
+    .. math:: A=\overline{\mathrm{MLS}},\quad
+       B=\frac{\lVert W\rVert_2}n\sum_i\frac{\lVert\nabla_W f_i\rVert_F}{\lVert x_i\rVert_2},\quad
+       C=\lVert W\rVert_2\sqrt{\tfrac1n\sum_i\lVert x_i\rVert_2^{-2}}
+       \sqrt{\tfrac1n\sum_i\lVert\nabla_W f_i\rVert_F^2}
+
+    and D, which has S in place of the last mean. W is the first layer's weight; where that is a
+    convolution the numbers are had with the reshaped weight and prove nothing.
+
+    Args:
+        m: from `flatlib.measure`.
+
+    Returns:
+        `Chain` of floats, in units of output per unit of input.
+
+    Raises:
+        ValueError: a sample has input norm 0.
+
+    Source: Eqs. (13), (25)-(28); C_prime is ours.
+
+    >>> import flatlib
+    >>> net = flatlib.nets.linear(2, 1)
+    >>> c = chain(flatlib.measure(net, torch.eye(2)))
+    >>> abs(c.A - c.B) < 1e-15 and abs(c.C - c.D) < 1e-15  # rank one, one layer
+    True
+    """
+    _refuse_zero_input(m)
+    first = m.layers[0]
+    gradient_norm = first.weight_gradient_energy.sqrt()
+    inverse_norm = 1 / m.input_norm
+    rms_inverse = _root_mean(inverse_norm.square())
+    return Chain(
+        A=float(m.mls.mean()),
+        B=first.weight_norm * float((gradient_norm * inverse_norm).mean()),
+        C=first.weight_norm * rms_inverse * _root_mean(gradient_norm.square()),
+        C_prime=first.weight_norm * _root_mean((gradient_norm * inverse_norm).square()),
+        D=first.weight_norm * rms_inverse * math.sqrt(m.sharpness),
+    )
+
+
+def relative_sharpness(m: Measurement) -> float:
+    r"""Sharpness relative to the weights, unchanged when layers are rescaled against each other.
+
+    .. math:: \frac1n\sum_i\sum_l\lVert W_l\rVert_2^2\lVert\nabla_{W_l} f(x_i)\rVert_F^2
+
+    Args:
+        m: from `flatlib.measure`.
+
+    Returns:
+        A float.
+
+    Source: the paper's later versions; compare the relative flatness of Petzka et al.
+
+    >>> import flatlib
+    >>> net = flatlib.nets.linear(2, 1)
+    >>> m = flatlib.measure(net, torch.eye(2))
+    >>> abs(relative_sharpness(m) - m.layers[0].weight_norm ** 2) < 1e-15
+    True
+    """
+    return sum(
+        layer.weight_norm**2 * float(layer.weight_gradient_energy.mean()) for layer in m.layers
+    )
+
+
+def normalized_nmls(m: Measurement) -> float:
+    r"""Network MLS with each layer's sensitivity times the norm of what the layer reads.
+
+    .. math:: \frac1n\sum_i\sum_l\lVert x_i^l\rVert_2\lVert\nabla_{x^l} f(x_i)\rVert_2
+
+    Args:
+        m: from `flatlib.measure`.
+
+    Returns:
+        A float.
+
+    Source: the paper's later versions.
+    """
+    return sum(float((layer.input_norm * layer.sensitivity).mean()) for layer in m.layers)
+
+
+def _bound(label: str, name: str, lhs: float, rhs: float, proven: bool) -> Bound:
+    size = max(abs(lhs), abs(rhs))
+    # Infinite sides (a volume of 0, a zero input) compare as they are.
+    rounding = ROUNDING * size if math.isfinite(size) else 0.0
+    slack = 0.0 if lhs == rhs else rhs - lhs
+    return Bound(label, name, lhs, rhs, lhs <= rhs + rounding, slack, proven)
+
+
+def _worst(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bound:
+    """The sample (and layer) where the left side is largest relative to the right."""
+    lhs, rhs = lhs.flatten(), rhs.flatten()
+    ratio = torch.where(lhs > 0, lhs / rhs, torch.zeros_like(lhs))
+    worst = int(ratio.argmax())
+    return _bound(label, name, float(lhs[worst]), float(rhs[worst]), proven)
+
+
+def _worst_log(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bound:
+    gap = torch.where(lhs == -math.inf, torch.full_like(lhs, -math.inf), lhs - rhs)
+    worst = int(gap.argmax())
+    return _bound(label, name, float(lhs[worst]), float(rhs[worst]), proven)
+
+
+def _log_mean_exp(values: Tensor) -> float:
+    return float(values.logsumexp(dim=0)) - math.log(len(values))
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def evaluate(m: Measurement) -> tuple[Bound, ...]:
+    """Every inequality of the paper, and ours, that a measurement decides.
+
+    An inequality that holds for each sample is reported at the sample where it is tightest;
+    volumes are compared as logarithms. ``holds`` allows for rounding (1e-11 of the larger side)
+    and nothing else. ``proven`` is False where the network does not meet the assumptions: the
+    chain needs a dense linear map in front whose weight is trainable and used nowhere else, the
+    bounds over layers need that of every layer.
+
+    Args:
+        m: from `flatlib.measure`.
+
+    Returns:
+        `Bound` for each, in the order of the paper.
+
+    Raises:
+        ValueError: a sample has input norm 0.
+
+    Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); N.2 to N.12 are ours or the paper's later
+    versions'.
+
+    >>> import flatlib
+    >>> m = flatlib.measure(flatlib.nets.mlp((3, 4, 2)), torch.ones(2, 3))
+    >>> all(bound.holds and bound.proven for bound in evaluate(m))
+    True
+    """
+    _refuse_zero_input(m)
+    return (
+        *_weights_to_inputs(m),
+        *_volume(m),
+        *_sensitivity(m),
+        *_dimensionality(m),
+        *_over_layers(m),
+        *_convolution(m),
+    )
+
+
+def _weights_to_inputs(m: Measurement) -> list[Bound]:
+    first = m.layers[0]
+    dense, counted = m.input_layer_is_dense, m.input_layer_is_dense and first.in_sharpness
+    gradient = first.weight_gradient_energy.sqrt()
+    whole = m.parameter_gradient_energy.sqrt()
+    frobenius = m.gradient_energy.sqrt()
+    F2, F = first.weight_norm, first.weight_frobenius_norm
+    smallest = float(m.input_norm.min())
+    bounds = [
+        _worst("5", "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||",
+               frobenius, F * gradient / m.input_norm, dense),
+        _worst("5", "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||",
+               m.mls, F2 * gradient / m.input_norm, dense),
+        _worst("N.2", "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
+               frobenius, F2 * gradient / m.input_norm, dense),
+    ]
+    for k in (1, 2):
+        middle = (F / smallest) ** k * float((gradient**k).mean())
+        last = (F / smallest) ** k * float((whole**k).mean())
+        spectral = (F2 / smallest) ** k * float((whole**k).mean())
+        bounds += [
+            _bound("6", f"k={k}: mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
+                   float((frobenius**k).mean()), middle, dense),
+            _bound("6", f"k={k}: mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
+                   middle, last, counted),
+            _bound("7", f"k={k}: mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
+                   float((m.mls**k).mean()), spectral, counted),
+        ]
+    return bounds
+
+
+def _volume(m: Measurement) -> list[Bound]:
+    first, N, n = m.layers[0], m.n_outputs, m.n
+    dense, counted = m.input_layer_is_dense, m.input_layer_is_dense and first.in_sharpness
+    log_mean_square = (m.gradient_energy / N).log()
+    log_F, log_F2 = _log(first.weight_frobenius_norm), _log(first.weight_norm)
+    log_smallest = math.log(float(m.input_norm.min()))
+    energies = (N / 2) * log_mean_square
+    power = max(N / 2 - 1, 0) * math.log(n) + N * (log_F - log_smallest)
+    by_sharpness = power + (N / 2) * _log(m.sharpness / N)
+    log_norms = (N / 2) * m.parameter_gradient_energy.log()
+    by_norms = N * (log_F - log_smallest) + _log_mean_exp(log_norms)
+    weighted = float((first.weight_gradient_energy / m.input_norm.square()).mean())
+    by_weights = (N / 2) * (2 * log_F2 + _log(weighted / N))
+    last = (N / 2) * (2 * (log_F2 - log_smallest) + _log(m.sharpness / N))
+    mean_log = float(m.log_volume.mean())
+    return [
+        _worst_log("11", "log volume by log of ||grad_x f||_F^N / N^(N/2)",
+                   m.log_volume, energies, True),
+        _bound("12", "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
+               _log_mean_exp(m.log_volume), _log_mean_exp(energies), True),
+        _bound("12", "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
+               _log_mean_exp(energies), by_sharpness, counted),
+        _bound("21" if N >= 2 else "24", "log mean of ||grad_theta f||_F^N by sharpness",
+               by_norms, by_sharpness + (N / 2) * math.log(N), True),
+        _bound("N.3", "mean log volume by ||grad_W f||_F / ||x||", mean_log, by_weights, dense),
+        _bound("N.3", "||grad_W f||_F / ||x|| by sharpness", by_weights, last, counted),
+    ]
+
+
+def _sensitivity(m: Measurement) -> list[Bound]:
+    c = chain(m)
+    dense, counted = m.input_layer_is_dense, m.layers[0].in_sharpness
+    return [
+        _bound("13", "A <= D", c.A, c.D, dense and counted),
+        _bound("25", "A <= B", c.A, c.B, dense),
+        _bound("26", "B <= C", c.B, c.C, True),
+        _bound("27", "C <= D", c.C, c.D, counted),
+        _bound("28", "A <= C", c.A, c.C, dense),
+        _bound("N.4", "B <= C'", c.B, c.C_prime, True),
+    ]
+
+
+def _dimensionality(m: Measurement) -> list[Bound]:
+    moving = m.gradient_energy > 0
+    if not moving.any():
+        return []
+    energy, D_PR = m.gradient_energy[moving], m.local_dimensionality[moving]
+    top = m.mls[moving].square()
+    return [
+        _worst("N.5", "||grad_x f||_F^2 / D_PR by MLS^2", energy / D_PR, top, True),
+        _worst("N.5", "MLS^2 by ||grad_x f||_F^2", top, energy, True),
+    ]
+
+
+def _stacked(layers: tuple[LayerMeasurement, ...], name: str) -> Tensor:
+    return torch.stack([getattr(layer, name) for layer in layers])
+
+
+def _over_layers(m: Measurement) -> list[Bound]:
+    layers, N = m.layers, m.n_outputs
+    dense = all(layer.n_positions == 1 for layer in layers)
+    counted = dense and all(layer.in_sharpness for layer in layers)
+    norms = torch.tensor([layer.weight_norm for layer in layers]).double().unsqueeze(1)
+    norms = norms.to(m.mls.device)
+    sensitivity, x = _stacked(layers, "sensitivity"), _stacked(layers, "input_norm")
+    gradient = _stacked(layers, "weight_gradient_energy").sqrt()
+    zero = (x == 0).nonzero()
+    note = ""
+    if len(zero):
+        layer, sample = zero[0].tolist()
+        note = f" (infinite: what {layers[layer].name!r} reads of sample {sample} has norm 0)"
+    share = (norms / x).square().sum(dim=0).mean()
+    volumes = _stacked(layers, "log_volume")
+    volumes = volumes[volumes.isfinite().any(dim=1)]
+    bounds = [
+        _bound("N.9", f"NMLS by sharpness{note}", float(sensitivity.sum(dim=0).mean()),
+               math.sqrt(float(share)) * math.sqrt(m.sharpness), counted and not note),
+        _worst("N.11", "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
+               x * sensitivity, norms * gradient, dense),
+        _bound("N.12", "normalized NMLS by relative sharpness", normalized_nmls(m),
+               math.sqrt(len(layers) * relative_sharpness(m)), dense),
+    ]
+    if len(volumes):
+        rhs = _nvr_bound(m, norms, x, note != "")
+        nvr = float(volumes.flatten().logsumexp(dim=0)) - math.log(m.n)
+        bounds.insert(1, _bound("N.10", f"log NVR by sharpness{note}", nvr, rhs,
+                                counted and not note))
+    return bounds
+
+
+def _nvr_bound(m: Measurement, norms: Tensor, x: Tensor, undefined: bool) -> float:
+    """Logarithm of ``n^(N-1) (mean_i sum_l ||W_l||^2 / ||x_i^l||^2)^(N/2) (S / N)^(N/2)``."""
+    if undefined:
+        return math.inf
+    N = m.n_outputs
+    share = float((norms / x).square().sum(dim=0).mean())
+    return (N - 1) * math.log(m.n) + (N / 2) * (_log(share) + _log(m.sharpness / N))
+
+
+def _convolution(m: Measurement) -> list[Bound]:
+    first = m.layers[0]
+    if first.kind == "Linear" or first.input_dimension != m.input_dimension:
+        return []
+    alone = bool(torch.equal(first.sensitivity, m.mls))
+    delta, untied = first.output_gradient_energy.sqrt(), first.untied_gradient_energy.sqrt()
+    return [
+        _worst("N.6", "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
+               m.mls, first.operator_norm * delta, alone),
+        _worst("N.7", "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
+               m.mls, first.operator_norm * untied / first.smallest_patch_norm, alone),
+    ]

@@ -1,0 +1,115 @@
+"""What a network and a batch must satisfy before anything is differentiated.
+
+Each function raises ``TypeError`` or ``ValueError`` that names the fault and the remedy, and
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+# Two float64 evaluations of one sample agree far better than this; a different answer does not.
+SAME_OUTPUT_TOLERANCE = 1e-9
+
+
+def check_network(net: nn.Module) -> None:
+    """Refuse what is not a module, has no parameters, is random by design, or is not finite."""
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+    for name, module in net.named_modules():
+        if module.training and (
+            isinstance(module, _BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)
+        ):
+            raise ValueError(
+                f"layer {name!r} ({type(module).__name__}) is in training mode, where samples "
+                "influence each other or are dropped at random; call net.eval() first"
+            )
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"{name!r} is not initialized; run the network once on a batch first")
+        if tensor.is_complex():
+            raise TypeError(f"{name!r} is complex; only real networks can be measured")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            layer, _, weight = name.rpartition(".")
+            raise ValueError(
+                f"{weight!r} of layer {layer!r} holds NaN or infinite values; the network has "
+                "diverged or was loaded from a damaged file"
+            )
+
+
+def check_batch(net: nn.Module, x: Tensor) -> None:
+    """Refuse an input that is not a finite, real, non-empty batch on the network's device."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    if x.is_complex():
+        raise TypeError(f"x is complex ({x.dtype}); pass real numbers")
+    if not x.is_floating_point():
+        raise TypeError(f"x holds integers ({x.dtype}); pass x.float() or x.double()")
+    if x.dim() < 2:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and so no batch axis; pass (n, *input_shape), for one "
+            "sample x.unsqueeze(0)"
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty; pass n >= 1 samples")
+    if x[0].numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}: its samples hold no numbers")
+    finite = torch.isfinite(x).flatten(1).all(dim=1)
+    if not finite.all():
+        sample = int((~finite).nonzero()[0])
+        raise ValueError(f"sample {sample} of x holds NaN or infinite values; clean the input")
+    for name, parameter in net.named_parameters():
+        if parameter.device != x.device:
+            raise ValueError(
+                f"x is on {x.device} and parameter {name!r} on {parameter.device}; move one of "
+                f"them, for example x.to({str(parameter.device)!r})"
+            )
+
+
+def check_targets(y: Tensor, output: Tensor) -> None:
+    """Refuse targets that do not match the outputs one to one."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
+    if y.is_complex() or not y.is_floating_point():
+        raise TypeError(f"y must hold real floating-point targets, got {y.dtype}; one-hot labels?")
+    if y.reshape(y.shape[0], -1).shape != output.shape:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)} but the network's outputs {tuple(output.shape)}; "
+            "one-hot encode class labels"
+        )
+    if not torch.isfinite(y).all():
+        raise ValueError("y holds NaN or infinite values")
+
+
+def check_output(output: object, n_samples: int) -> Tensor:
+    """Refuse an output that is not float64, finite and one row a sample; return it ``(n, N)``."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the network returned {type(output).__name__}; wrap it so that it returns one tensor "
+            "(n, N)"
+        )
+    if output.is_complex() or not output.is_floating_point():
+        raise TypeError(f"the network returned {output.dtype}; it must return real numbers")
+    if output.dtype != torch.float64:
+        raise ValueError(
+            f"the network returned {output.dtype} for float64 input and weights: it casts inside "
+            "its forward; remove the cast, measurements are made in float64"
+        )
+    if output.dim() == 0 or output.shape[0] != n_samples:
+        raise ValueError(
+            f"the network returned shape {tuple(output.shape)} for {n_samples} samples; the first "
+            "axis of x and of the output must be the batch"
+        )
+    return output.reshape(n_samples, -1)
+
+
+def check_same(
+    reference: Tensor, again: Tensor, samples: Tensor, message: str, scale: Tensor
+) -> None:
+    """Raise ``message`` with the first sample for which two evaluations differ."""
+    differs = ~((reference - again).abs() <= SAME_OUTPUT_TOLERANCE * scale).all(dim=1)
+    if differs.any():
+        raise ValueError(message.format(sample=int(samples[differs.nonzero()[0, 0]])))

@@ -1,0 +1,468 @@
+"""One forward pass and N backward passes, for all samples at once, in float64.
+
+The network is differentiated through float64 copies of its parameters and buffers; the
+user's own are never written to. Hooks on each linear and convolutional layer record what the
+layer reads, and the gradients at what it reads and at what it returns. No gradient of a
+parameter is formed: `flatlib.sharpness` gets their norms from these records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import functional_call
+
+from flatlib.checks import check_batch, check_network, check_output, check_same
+
+LAYER_FORWARDS = {
+    nn.Linear.forward: "Linear",
+    nn.Conv1d.forward: "Conv1d",
+    nn.Conv2d.forward: "Conv2d",
+}
+UNBATCHED_DIMENSIONS = {"Linear": 1, "Conv1d": 2, "Conv2d": 3}
+PROBE_SAMPLES = 4
+FLOAT64_BYTES = 8
+
+
+@dataclass(frozen=True)
+class LayerDerivatives:
+    """What one linear or convolutional layer read, and the gradients there.
+
+    A layer called several times has one entry a call in each tuple, in forward order.
+    """
+
+    name: str  # as in net.named_modules()
+    kind: str  # "Linear", "Conv1d" or "Conv2d"
+    module: nn.Module  # the user's layer, read for stride, padding, groups; its weights are not
+    inputs: tuple[Tensor, ...]  # each (n, *input_shape)
+    input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
+    output_gradients: tuple[Tensor, ...]  # each (n, N, *output_shape)
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """The derivatives of one part of a batch."""
+
+    output: Tensor  # (n, N)
+    jacobian: Tensor  # (n, N, M): jacobian[i, k] is the gradient of output k at sample i
+    layers: tuple[LayerDerivatives, ...]  # in the order of their first call
+
+
+@dataclass
+class _Call:
+    """One call of a layer during a forward pass."""
+
+    value: Tensor
+    version: int
+    input_edge: GradientEdge
+    output_edge: GradientEdge | None = None
+    output_shape: torch.Size | None = None
+
+
+@dataclass
+class _Forward:
+    """One recorded forward pass."""
+
+    x: Tensor
+    output: Tensor
+    calls: dict[str, list[_Call]]
+    weights: dict[str, Tensor]  # what each called layer multiplies by
+
+
+@dataclass
+class Float64Network:
+    """A network seen through float64 copies of its parameters and buffers.
+
+    Use as ``with float64_network(net) as network``; leaving the block restores whatever the
+    network's forward changed about itself.
+    """
+
+    net: nn.Module
+    parameters: dict[str, Tensor]  # float64 leaves that require a gradient, by name
+    buffers: dict[str, Tensor]
+    layers: dict[str, nn.Module]  # the linear and convolutional layers, by name
+    kinds: dict[str, str]
+    trainable: frozenset[str] = field(default_factory=frozenset)  # names of unfrozen parameters
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output ``(n, N)`` for float64 ``x``, checked."""
+        state = {**self.parameters, **self.buffers}
+        with torch.autocast(x.device.type, enabled=False):
+            try:
+                output = functional_call(self.net, state, (x.clone(),))
+            except Exception as error:
+                raise ValueError(
+                    f"the network cannot be run in float64 on input of shape {tuple(x.shape)} "
+                    f"(is the batch axis missing, or does it cast or keep float32 tensors "
+                    f"inside?): {type(error).__name__}: {error}"
+                ) from error
+        return check_output(output, x.shape[0])
+
+
+@contextmanager
+def float64_network(net: nn.Module) -> Iterator[Float64Network]:
+    """Check ``net`` and view it in float64; see `Float64Network`."""
+    check_network(net)
+    kinds = {
+        name: LAYER_FORWARDS[type(module).forward]
+        for name, module in net.named_modules()
+        if getattr(type(module), "forward", None) in LAYER_FORWARDS
+        and "forward" not in vars(module)
+    }
+    if not kinds:
+        raise ValueError(
+            f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
+            "no weight matrix to bound its sensitivity with"
+        )
+    modules = dict(net.named_modules())
+    network = Float64Network(
+        net=net,
+        parameters={
+            name: p.detach().to(torch.float64, copy=True).requires_grad_()
+            for name, p in net.named_parameters()
+        },
+        buffers={
+            name: b.detach().to(torch.float64 if b.is_floating_point() else b.dtype, copy=True)
+            for name, b in net.named_buffers()
+        },
+        layers={name: modules[name] for name in kinds},
+        kinds=kinds,
+        trainable=frozenset(name for name, p in net.named_parameters() if p.requires_grad),
+    )
+    plain_tensors = [
+        (module, name, value)
+        for module in net.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor)
+    ]
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        try:
+            for module, name, value in plain_tensors:
+                if value.is_floating_point():
+                    vars(module)[name] = value.detach().double()
+            yield network
+        finally:
+            for module, name, value in plain_tensors:
+                vars(module)[name] = value
+
+
+def _recording_hooks(
+    name: str, kind: str, calls: dict[str, list[_Call]], weights: dict[str, Tensor]
+) -> tuple[Callable, Callable]:
+    """The hooks that note one layer's calls; the layer reads an alias made for it alone."""
+
+    def before(module, args, kwargs):
+        value = args[0] if args else kwargs["input"]
+        if value.dim() == UNBATCHED_DIMENSIONS[kind]:
+            raise ValueError(
+                f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)} without a "
+                "batch axis; pass x as (n, *input_shape)"
+            )
+        alias = value.view_as(value)
+        if not alias.requires_grad:
+            alias.requires_grad_()
+        edge = get_gradient_edge(alias)
+        calls.setdefault(name, []).append(_Call(alias, alias._version, edge))
+        return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
+
+    def after(module, args, kwargs, output):
+        if not output.requires_grad:
+            raise ValueError(
+                f"layer {name!r} runs with gradients switched off, so its part of the "
+                "derivatives is lost; remove torch.no_grad() or detach() around it"
+            )
+        weights[name] = module.weight.detach()
+        calls[name][-1].output_edge = get_gradient_edge(output)
+        calls[name][-1].output_shape = output.shape
+
+    return before, after
+
+
+def _forward(network: Float64Network, x: Tensor) -> _Forward:
+    """Run ``network`` on ``x`` and record every call of every layer."""
+    x = x.detach().to(torch.float64, copy=True).requires_grad_()
+    calls: dict[str, list[_Call]] = {}
+    weights: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name, module in network.layers.items():
+            before, after = _recording_hooks(name, network.kinds[name], calls, weights)
+            # Ours run closest to the layer: after the user's pre-hooks, before their hooks.
+            handle = module.register_forward_pre_hook(before, with_kwargs=True)
+            stack.callback(handle.remove)
+            handle = module.register_forward_hook(after, with_kwargs=True, prepend=True)
+            stack.callback(handle.remove)
+        output = network(x)
+    finite = torch.isfinite(output).all(dim=1)
+    if not finite.all():
+        sample = int((~finite).nonzero()[0])
+        broken = [
+            name
+            for name, made in calls.items()
+            if not all(bool(torch.isfinite(call.value[sample]).all()) for call in made)
+        ]
+        where = f"; the first layer to read such values is {broken[0]!r}" if broken else ""
+        raise ValueError(f"the output for sample {sample} holds NaN or infinite values{where}")
+    for name, made in calls.items():
+        if any(call.value._version != call.version for call in made):
+            raise ValueError(
+                f"what layer {name!r} read is overwritten in place later in the forward pass, so "
+                "its gradient is lost; replace the in-place operation after it"
+            )
+    return _Forward(x, output, calls, weights)
+
+
+def _weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> Counter[str]:
+    """How often the graph behind ``output`` uses each parameter."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    uses: Counter[str] = Counter()
+    stack, seen = [output.grad_fn], {output.grad_fn}
+    while stack:
+        for node, _ in stack.pop().next_functions:
+            if node is None:
+                continue
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) in names:
+                uses[names[id(variable)]] += 1
+            elif node not in seen:
+                seen.add(node)
+                stack.append(node)
+    return uses
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a probe of the network on a few samples found out."""
+
+    weights: dict[str, Tensor]  # of the layers that are called, in order of their first call
+    own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
+    other_parameters: tuple[str, ...]  # trainable and used in any other way
+    samples: Tensor  # which samples were probed
+    output: Tensor  # the probe's outputs for them
+    bytes_per_sample: int  # memory that one sample's derivatives take
+
+
+def plan(network: Float64Network, x: Tensor) -> Plan:
+    """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
+
+    Raises:
+        ValueError: the network is not deterministic, calls no layer, or uses a layer's weight
+            otherwise than by calling the layer.
+    """
+    check_batch(network.net, x)
+    n = x.shape[0]
+    samples = torch.arange(n - 1, -1, -2, device=x.device)[:PROBE_SAMPLES]
+    company = torch.cat([x[samples], 0.5 * x[samples[:1]] + 0.25])
+    first, again = _forward(network, company), _forward(network, company)
+    scale = first.output.detach().abs().amax()
+    check_same(
+        first.output[:-1],
+        again.output[:-1],
+        samples,
+        "the network is not deterministic: two runs on sample {sample} differ; switch off its "
+        "randomness (net.eval())",
+        scale,
+    )
+    if not first.calls:
+        raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
+    uses = _weight_uses(first.output, network.parameters) if first.output.grad_fn else Counter()
+    covered = set()
+    for name, module in network.layers.items():
+        n_calls = len(first.calls.get(name, ()))
+        for own in ("weight", "bias"):
+            full = f"{name}.{own}" if name else own
+            if own not in module._parameters or full not in network.parameters:
+                continue
+            if n_calls == 0 and uses[full] > 0:
+                raise ValueError(
+                    f"{full!r} is used without calling its layer (fused attention does so), so "
+                    "what it multiplies is unknown; call the layer itself in forward"
+                )
+            if uses[full] == n_calls:
+                covered.add(full)
+    own = frozenset(name for name in covered & network.trainable if uses[name] > 0)
+    others = tuple(name for name in network.trainable - own if uses[name] > 0)
+    return Plan(
+        first.weights,
+        own,
+        others,
+        samples,
+        first.output[:-1].detach(),
+        _bytes_per_sample(first),
+    )
+
+
+def _bytes_per_sample(forward: _Forward) -> int:
+    """Memory that the derivatives of one sample take, patches of convolutions included."""
+    N = forward.output.shape[1]
+    numbers = 2 * N * forward.x[0].numel()
+    for name, made in forward.calls.items():
+        weight = forward.weights[name]
+        for call in made:
+            values = call.value[0].numel() + call.output_shape[1:].numel()
+            n_positions = call.output_shape[1:].numel() // weight.shape[0]
+            patches = weight[0].numel() * n_positions if weight.dim() > 2 else 0
+            numbers += (N + 3) * values + 2 * patches
+    return FLOAT64_BYTES * numbers
+
+
+def _backward(network: Float64Network, x: Tensor) -> Derivatives:
+    """One recorded forward pass on ``x`` and one backward pass for each output."""
+    forward = _forward(network, x)
+    n, N = forward.output.shape
+    calls = [call for made in forward.calls.values() for call in made]
+    shapes = [forward.x.shape, *(call.value.shape for call in calls)]
+    shapes += [call.output_shape for call in calls]
+    gradients = [forward.x.new_zeros((n, N, *shape[1:])) for shape in shapes]
+    targets = [forward.x, *(call.input_edge for call in calls)]
+    targets += [call.output_edge for call in calls]
+    for k in range(N):
+        found = torch.autograd.grad(
+            forward.output[:, k].sum(), targets, retain_graph=k < N - 1, allow_unused=True
+        )
+        for total, gradient in zip(gradients, found, strict=True):
+            if gradient is not None:
+                total[:, k] = gradient
+    jacobian = gradients[0].flatten(2)
+    finite = torch.isfinite(jacobian).flatten(1).all(dim=1)
+    if not finite.all():
+        raise ValueError(
+            f"the gradient for sample {int((~finite).nonzero()[0])} holds NaN or infinite values, "
+            "though its output does not; look for a square root or division at 0"
+        )
+    inputs = iter(gradients[1 : 1 + len(calls)])
+    outputs = iter(gradients[1 + len(calls) :])
+    layers = tuple(
+        LayerDerivatives(
+            name,
+            network.kinds[name],
+            network.layers[name],
+            tuple(call.value.detach() for call in made),
+            tuple(next(inputs) for _ in made),
+            tuple(next(outputs) for _ in made),
+        )
+        for name, made in forward.calls.items()
+    )
+    return Derivatives(forward.output.detach(), jacobian, layers)
+
+
+def differentiate(
+    network: Float64Network, x: Tensor, probe: Plan, max_memory: int
+) -> Iterator[Derivatives]:
+    """The derivatives of ``network`` at ``x``, part by part.
+
+    Args:
+        network: from `float64_network`.
+        x: ``(n, *input_shape)``, any floating dtype.
+        probe: from `plan`.
+        max_memory: bytes that one part's derivatives may take; at least one sample at a time
+            is always taken.
+
+    Yields:
+        `Derivatives` of consecutive parts of the batch.
+
+    Raises:
+        ValueError: samples influence each other; output or gradient not finite.
+    """
+    at_once = max(1, int(max_memory) // probe.bytes_per_sample)
+    start = 0
+    for part in x.split(at_once):
+        derivatives = _backward(network, part)
+        stop = start + part.shape[0]
+        here = (probe.samples >= start) & (probe.samples < stop)
+        mine = derivatives.output[probe.samples[here] - start]
+        check_same(
+            probe.output[here],
+            mine,
+            probe.samples[here],
+            "samples influence each other: the output for sample {sample} depends on which other "
+            "samples are in the batch (batch statistics? attention over the batch?)",
+            mine.abs().amax() if mine.numel() else probe.output.abs().amax(),
+        )
+        yield derivatives
+        start = stop
+
+
+def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor:
+    """Jacobian of the outputs with respect to the inputs, for every sample.
+
+    Args:
+        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode.
+        x: ``(n, *input_shape)``.
+        max_memory: bytes that one part of the batch may take while it is differentiated.
+
+    Returns:
+        ``(n, N, M)`` float64: entry ``[i, k]`` is the gradient of output k at sample i, which
+        is the transpose of the paper's :math:`\\nabla_x f`.
+
+    Raises:
+        TypeError, ValueError: as `flatlib.measure`.
+
+    Source: Eq. (4).
+
+    >>> import flatlib
+    >>> net = flatlib.nets.linear(3, 2).double()
+    >>> torch.equal(input_jacobian(net, torch.ones(1, 3))[0], net.linear1.weight)
+    True
+    """
+    with float64_network(net) as network:
+        probe = plan(network, x)
+        parts = [part.jacobian for part in differentiate(network, x, probe, max_memory)]
+    return torch.cat(parts)
+
+
+def sample_parameter_gradients(
+    network: Float64Network, x: Tensor, names: tuple[str, ...]
+) -> Iterator[Tensor]:
+    """One sample and one output at a time: the plain way, exact for any parameter.
+
+    Yields:
+        for each sample ``(N, m)`` float64, the gradients of its outputs with respect to the
+        parameters ``names``, flattened and joined in that order.
+    """
+    parameters = [network.parameters[name] for name in names]
+    for sample in x.double().split(1):
+        output = network(sample)[0]
+        rows = []
+        for k in range(output.shape[0]):
+            found = torch.autograd.grad(
+                output[k], parameters, retain_graph=True, materialize_grads=True
+            )
+            rows.append(torch.cat([gradient.flatten() for gradient in found]))
+        yield torch.stack(rows)
+
+
+def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
+    """Jacobian of the outputs with respect to all trainable parameters: slow, for toys.
+
+    Args:
+        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode.
+        x: ``(n, *input_shape)``.
+
+    Returns:
+        ``(n, N, m)`` float64, m entries in the order of ``net.parameters()``, frozen ones left
+        out. Takes n N m numbers of memory and n N backward passes.
+
+    Raises:
+        TypeError, ValueError: as `flatlib.measure`.
+
+    Source: Eq. (3), whose norm is over these entries.
+
+    >>> import flatlib
+    >>> net = flatlib.nets.linear(3, 1)
+    >>> parameter_jacobian(net, torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[[1., 2., 3.]]], dtype=torch.float64)
+    """
+    with float64_network(net) as network:
+        check_batch(net, x)
+        names = tuple(name for name in network.parameters if name in network.trainable)
+        if not names:
+            raise ValueError("every parameter is frozen; set requires_grad on those that count")
+        return torch.stack(list(sample_parameter_gradients(network, x, names)))

@@ -1,0 +1,348 @@
+"""`measure`: every quantity of the paper, from one forward and N backward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flatlib import geometry
+from flatlib.derivatives import (
+    Derivatives,
+    LayerDerivatives,
+    Plan,
+    differentiate,
+    float64_network,
+    plan,
+    sample_parameter_gradients,
+)
+from flatlib.sharpness import gradient_norms, pad, padding_of
+
+DEFAULT_MAX_MEMORY = 2**27
+TOP_VOLUME = 3
+
+
+def spectral_norm(matrix: Tensor) -> float:
+    """Largest singular value of a matrix, to rounding.
+
+    >>> spectral_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    4.0
+    """
+    A = matrix.double()
+    scale = float(A.abs().max()) if A.numel() else 0.0
+    if scale == 0.0:
+        return 0.0
+    A = A / scale
+    # The Gram matrix keeps the *largest* singular value to rounding; the smaller side is enough.
+    gram = (A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A).cpu().numpy()
+    last = gram.shape[0] - 1
+    top = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=(last, last))[0]
+    return scale * float(np.sqrt(top))
+
+
+@dataclass(frozen=True)
+class ConvolutionGeometry:
+    """How a convolution maps one sample, weights apart."""
+
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding: tuple[int, ...]  # numbers a side, last axis first
+    padding_mode: str  # as torch.nn.functional.pad calls it
+    input_shape: tuple[int, ...]  # of one sample, (C_in, ...)
+
+    def norm(self, weight: Tensor) -> float:
+        """Largest singular value of the map from one sample to its convolution."""
+        convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
+
+        def forward(x: Tensor) -> Tensor:
+            x = pad(x.reshape(1, *self.input_shape), self.padding, self.padding_mode)
+            return convolve(
+                x, weight, stride=self.stride, dilation=self.dilation, groups=self.groups
+            )
+
+        size = int(np.prod(self.input_shape))
+        zero = weight.new_zeros(size, requires_grad=True)
+        with torch.enable_grad():
+            output = forward(zero)
+
+        def gram(v: np.ndarray) -> np.ndarray:
+            v = torch.from_numpy(np.ascontiguousarray(v.ravel())).to(weight)
+            image = forward(v)
+            back = torch.autograd.grad(output, zero, image, retain_graph=True)[0]
+            return back.cpu().numpy()
+
+        operator = scipy.sparse.linalg.LinearOperator((size, size), gram, dtype=np.float64)
+        if size < 16:
+            dense = torch.from_numpy(np.stack([gram(row) for row in np.eye(size)]))
+            return float(np.sqrt(spectral_norm(dense)))
+        start = np.random.default_rng(0).standard_normal(size)
+        if not gram(start).any():
+            return 0.0
+        top = scipy.sparse.linalg.eigsh(
+            operator, k=1, which="LA", tol=0, v0=start, ncv=min(size, 40),
+            return_eigenvectors=False,
+        )
+        return float(np.sqrt(max(top[0], 0.0)))
+
+
+@dataclass(frozen=True)
+class LayerMeasurement:
+    """One linear or convolutional layer of a measured network.
+
+    ``W`` is its weight; a convolution's reshaped to ``(C_out, C_in / groups * k^2)``. A layer
+    called several times counts as one whose inputs are joined.
+    """
+
+    name: str  # as in net.named_modules()
+    kind: str  # "Linear", "Conv1d" or "Conv2d"
+    input_norm: Tensor  # (n,) ||x^l||_2 of all that the layer reads
+    weight_gradient_energy: Tensor  # (n,) ||grad_W f||_F^2
+    untied_gradient_energy: Tensor  # (n,) the same with one copy of W a position
+    output_gradient_energy: Tensor  # (n,) ||delta||_F^2 at the layer's output
+    smallest_patch_norm: Tensor  # (n,) of the smallest vector that W multiplies
+    sensitivity: Tensor  # (n,) MLS from what this layer reads, Sec. 3.2
+    log_volume: Tensor  # (n,) log volume from what this layer reads, Eq. (10)
+    n_positions: int  # how many vectors W multiplies for one sample; 1 for a dense layer
+    input_dimension: int  # numbers that the layer reads for one sample
+    in_sharpness: bool  # W is a trainable parameter that only this layer's calls use
+    weight: Tensor = field(repr=False)  # float64 copy of W in its own shape
+    geometries: tuple[ConvolutionGeometry, ...] = field(repr=False)  # one a call; () if Linear
+
+    @cached_property
+    def weight_norm(self) -> float:
+        """Spectral norm ``||W||_2``, worked out when first read."""
+        return spectral_norm(self.weight.flatten(1))
+
+    @cached_property
+    def weight_frobenius_norm(self) -> float:
+        """Frobenius norm ``||W||_F``."""
+        return float(torch.linalg.vector_norm(self.weight))
+
+    @cached_property
+    def operator_norm(self) -> float:
+        """Spectral norm of the layer as a map of one sample, worked out when first read.
+
+        For a linear layer ``||W||_2``; for a convolution that of the map with its own stride,
+        padding, dilation and groups, the largest one over its calls.
+        """
+        if not self.geometries:
+            return self.weight_norm
+        return max(geometry.norm(self.weight) for geometry in self.geometries)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` found. Per-sample tensors are ``(n,)`` float64."""
+
+    singular_values: Tensor  # (n, N) descending, of the input Jacobian
+    mls: Tensor  # (n,) the largest, Sec. 3.2
+    gradient_energy: Tensor  # (n,) ||grad_x f||_F^2, whose mean is G of Eq. (6)
+    log_volume: Tensor  # (n,) log of Eq. (10)
+    local_dimensionality: Tensor  # (n,) Eq. (14)
+    parameter_gradient_energy: Tensor  # (n,) ||grad_theta f||_F^2
+    input_norm: Tensor  # (n,) ||x_i||_2
+    layers: tuple[LayerMeasurement, ...]  # in the order of their first call
+    n_outputs: int  # N
+    input_dimension: int  # M
+    input_layer_is_dense: bool  # the input enters through layers[0] alone, a dense linear map
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.mls)
+
+    @property
+    def sharpness(self) -> float:
+        """Mean over samples of ``||grad_theta f||_F^2``, Eq. (3)."""
+        return float(self.parameter_gradient_energy.mean())
+
+    def summary(self) -> dict[str, float]:
+        """Means over the samples, under the field's names.
+
+        ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first; a layer that reads
+        fewer than N numbers has volume 0 and adds nothing to ``nvr``.
+        """
+        volumes = torch.stack([layer.log_volume for layer in self.layers])
+        top = geometry.log_volume_top(self.singular_values, TOP_VOLUME)
+        return {
+            "sharpness": self.sharpness,
+            "mls": float(self.mls.mean()),
+            "gradient_energy": float(self.gradient_energy.mean()),
+            "log_volume": float(self.log_volume.mean()),
+            "log_volume_top3": float(top.mean()),
+            "local_dimensionality": float(self.local_dimensionality.mean()),
+            "nmls": float(sum(layer.sensitivity for layer in self.layers).mean()),
+            "nvr": float(volumes.logsumexp(dim=0).exp().mean()),
+        }
+
+
+def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> Measurement:
+    r"""Sharpness, sensitivity, volume and dimensionality of a network on a batch, exactly.
+
+    One forward and N backward passes in float64 serve every quantity,
+
+    .. math:: S = \frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^2,\quad
+       \mathrm{MLS}(x_i) = \sigma_1,\quad d\mathrm{Vol}(x_i) = \prod_k\sigma_k,
+
+    where :math:`\sigma_k` are the singular values of the input Jacobian.
+
+    Args:
+        net: built of Linear, Conv1d and Conv2d layers (any stride, padding, dilation and
+            groups), activations, pooling, normalization and dropout in eval mode, skip
+            connections, modules used more than once. Trainable parameters elsewhere count in
+            the sharpness by n N backward passes of single samples; frozen ones do not count.
+            The network comes back as it was.
+        x: ``(n, *input_shape)``, floating point, on the network's device.
+        max_memory: bytes that the derivatives may take at once; the batch is split to fit, down
+            to single samples.
+
+    Returns:
+        `Measurement`. A zero Jacobian has MLS 0, log volume ``-inf`` and dimensionality
+        ``nan``; a rank-deficient one, as with more outputs than inputs, log volume ``-inf``.
+
+    Raises:
+        TypeError: net or x of the wrong kind, integer or complex input.
+        ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
+            gradient; batch norm or dropout in training mode; samples that influence each other;
+            a network that is not deterministic or has no Linear or Conv layer; another device;
+            max_memory below 1.
+
+    Source: Eqs. (3), (6), (10), (13), (14).
+
+    >>> import flatlib
+    >>> net = flatlib.nets.linear(2, 2).double()
+    >>> net.linear1.weight.data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]).double()
+    >>> m = measure(net, torch.tensor([[1.0, 2.0]]))
+    >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 10
+    (tensor([4.], dtype=torch.float64), 10.0)
+    """
+    if max_memory < 1:
+        raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
+    with float64_network(net) as network:
+        probe = plan(network, x)
+        parts = []
+        start = 0
+        for part in differentiate(network, x, probe, max_memory):
+            stop = start + len(part.output)
+            parts.append(_measure_part(part, probe, x[start:stop]))
+            start = stop
+        whole = _join(parts)
+        if not probe.other_parameters:
+            return whole
+        rows = sample_parameter_gradients(network, x, probe.other_parameters)
+        others = torch.stack([row.square().sum() for row in rows])
+        return replace(
+            whole, parameter_gradient_energy=whole.parameter_gradient_energy + others
+        )
+
+
+def _measure_part(part: Derivatives, probe: Plan, x: Tensor) -> Measurement:
+    """The measurement of one part of the batch, parameters outside the layers left out."""
+    s = geometry.singular_values(part.jacobian)
+    energy = torch.zeros_like(s[:, 0])
+    layers = []
+    for derivatives in part.layers:
+        layer, bias_energy = _measure_layer(derivatives, probe, part.jacobian, s)
+        layers.append(layer)
+        if layer.in_sharpness:
+            energy += layer.weight_gradient_energy
+        if _parameter_name(layer.name, "bias") in probe.own_parameters:
+            energy += bias_energy
+    return Measurement(
+        singular_values=s,
+        mls=geometry.mls(s),
+        gradient_energy=geometry.gradient_energy(s),
+        log_volume=geometry.log_volume(s),
+        local_dimensionality=geometry.local_dimensionality(s),
+        parameter_gradient_energy=energy,
+        input_norm=torch.linalg.vector_norm(x.double().flatten(1), dim=1),
+        layers=tuple(layers),
+        n_outputs=s.shape[1],
+        input_dimension=part.jacobian.shape[2],
+        input_layer_is_dense=_is_dense_at_input(part.layers[0], layers[0], part.jacobian),
+    )
+
+
+def _measure_layer(
+    layer: LayerDerivatives, probe: Plan, jacobian: Tensor, s: Tensor
+) -> tuple[LayerMeasurement, Tensor]:
+    """One layer of one part, and the squared norms of its bias's gradients."""
+    norms = gradient_norms(layer)
+    joined = torch.cat([gradient.flatten(2) for gradient in layer.input_gradients], dim=2)
+    # The layer that reads the network's input has the network's singular values.
+    from_here = s if torch.equal(joined, jacobian) else geometry.singular_values(joined)
+    measured = LayerMeasurement(
+        name=layer.name,
+        kind=layer.kind,
+        input_norm=sum(x.flatten(1).square().sum(dim=1) for x in layer.inputs).sqrt(),
+        weight_gradient_energy=norms.weight,
+        untied_gradient_energy=norms.untied,
+        output_gradient_energy=norms.output,
+        smallest_patch_norm=norms.smallest_patch.sqrt(),
+        sensitivity=geometry.mls(from_here),
+        log_volume=geometry.log_volume(from_here),
+        n_positions=norms.n_positions,
+        input_dimension=joined.shape[2],
+        in_sharpness=_parameter_name(layer.name, "weight") in probe.own_parameters,
+        weight=probe.weights[layer.name],
+        geometries=tuple(_geometry(layer.module, x) for x in layer.inputs)
+        if layer.kind != "Linear"
+        else (),
+    )
+    return measured, norms.bias
+
+
+def _parameter_name(layer: str, own: str) -> str:
+    return f"{layer}.{own}" if layer else own
+
+
+def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
+    return ConvolutionGeometry(
+        tuple(module.stride), tuple(module.dilation), module.groups, *padding_of(module),
+        tuple(x.shape[1:]),
+    )
+
+
+def _is_dense_at_input(
+    derivatives: LayerDerivatives, layer: LayerMeasurement, jacobian: Tensor
+) -> bool:
+    """Whether the input reaches the output only through ``layer``, a dense linear map of it."""
+    if layer.kind != "Linear" or layer.n_positions != 1 or layer.input_dimension != len(
+        jacobian[0, 0]
+    ):
+        return False
+    return torch.equal(derivatives.input_gradients[0].flatten(2), jacobian)
+
+
+def _join(parts: list[Measurement]) -> Measurement:
+    """One measurement of a batch from those of its parts."""
+    if len(parts) == 1:
+        return parts[0]
+    layers = tuple(
+        replace(same[0], **_joined_samples(same))
+        for same in zip(*(part.layers for part in parts), strict=True)
+    )
+    return replace(
+        parts[0],
+        layers=layers,
+        input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
+        **_joined_samples(parts),
+    )
+
+
+def _joined_samples(parts: Sequence) -> dict[str, Tensor]:
+    """The per-sample tensors of several records of one kind, joined along the samples."""
+    names = [
+        f.name
+        for f in fields(parts[0])
+        if isinstance(getattr(parts[0], f.name), Tensor) and f.name != "weight"
+    ]
+    return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
