@@ -1,0 +1,61 @@
+"""A self-checking exercise accepts right answers, refuses wrong ones and waits for the rest."""
+
+import pytest
+import torch
+
+from flatlib import exercises
+
+
+@pytest.mark.parametrize("answer", [2.0, 2, torch.tensor(2.0), 2.0 * (1 + 1e-11)])
+def test_right_numbers_pass(answer):
+    verdict = exercises.check(answer, 2.0, hint="look again")
+    assert verdict.passed is True
+    assert repr(verdict) == "right"
+
+
+@pytest.mark.parametrize(
+    "answer", [2.1, -2.0, float("nan"), "two", torch.tensor([2.0, 2.0]), [2.0, "two"], object()]
+)
+def test_wrong_answers_fail_with_the_hint(answer):
+    verdict = exercises.check(answer, 2.0, hint="look again")
+    assert verdict.passed is False
+    assert repr(verdict) == "not yet: look again"
+
+
+def test_no_answer_is_neither():
+    assert exercises.check(None, 2.0, hint="look again").passed is None
+
+
+def test_tensors_are_compared_entry_by_entry():
+    want = torch.tensor([1.0, 2.0])
+    assert exercises.check([1.0, 2.0], want, hint="order").passed is True
+    assert exercises.check([2.0, 1.0], want, hint="order").passed is False
+
+
+def test_tolerance_is_relative_to_the_largest_entry():
+    assert exercises.check(1.05e6, 1e6, hint="size", tolerance=0.1).passed is True
+    assert exercises.check(1.05e6, 1e6, hint="size", tolerance=0.01).passed is False
+    assert exercises.check(1e-12, 0.0, hint="size").passed is False
+
+
+def test_a_predicate_decides():
+    assert exercises.check(4, lambda v: v % 2 == 0, hint="even").passed is True
+    assert exercises.check(3, lambda v: v % 2 == 0, hint="even").passed is False
+
+
+def test_a_hint_is_owed():
+    with pytest.raises(ValueError, match="hint"):
+        exercises.check(1.0, 1.0, hint="")
+
+
+def test_trying_waits_for_the_unwritten_and_shows_other_errors():
+    def unwritten(x):
+        raise NotImplementedError
+
+    def broken(x):
+        raise ZeroDivisionError
+
+    assert exercises.trying(unwritten, 1.0) is None
+    assert exercises.trying(abs, -1.0) == 1.0
+    with pytest.raises(ZeroDivisionError):
+        exercises.trying(broken, 1.0)
