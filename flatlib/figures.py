@@ -1,0 +1,302 @@
+"""One look for every figure: light and dark, safe for colour-blind readers, with alternative text.
+
+Call :func:`use_style` once, draw on what :func:`canvas` returns, hand the figure to
+:func:`show`. Colours are named by :data:`COLORS`. A figure is drawn once, in its light colours;
+the dark version is the same drawing with each named colour exchanged for its partner, so the
+two can never show different data. Nothing here computes what it draws.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# (light, dark) partners. Every line colour stands out from its page by 3:1 or more, and any two
+# stay apart in deuteranopia, protanopia and tritanopia: tests/test_figures.py holds both.
+PAIRS = {
+    "blue": ("#1326c8", "#4a90ff"),
+    "orange": ("#e8401b", "#e07a3a"),
+    "green": ("#2a603e", "#2ff0b0"),
+    "purple": ("#bd5397", "#c890c0"),
+    "lime": ("#51a13b", "#f0f060"),
+    "ink": ("#1f2328", "#e6e8eb"),
+    "muted": ("#6b7075", "#9aa1a9"),
+    "grid": ("#dde1e6", "#343a42"),
+    "paper": ("#fffffe", "#14181e"),
+}
+COLORS = {name: light for name, (light, _) in PAIRS.items()}
+CYCLE = ("blue", "orange", "green", "purple", "lime")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
+WIDTH = 504.0  # points, the width of a page's column of text
+POINTS_PER_INCH = 72.0
+
+STYLE = {
+    "axes.edgecolor": COLORS["muted"],
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": COLORS["ink"],
+    "axes.labelsize": 10,
+    "axes.prop_cycle": cycler(color=[COLORS[name] for name in CYCLE]) + cycler(linestyle=LINES),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": COLORS["ink"],
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "figure.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "grid.color": COLORS["grid"],
+    "grid.linewidth": 0.6,
+    "image.cmap": "cividis",
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": COLORS["ink"],
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "savefig.facecolor": "none",
+    "scatter.edgecolors": "none",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "flatlib",
+    "text.color": COLORS["ink"],
+    "xtick.color": COLORS["muted"],
+    "xtick.labelcolor": COLORS["ink"],
+    "xtick.labelsize": 9,
+    "ytick.color": COLORS["muted"],
+    "ytick.labelcolor": COLORS["ink"],
+    "ytick.labelsize": 9,
+}
+
+# The site's theme marks a dark page on <html>, JupyterLab on <body>; elsewhere light is shown.
+SWITCH = """<style>
+html[data-theme="dark"] .flatlib-figure .only-light,
+body[data-jp-theme-light="false"] .flatlib-figure .only-light { display: none !important; }
+html[data-theme="dark"] .flatlib-figure .only-dark,
+body[data-jp-theme-light="false"] .flatlib-figure .only-dark { display: block !important; }
+.flatlib-figure { margin: 1em 0; }
+.flatlib-figure img { max-width: 100%; height: auto; background: transparent !important; }
+.flatlib-figure figcaption { font-size: 0.8em; opacity: 0.75; text-align: left; }
+</style>"""
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults to the book's style, for the rest of the process.
+
+    >>> use_style()
+    >>> matplotlib.rcParams["image.cmap"]
+    'cividis'
+    """
+    matplotlib.rcParams.update(STYLE)
+
+
+def canvas(rows: int = 1, columns: int = 1, height: float = 220.0, width: float = WIDTH, **grid):
+    """A figure and its axes, laid out so that labels never overlap.
+
+    Args:
+        rows: rows of axes.
+        columns: columns of axes.
+        height: height of the whole figure in points.
+        width: width of the whole figure in points.
+        **grid: passed to matplotlib's ``Figure.subplots`` (``sharey=True``, ...).
+
+    Returns:
+        ``(figure, axes)``: one axes for a single cell, else an array of them.
+
+    Raises:
+        ValueError: a height or width that is not positive.
+
+    >>> figure, axes = canvas(1, 2, height=144)
+    >>> figure.get_size_inches().tolist(), axes.shape
+    ([7.0, 2.0], (2,))
+    """
+    if height <= 0 or width <= 0:
+        raise ValueError(f"height and width are points above 0, got {height} and {width}")
+    size = (width / POINTS_PER_INCH, height / POINTS_PER_INCH)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, **grid)
+
+
+def to_svg(figure: Figure, theme: str = "light") -> str:
+    """The figure as SVG text, in the colours of a theme.
+
+    Args:
+        figure: a figure drawn with :data:`COLORS`.
+        theme: ``"light"`` or ``"dark"``.
+
+    Returns:
+        SVG text, the same for the same drawing.
+
+    Raises:
+        ValueError: another theme.
+
+    >>> figure, ax = canvas()
+    >>> _ = ax.plot([0, 1], color=COLORS["blue"])
+    >>> PAIRS["blue"][1] in to_svg(figure, "dark")
+    True
+    """
+    if theme not in ("light", "dark"):
+        raise ValueError(f"theme must be 'light' or 'dark', got {theme!r}")
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    if theme == "dark":
+        for light, dark in PAIRS.values():
+            text = text.replace(light, dark)
+    return text
+
+
+def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
+    """The figure as a piece of a page: both themes, alternative text, provenance.
+
+    Args:
+        figure: a figure drawn with :data:`COLORS`.
+        alt: what this figure shows, for readers who cannot see it.
+        stamp: where it comes from (scale, seed, data), shown small below it.
+
+    Returns:
+        A ``<figure>`` element that needs no other file.
+
+    Raises:
+        ValueError: an empty ``alt``.
+
+    >>> figure, ax = canvas()
+    >>> 'alt="a straight line"' in to_html(figure, "a straight line")
+    True
+    """
+    if not alt.strip():
+        raise ValueError("alt is empty: say in a sentence what the figure shows")
+    label = html.escape(" ".join(alt.split()), quote=True)
+    images = []
+    for theme, hidden in (("light", ""), ("dark", ' style="display: none"')):
+        data = base64.b64encode(to_svg(figure, theme).encode()).decode()
+        source = f"data:image/svg+xml;base64,{data}"
+        images.append(f'<img class="only-{theme}"{hidden} alt="{label}" src="{source}">')
+    caption = f"<figcaption>{html.escape(stamp)}</figcaption>" if stamp else ""
+    return f'{SWITCH}<figure class="flatlib-figure">{"".join(images)}{caption}</figure>'
+
+
+def show(figure: Figure, alt: str, stamp: str = "") -> None:
+    """Show a figure in a notebook, and in the page made from it.
+
+    Args:
+        figure: a figure from :func:`canvas`.
+        alt: what this figure shows, for readers who cannot see it; write numbers with the
+            program that computed them.
+        stamp: where it comes from (scale, seed, data), shown small below it.
+
+    Raises:
+        ValueError: an empty ``alt``.
+    """
+    bundle = {"text/html": to_html(figure, alt, stamp), "text/plain": f"figure: {alt}"}
+    display(bundle, raw=True)
+
+
+def both_sides(ax: Axes, left, right, label: str = "", color: str = "blue", **marks) -> None:
+    """An inequality as points, left side against right side, on logarithmic axes.
+
+    A point on the diagonal has both sides equal; none may lie above it.
+
+    Args:
+        ax: axes to draw on; calls on the same axes add up.
+        left: ``(cases,)`` left sides, above 0.
+        right: ``(cases,)`` right sides, above 0.
+        label: entry of the legend.
+        color: a name in :data:`COLORS`.
+        **marks: passed to matplotlib's ``scatter``.
+    """
+    left, right = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
+    ax.set(xscale="log", yscale="log", xlabel="right-hand side", ylabel="left-hand side")
+    ax.scatter(right, left, color=COLORS[color], label=label or None, **{"s": 14, **marks})
+    if not any(line.get_gid() == "diagonal" for line in ax.lines):
+        ax.axline((1, 1), (10, 10), gid="diagonal", color=COLORS["ink"], lw=1, linestyle="-")
+
+
+def ellipse(ax: Axes, matrix, label: str = "", color: str = "blue", **line) -> None:
+    """The image of the unit circle under a 2 x 2 matrix, its semi-axes the singular values.
+
+    Args:
+        ax: axes to draw on, made equal in both directions.
+        matrix: ``(2, 2)``.
+        label: entry of the legend.
+        color: a name in :data:`COLORS`.
+        **line: passed to matplotlib's ``plot``.
+
+    Raises:
+        ValueError: a matrix of another shape.
+    """
+    matrix = np.asarray(matrix, dtype=float)
+    if matrix.shape != (2, 2):
+        raise ValueError(f"an ellipse is the image under a 2 x 2 matrix, got {matrix.shape}")
+    angle = np.linspace(0.0, 2.0 * np.pi, 361)
+    points = matrix @ np.stack([np.cos(angle), np.sin(angle)])
+    ax.plot(*points, color=COLORS[color], label=label or None, **line)
+    ax.set_aspect("equal", adjustable="datalim")
+
+
+def ladder(ax: Axes, rungs: Mapping[str, Mapping[str, float]]) -> None:
+    """The quantities of a chain of inequalities, one row a network, on a logarithmic axis.
+
+    Args:
+        ax: axes to draw on.
+        rungs: for each network's name its quantities by name, all above 0, in chain order.
+    """
+    markers = ("o", "s", "D", "^", "v")
+    for row, quantities in enumerate(rungs.values()):
+        ax.plot(
+            list(quantities.values()),
+            [row] * len(quantities),
+            color=COLORS["grid"],
+            linestyle="-",
+            linewidth=2,
+            zorder=1,
+        )
+        for index, (name, value) in enumerate(quantities.items()):
+            ax.scatter(
+                [value],
+                [row],
+                s=42,
+                marker=markers[index % 5],
+                zorder=2,
+                color=COLORS[CYCLE[index % 5]],
+                label=name if row == 0 else None,
+            )
+    ax.set(xscale="log", yticks=range(len(rungs)), yticklabels=list(rungs))
+    ax.set_ylim(len(rungs) - 0.5, -0.5)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
+
+
+def panels(table, columns: Mapping[str, str], logarithmic: Sequence[str] = (), height=300.0):
+    """A table of measurements through training, one panel a quantity.
+
+    Args:
+        table: data frame with a column ``step`` and those in ``columns``.
+        columns: title of the panel for each column, in reading order.
+        logarithmic: columns drawn on a logarithmic axis.
+        height: height of the figure in points.
+
+    Returns:
+        The figure, three panels a row.
+
+    Raises:
+        ValueError: a column that the table lacks.
+    """
+    missing = [name for name in ("step", *columns) if name not in table.columns]
+    if missing:
+        raise ValueError(f"the table has no column {missing}; it has {list(table.columns)}")
+    rows = -(-len(columns) // 3)
+    figure, axes = canvas(rows, 3, height=height, squeeze=False)
+    for ax, (name, title) in zip(axes.flat, columns.items(), strict=False):
+        ax.plot(table["step"], table[name], color=COLORS["blue"])
+        ax.set(title=title, xlabel="step", yscale="log" if name in logarithmic else "linear")
+    for ax in axes.flat[len(columns) :]:
+        ax.remove()
+    return figure
