@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from cycler import cycler
-from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -196,6 +195,8 @@ def show(figure: Figure, alt: str, stamp: str = "") -> None:
     Raises:
         ValueError: an empty ``alt``.
     """
+    from IPython.display import display  # a notebook has it; drawing alone does not need it
+
     bundle = {"text/html": to_html(figure, alt, stamp), "text/plain": f"figure: {alt}"}
     display(bundle, raw=True)
 
