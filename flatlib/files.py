@@ -1,0 +1,80 @@
+"""Files that are either whole or absent: atomic writes and content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Put a file in place whole, or leave what was there.
+
+    The bytes go to a temporary file of the same folder, reach the disk, and only then take the
+    name ``path``; a crash, a kill or a full disk at any instant leaves the old file or none.
+
+    Args:
+        path: where the file shall be; its folder is made if need be.
+        write: called once with a binary file open for writing.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; ``path`` is then unchanged.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "note", lambda file: file.write(b"whole"))
+    ...     (Path(folder) / "note").read_bytes()
+    b'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in this folder durable, where the system lets a folder be opened."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def array_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of named arrays: their names, types, shapes and entries, in order of the names.
+
+    >>> first = array_hash({"a": np.zeros(2), "b": np.ones(1)})
+    >>> first == array_hash({"b": np.ones(1), "a": np.zeros(2)})
+    True
+    >>> first == array_hash({"a": np.zeros((2, 1)), "b": np.ones(1)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes() if array.size == 0 else array.data)
+    return digest.hexdigest()
