@@ -15,6 +15,16 @@ from torch.nn.modules.dropout import _DropoutNd
 SAME_OUTPUT_TOLERANCE = 1e-9
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; the sum decides unless it overflows."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def first_not_finite(tensor: Tensor) -> int:
+    """The first sample, along axis 0, that holds NaN or infinite values."""
+    return int((~torch.isfinite(tensor).flatten(1).all(dim=1)).nonzero()[0])
+
+
 def check_network(net: nn.Module) -> None:
     """Refuse what is not a module, has no parameters, is random by design, or is not finite."""
     if not isinstance(net, nn.Module):
@@ -32,7 +42,7 @@ def check_network(net: nn.Module) -> None:
             raise ValueError(f"{name!r} is not initialized; run the network once on a batch first")
         if tensor.is_complex():
             raise TypeError(f"{name!r} is complex; only real networks can be measured")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             layer, _, weight = name.rpartition(".")
             raise ValueError(
                 f"{weight!r} of layer {layer!r} holds NaN or infinite values; the network has "
@@ -57,9 +67,8 @@ def check_batch(net: nn.Module, x: Tensor) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty; pass n >= 1 samples")
     if x[0].numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: its samples hold no numbers")
-    finite = torch.isfinite(x).flatten(1).all(dim=1)
-    if not finite.all():
-        sample = int((~finite).nonzero()[0])
+    if not all_finite(x):
+        sample = first_not_finite(x)
         raise ValueError(f"sample {sample} of x holds NaN or infinite values; clean the input")
     for name, parameter in net.named_parameters():
         if parameter.device != x.device:

@@ -276,9 +276,10 @@ def _measure_layer(
 ) -> tuple[LayerMeasurement, Tensor]:
     """One layer of one part, and the squared norms of its bias's gradients."""
     norms = gradient_norms(layer)
-    joined = torch.cat([gradient.flatten(2) for gradient in layer.input_gradients], dim=2)
+    flat = [gradient.flatten(2) for gradient in layer.input_gradients]
+    joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
     # The layer that reads the network's input has the network's singular values.
-    from_here = s if torch.equal(joined, jacobian) else geometry.singular_values(joined)
+    from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
     measured = LayerMeasurement(
         name=layer.name,
         kind=layer.kind,
@@ -319,7 +320,13 @@ def _is_dense_at_input(
         jacobian[0, 0]
     ):
         return False
-    return torch.equal(derivatives.input_gradients[0].flatten(2), jacobian)
+    return _identical(derivatives.input_gradients[0].flatten(2), jacobian)
+
+
+def _identical(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, at once where they share memory."""
+    shared = a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+    return shared or torch.equal(a, b)
 
 
 def _join(parts: list[Measurement]) -> Measurement:

@@ -107,30 +107,48 @@ def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
     Source: the terms of Eq. (3) that belong to this layer; for one position the weight's is
     :math:`\lVert J\rVert_F^2 \lVert x\rVert_2^2` of Eq. (4).
     """
-    X = torch.cat([patches(layer.module, x) for x in layer.inputs], dim=-1)
-    delta = torch.cat(
-        [output_positions(layer.module, gradient) for gradient in layer.output_gradients], dim=-1
+    if layer.kind == "Linear" and len(layer.inputs) == 1 and layer.inputs[0].dim() == 2:
+        return _dense_gradient_norms(layer.inputs[0], layer.output_gradients[0])
+    X = _joined([patches(layer.module, x) for x in layer.inputs])
+    delta = _joined(
+        [output_positions(layer.module, gradient) for gradient in layer.output_gradients]
     )
     n, groups, N, C, P = delta.shape
-    K = X.shape[2]
     rows = delta.reshape(n, groups, N * C, P)
+    K = X.shape[2]
     patch_energy = X.square().sum(dim=2)
     # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
-    if P == 1:
-        weight = rows.square().sum(dim=(2, 3)).mul(patch_energy[..., 0]).sum(dim=1)
-    elif P * (K + N * C) < N * C * K:
-        weight = ((rows @ (X.mT @ X)) * rows).sum(dim=(1, 2, 3))
+    if P * (K + N * C) < N * C * K:
+        weight = ((rows @ (X.mT @ X)).mul_(rows)).sum(dim=(1, 2, 3))
     else:
-        weight = (rows @ X.mT).square_().sum(dim=(1, 2, 3))
-    delta_energy = delta.square().sum(dim=(2, 3))
+        weight = _energy(rows @ X.mT)
+    delta_energy = rows.square().sum(dim=2)
     return GradientNorms(
         weight=weight,
-        bias=rows.sum(dim=-1).square_().sum(dim=(1, 2)),
+        bias=_energy(rows.sum(dim=-1)),
         untied=(delta_energy * patch_energy).sum(dim=(1, 2)),
         output=delta_energy.sum(dim=(1, 2)),
         smallest_patch=patch_energy.amin(dim=(1, 2)),
         n_positions=P,
     )
+
+
+def _dense_gradient_norms(x: Tensor, delta: Tensor) -> GradientNorms:
+    """The norms where W multiplies one vector a sample: Eq. (4)."""
+    input_energy = torch.linalg.vector_norm(x, dim=1).square()
+    output = torch.linalg.vector_norm(delta, dim=2).square().sum(dim=1)
+    weight = output * input_energy
+    return GradientNorms(weight, output, weight, output, input_energy, 1)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Tensors of several calls side by side along the positions; one call's as it is."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _energy(values: Tensor) -> Tensor:
+    """Squared norm of each sample's numbers."""
+    return torch.linalg.vector_norm(values.flatten(1), dim=1).square()
 
 
 @dataclass(frozen=True)
