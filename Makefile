@@ -1,0 +1,44 @@
+# Two commands do everything: `make book` and `make test`. Each makes the environment first if need be.
+PYTHON ?= python3
+SCALE ?= smoke
+SEED ?= 1
+BIN := .venv/bin
+STAMP := .venv/made-from-constraints
+
+# One thread a process: two processes at once use two cores better than one process with two threads.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND ?= agg
+
+.DEFAULT_GOAL := help
+.PHONY: help env book test bench lint browser clean
+
+help:  ## print every verb with a sentence
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP)  ## make the environment in .venv, with the exact versions of constraints.txt
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"flatlib needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+book: $(STAMP)  ## run the notebooks (SCALE=smoke, laptop or paper; SEED=1) and build the site
+	@$(BIN)/python book/_tools/build.py --scale $(SCALE) --seed $(SEED)
+
+browser:  ## install Chromium for the site's tests, where that needs no question
+	@sh book/_tools/browser.sh
+
+test: $(STAMP) browser  ## run the whole suite, the notebooks and the site included
+	@$(MAKE) --no-print-directory book
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
+
+bench: $(STAMP)  ## time flatlib against the naive way, other libraries and the floor
+	@$(BIN)/python -m benchmarks
+
+lint: $(STAMP)  ## ruff, and a refusal of committed notebook outputs
+	@$(BIN)/ruff check .
+	@$(BIN)/python book/_tools/refuse_outputs.py notebooks
+
+clean:  ## remove the site and every cached notebook run; the environment stays
+	rm -rf book/_build book/_generated book/_vendor book/chapters

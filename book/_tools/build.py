@@ -1,0 +1,133 @@
+"""Build the book: run its notebooks and the register's checks, then render the site, and say where it is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import files
+from pathlib import Path
+
+import nbformat
+from chapters import ChapterError, digest, page, run_all, tree_digest, write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+CACHE = BOOK / "_build" / "cache"
+SITE = BOOK / "_build" / "html"
+STAMP = BOOK / "_build" / "site-made-from"
+REGISTER = BOOK / "_generated" / "register.json"
+MATHJAX = BOOK / "_vendor" / "mathjax"
+
+
+def vendor_mathjax() -> None:
+    """Put MathJax's one script, its TeX extensions and its fonts where the site takes them from."""
+    wanted = ("/mathjax/tex-chtml-full.js", "/chtml/fonts/woff-v2/")
+    for packed in files("sphinx-mathjax-offline") or []:
+        name = packed.as_posix()
+        if not any(part in name for part in wanted):
+            continue
+        target = MATHJAX / name.partition("/mathjax/")[2]
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(packed.locate(), target)
+
+
+def start_register() -> tuple[Path, subprocess.Popen | None]:
+    """The register's cached run, and the process that makes it where the library changed."""
+    key = digest(
+        tree_digest(ROOT / "flatlib").encode(),
+        (ROOT / "constraints.txt").read_bytes(),
+        (BOOK / "_tools" / "register.py").read_bytes(),
+    )
+    entry = CACHE / f"register-{key[:32]}.json"
+    if entry.exists():
+        return entry, None
+    command = [sys.executable, str(BOOK / "_tools" / "register.py"), str(entry)]
+    return entry, subprocess.Popen(command, cwd=ROOT)
+
+
+def write_pages(runs: dict) -> None:
+    """Put the executed notebooks where Sphinx reads them, and remove those that are no more."""
+    folder = BOOK / "chapters"
+    folder.mkdir(exist_ok=True)
+    for name, run in runs.items():
+        write_whole(folder / f"{name}.ipynb", nbformat.writes(page(run)) + "\n")
+    for old in folder.glob("*.ipynb"):
+        if old.stem not in runs:
+            old.unlink()
+
+
+def site_digest() -> str:
+    """SHA-256 of all that the site is rendered from."""
+    folders = [path for path in sorted(BOOK.iterdir()) if path.is_dir() and path.name != "_build"]
+    pages = [path for path in sorted(BOOK.iterdir()) if path.is_file()]
+    return digest(
+        *(tree_digest(folder).encode() for folder in [*folders, ROOT / "flatlib"]),
+        *(path.name.encode() + path.read_bytes() for path in pages),
+        (ROOT / "constraints.txt").read_bytes(),
+    )
+
+
+def render() -> None:
+    """Render the whole site unless it was rendered from just these sources already.
+
+    It is all or nothing: an incremental run would not repeat the warnings of unchanged pages.
+    """
+    source = site_digest()
+    if STAMP.exists() and STAMP.read_text() == source and (SITE / "index.html").exists():
+        print("site: nothing changed")
+        return
+    STAMP.unlink(missing_ok=True)
+    for folder in (SITE, SITE.parent / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(BOOK)]
+    command += ["-W", "-n", "--keep-going", "-q"]
+    finished = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    if finished.returncode:
+        raise ChapterError("the site was not built: Sphinx names each fault above")
+    write_whole(STAMP, source)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", default="smoke", choices=("smoke", "laptop", "paper"))
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    start = time.perf_counter()
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    vendor_mathjax()
+    entry, register = start_register()
+    try:
+        runs = run_all(notebooks, {"scale": asked.scale, "seed": asked.seed}, ROOT, CACHE)
+        if register is not None and register.wait():
+            raise ChapterError("the register's checks did not run: see the error above")
+        write_whole(REGISTER, entry.read_text(encoding="utf-8"))
+        write_pages(runs)
+        render()
+    except ChapterError as error:
+        print(f"\nmake book: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if register is not None and register.poll() is None:
+            register.terminate()
+            register.wait()
+    report(runs, time.perf_counter() - start)
+    return 0
+
+
+def report(runs: dict, seconds: float) -> None:
+    """Print what each notebook took and where the site's first page is."""
+    width = max((len(name) for name in runs), default=0)
+    for name, run in runs.items():
+        kept = "" if run.fresh else "  (kept from an earlier run)"
+        print(f"  {name:<{width}}  {run.seconds:6.1f} s{kept}")
+    print(f"built in {seconds:.1f} s; first page: {SITE / 'index.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
