@@ -187,8 +187,12 @@ def _recording_hooks(
                 "derivatives is lost; remove torch.no_grad() or detach() around it"
             )
         weights[name] = module.weight.detach()
+        # A later in-place operation would move a view's history off the edge taken here.
+        viewed = output._is_view()
+        output = output.clone() if viewed else output
         calls[name][-1].output_edge = get_gradient_edge(output)
         calls[name][-1].output_shape = output.shape
+        return output if viewed else None
 
     return before, after
 
@@ -338,9 +342,15 @@ def _one_by_one(output: Tensor, targets: list, shapes: list[torch.Size]) -> list
     n, N = output.shape
     gradients = [output.new_empty((n, N, *shape[1:])) for shape in shapes]
     for k in range(N):
-        found = torch.autograd.grad(
-            output[:, k].sum(), targets, retain_graph=True, allow_unused=True
-        )
+        try:
+            found = torch.autograd.grad(
+                output[:, k].sum(), targets, retain_graph=True, allow_unused=True
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                "the network cannot be differentiated (does an in-place operation overwrite what "
+                f"an earlier layer returned? use its out-of-place form): {error}"
+            ) from error
         for total, gradient in zip(gradients, found, strict=True):
             total[:, k] = 0.0 if gradient is None else gradient
     return gradients
