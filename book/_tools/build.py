@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 from chapters import ChapterError, digest, page, run_all, tree_digest, write_whole
+from jupyter_book.sphinx import build_sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -84,11 +85,18 @@ def render() -> None:
     STAMP.unlink(missing_ok=True)
     for folder in (SITE, SITE.parent / ".doctrees"):
         shutil.rmtree(folder, ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(BOOK)]
-    command += ["-W", "-n", "--keep-going", "-q"]
-    finished = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-    if finished.returncode:
-        raise ChapterError("the site was not built: Sphinx names each fault above")
+    result = build_sphinx(
+        str(BOOK),
+        str(SITE),
+        noconfig=True,
+        path_config=str(BOOK / "_config.yml"),
+        confoverrides={"nitpicky": True, "latex_individualpages": False},
+        warningiserror=True,
+        keep_going=True,
+        quiet=True,
+    )
+    if result:
+        raise ChapterError("the site was not built: each fault is named above")
     write_whole(STAMP, source)
 
 
