@@ -1,0 +1,99 @@
+"""The command ``flatlib``: run the paper's experiments, and see how far they are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flatlib.experiments import EXPERIMENTS, SCALES, configurations, run
+from flatlib.records import LockedError, Record, RecordError, default_results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 if everything asked for is there, 1 if a run failed or diverged, 2 for bad arguments.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, RecordError) as fault:
+        print(f"flatlib: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flatlib: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flatlib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="run an experiment, or go on with it")
+    command.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help="see: flatlib list")
+    command.add_argument("--scale", choices=SCALES, default="smoke")
+    command.add_argument("--steps", type=int, help="length, instead of the scale's own")
+    command.add_argument("--seeds", type=_seeds, help="such as 0,1,2, instead of the scale's own")
+    command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
+    command.add_argument("--no-progress", action="store_true", help="draw no bars")
+    command.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="how far the archived and running runs are")
+    status.add_argument("--scale", choices=SCALES, help="only this one")
+    status.set_defaults(command=_status)
+
+    commands.add_parser("list", help="the experiments").set_defaults(command=_list)
+    for command in (command, status):
+        command.add_argument("--results", type=Path, default=default_results(), metavar="FOLDER")
+    return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _run(options: argparse.Namespace) -> int:
+    outcomes = run(
+        options.name,
+        options.scale,
+        seeds=options.seeds,
+        steps=options.steps,
+        results=options.results,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        progress=not options.no_progress,
+    )
+    for outcome in outcomes:
+        print(f"{outcome.status:9} {outcome.run} {outcome.message}".rstrip())
+    return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    for path in sorted(options.results.glob(f"{options.scale or '*'}/*/manifest.json")):
+        record = Record(options.results, path.parent.parent.name, path.parent.name)
+        manifest = record.read_manifest()
+        status = manifest["status"]
+        if status == "running":
+            try:
+                with record.lock():
+                    status = "stopped"
+            except LockedError:
+                pass
+        reached = f"{manifest['steps']}/{manifest['steps_asked']}"
+        print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    for name, experiment in EXPERIMENTS.items():
+        counts = ", ".join(f"{len(configurations(name, scale))} at {scale}" for scale in SCALES)
+        print(f"{name:20} Fig. {experiment.figure:22} runs: {counts}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What each figure of the paper runs, at three scales, and the archive of those runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from flatlib.records import LockedError, Record, RecordError, default_results
+
+from .catalog import EXPERIMENTS, SCALES, Experiment, configurations
+from .config import RunConfig
+from .execute import execute
+from .many import Outcome, run_many
+
+__all__ = [
+    "EXPERIMENTS",
+    "SCALES",
+    "Experiment",
+    "LockedError",
+    "Outcome",
+    "Record",
+    "RecordError",
+    "RunConfig",
+    "configurations",
+    "execute",
+    "load",
+    "manifests",
+    "records",
+    "run",
+    "run_many",
+]
+
+
+def run(
+    name: str,
+    scale: str = "smoke",
+    *,
+    seeds: Sequence[int] | None = None,
+    steps: int | None = None,
+    results: Path | None = None,
+    workers: int = 2,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> list[Outcome]:
+    """Bring every run of one experiment to its length; what is archived is not run again.
+
+    Args:
+        name: of the experiment, see ``EXPERIMENTS``.
+        scale: ``"smoke"``, ``"laptop"`` or ``"paper"``.
+        seeds: instead of the scale's own.
+        steps: instead of the scale's own length.
+        results: the archive; by default that of the checkout.
+        workers: processes.
+        scheduler: address of a Dask scheduler, instead of processes here.
+        progress: whether to draw progress bars.
+
+    Returns:
+        How each run ended.
+
+    Raises:
+        ValueError: an unknown experiment or scale, or settings out of range.
+    """
+    runs = configurations(name, scale, seeds, steps)
+    return run_many(
+        runs,
+        scale,
+        results or default_results(),
+        workers=workers,
+        scheduler=scheduler,
+        progress=progress,
+    )
+
+
+def records(name: str, scale: str, results: Path | None = None) -> list[Record]:
+    """The archived runs of one experiment, whatever their seeds and lengths.
+
+    Raises:
+        ValueError: an unknown experiment or scale.
+    """
+    first = configurations(name, scale)[0]
+    settings = set(EXPERIMENTS[name].settings)
+    folder = Path(results or default_results()) / scale
+    found = []
+    for path in sorted(folder.glob("*/manifest.json")):
+        record = Record(folder.parent, scale, path.parent.name)
+        made = record.read_manifest()["configuration"]
+        same = all(made[key] == first.identity[key] for key in ("net", "data", "loss"))
+        if same and (made["lr"], made["batch_size"]) in settings:
+            found.append(record)
+    return found
+
+
+def manifests(name: str, scale: str, results: Path | None = None) -> list[dict]:
+    """The manifests of one experiment's archived runs."""
+    return [record.read_manifest() for record in records(name, scale, results)]
+
+
+def load(name: str, scale: str, results: Path | None = None) -> pd.DataFrame:
+    """All archived measurements of one experiment as one table.
+
+    Args:
+        name: of the experiment.
+        scale: ``"smoke"``, ``"laptop"`` or ``"paper"``.
+        results: the archive; by default that of the checkout.
+
+    Returns:
+        The runs' tables below one another, with ``run``, ``lr``, ``batch_size`` and ``seed`` in
+        front; ``samples`` is ``"train"``, ``"test"`` or ``"misclassified"``.
+
+    Raises:
+        ValueError: an unknown experiment or scale.
+        RecordError: nothing is archived, or a record was altered.
+    """
+    tables = []
+    for record in records(name, scale, results):
+        made = record.read_manifest()["configuration"]
+        table = record.read_table()
+        for position, key in enumerate(("lr", "batch_size", "seed")):
+            table.insert(position, key, made[key])
+        table.insert(0, "run", record.run)
+        tables.append(table)
+    if not tables:
+        folder = Path(results or default_results()) / scale
+        raise RecordError(
+            f"no run of {name} is archived in {folder}; make them with: "
+            f"flatlib run {name} --scale {scale}"
+        )
+    return pd.concat(tables, ignore_index=True)

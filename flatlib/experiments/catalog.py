@@ -1,0 +1,110 @@
+"""What each figure of the paper runs, at three scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .config import RunConfig
+
+LEARNING_RATES = ((0.05, 20), (0.1, 20), (0.2, 20))  # (lr, batch_size)
+BATCH_SIZES = ((0.1, 8), (0.1, 20), (0.1, 32))
+BASE = ((0.1, 20),)
+ALL_SETTINGS = tuple(dict.fromkeys(LEARNING_RATES + BATCH_SIZES))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The runs behind one figure."""
+
+    figure: str  # of the paper
+    net: str  # key of SCALES' entries
+    settings: tuple[tuple[float, int], ...]  # (lr, batch_size) of each run
+
+
+EXPERIMENTS = {
+    "vgg10-learning-rate": Experiment("1", "vgg10", LEARNING_RATES),
+    "vgg10-batch-size": Experiment("2", "vgg10", BATCH_SIZES),
+    "vgg10-test-set": Experiment("3", "vgg10", BASE),
+    "mlp-bounds": Experiment("D.4", "mlp", BASE),
+    "correlations-vgg10": Experiment("D.5", "vgg10", ALL_SETTINGS),
+    "correlations-mlp": Experiment("D.6", "mlp", ALL_SETTINGS),
+    "mlp-batch-size": Experiment("E.7", "mlp", BATCH_SIZES),
+    "mlp-learning-rate": Experiment("E.8", "mlp", LEARNING_RATES),
+    "mlp-all-images": Experiment("E.7 and E.8, all images", "mlp-all-images", ALL_SETTINGS),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One network's protocol at one scale."""
+
+    net: str  # name in config.NETS
+    data: str  # name in config.DATA
+    steps: int
+    measure_every: int
+    measure_samples: int
+    seeds: tuple[int, ...]
+
+
+_PAPER_MLP = Scale("mlp", "fashion-mnist", 750_000, 12_500, 100, (0, 1, 2, 3, 4))
+SCALES: dict[str, dict[str, Scale]] = {
+    "smoke": {
+        "vgg10": Scale("vgg10-gray", "digit-images-0-1", 120, 40, 20, (0,)),
+        "mlp": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
+        "mlp-all-images": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
+    },
+    "laptop": {
+        "vgg10": Scale("vgg10", "cifar10-0-1", 60_000, 1_250, 100, (0, 1, 2)),
+        "mlp": Scale("mlp", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2)),
+        "mlp-all-images": Scale("mlp", "fashion-mnist", 60_000, 1_250, 100, (0,)),
+    },
+    "paper": {
+        "vgg10": Scale("vgg10", "cifar10-0-1", 150_000, 2_500, 100, (0, 1, 2, 3, 4)),
+        "mlp": _PAPER_MLP,
+        "mlp-all-images": _PAPER_MLP,
+    },
+}
+
+
+def configurations(
+    name: str,
+    scale: str = "smoke",
+    seeds: Sequence[int] | None = None,
+    steps: int | None = None,
+) -> tuple[RunConfig, ...]:
+    """The runs of one experiment, one full set of settings after another.
+
+    Args:
+        name: of the experiment, a key of ``EXPERIMENTS``.
+        scale: ``"smoke"``, ``"laptop"`` or ``"paper"``.
+        seeds: instead of the scale's own.
+        steps: instead of the scale's own length.
+
+    Raises:
+        ValueError: an unknown experiment or scale, or steps that fit no checkpoint.
+
+    >>> [(run.lr, run.batch_size) for run in configurations("vgg10-batch-size")]
+    [(0.1, 8), (0.1, 20), (0.1, 32)]
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
+    if scale not in SCALES:
+        raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    experiment = EXPERIMENTS[name]
+    protocol = SCALES[scale][experiment.net]
+    first = RunConfig(
+        net=protocol.net,
+        data=protocol.data,
+        lr=0.1,
+        batch_size=20,
+        seed=0,
+        steps=protocol.steps if steps is None else steps,
+        measure_every=protocol.measure_every,
+        measure_samples=protocol.measure_samples,
+    )
+    return tuple(
+        replace(first, lr=lr, batch_size=batch_size, seed=seed)
+        for seed in (protocol.seeds if seeds is None else seeds)
+        for lr, batch_size in experiment.settings
+    )

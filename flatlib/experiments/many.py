@@ -1,0 +1,144 @@
+"""Many runs at once: on the cores here, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from flatlib.records import LockedError, Record, RecordError
+
+from . import worker
+from .config import RunConfig
+from .execute import execute
+
+LOOK_EVERY = 1.0  # seconds between two looks at the runs' progress
+LOST_WORKERS = 5  # how often a cluster may lose the worker of one run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended."""
+
+    run: str  # its name
+    status: str  # "complete", "diverged" or "failed"
+    message: str = ""  # what went wrong
+
+
+def run_many(
+    runs: Sequence[RunConfig],
+    scale: str,
+    results: Path,
+    *,
+    workers: int = 2,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> list[Outcome]:
+    """Bring every run to its length, several at once.
+
+    Args:
+        runs: configurations; one that occurs twice is run once.
+        scale: their folder in the archive.
+        results: the archive; with a scheduler, a folder that every worker sees.
+        workers: processes here; without effect with a scheduler.
+        scheduler: address of a Dask scheduler, such as ``tcp://host:8786``.
+        progress: whether to draw progress bars.
+
+    Returns:
+        How each run ended, in the order asked. A run that fails does not stop the others.
+
+    Raises:
+        ValueError: fewer than one worker.
+        ImportError: a scheduler is given and ``distributed`` is not installed.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    runs = list(dict.fromkeys(runs))
+    results = Path(results).resolve()
+    started = _dask(scheduler) if scheduler else _pool(min(workers, max(len(runs), 1)))
+    outcomes: dict[RunConfig, Outcome] = {}
+    with started as submit, _bars(runs, scale, results, progress) as look:
+        futures = {submit(run, scale, results, workers): run for run in runs}
+        for future in _as_they_end(list(futures), look):
+            outcomes[futures[future]] = _outcome(futures[future], future)
+            look(outcomes)
+    return [outcomes[run] for run in runs]
+
+
+def task(run: RunConfig, scale: str, results: Path, workers: int) -> str:
+    """One run in a worker process."""
+    worker.prepare()
+    return execute(run, scale, results, workers=workers)
+
+
+def _outcome(run: RunConfig, future: Future) -> Outcome:
+    try:
+        return Outcome(run.name, future.result())
+    except (RecordError, LockedError, OSError, ValueError, RuntimeError) as fault:
+        return Outcome(run.name, "failed", f"{type(fault).__name__}: {fault}")
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[..., Future]]:
+    """Submit to fresh processes of this machine."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield lambda *arguments: pool.submit(task, *arguments)
+
+
+@contextmanager
+def _dask(scheduler: str) -> Iterator[Callable[..., Future]]:
+    """Submit to a cluster; the run of a lost worker starts again elsewhere, from its state."""
+    from distributed import Client
+
+    with Client(scheduler) as client:
+        pool = client.get_executor(pure=False, retries=LOST_WORKERS)
+        yield lambda *arguments: pool.submit(task, *arguments)
+
+
+def _as_they_end(futures: list[Future], look: Callable[[], object]) -> Iterator[Future]:
+    """Futures in the order in which they end, with a look at the progress while they run."""
+    waiting = set(futures)
+    while waiting:
+        ended, waiting = wait(waiting, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
+        look()
+        yield from ended
+
+
+@contextmanager
+def _bars(
+    runs: Sequence[RunConfig], scale: str, results: Path, progress: bool
+) -> Iterator[Callable[..., None]]:
+    """A bar over the runs, and one for each run that is at work, from what is recorded."""
+    records = {run: Record(results, scale, run.name) for run in runs}
+    over_runs = tqdm(total=len(runs), unit="run", desc=scale, disable=not progress)
+    within: dict[RunConfig, tqdm] = {}
+
+    def look(outcomes: dict[RunConfig, Outcome] | None = None) -> None:
+        if not progress:
+            return
+        for run in outcomes or {}:
+            if run in within:
+                within.pop(run).close()
+        if outcomes:
+            over_runs.update(len(outcomes) - over_runs.n)
+        for run, record in records.items():
+            manifest = record.read_manifest()
+            reached = manifest["steps"] if manifest else 0
+            if manifest and manifest["status"] == "running" and run not in within:
+                within[run] = tqdm(
+                    total=run.steps, initial=reached, unit="step", desc=run.name, leave=False
+                )
+            if run in within:
+                within[run].update(max(reached - within[run].n, 0))
+
+    try:
+        yield look
+    finally:
+        for bar in [*within.values(), over_runs]:
+            bar.close()

@@ -1,0 +1,283 @@
+"""One run on disk: its configuration, where it came from, its measurements.
+
+::
+
+    results/<scale>/<run>/measurements.csv    one row a checkpoint and set of samples
+    results/<scale>/<run>/manifest.json       configuration, seeds, versions, seconds, hashes
+    results/<scale>/<run>/weights.npz         at the end, of networks that are small enough
+    results/.state/<scale>/<run>/             what a run needs to go on; stays out of git
+
+Each file is written whole or not at all. The table only ever grows at its end, and the manifest
+says how many of its bytes it vouches for, so the two agree after a crash between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .files import array_hash, write_atomically
+
+FORMAT = 1  # of the files; a reader refuses others
+DIGITS = 10  # significant digits in the table; the state keeps every bit
+
+
+class RecordError(RuntimeError):
+    """A record that contradicts what is asked for, or that was altered."""
+
+
+class LockedError(RuntimeError):
+    """Another process is at work on this run."""
+
+
+def default_results() -> Path:
+    """``FLATLIB_RESULTS`` if it is set, else ``results`` of the checkout, else of this folder."""
+    chosen = os.environ.get("FLATLIB_RESULTS")
+    if chosen:
+        return Path(chosen)
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "results"
+    return Path("results")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The files of one run."""
+
+    results: Path  # folder of all records
+    scale: str  # smoke, laptop or paper
+    run: str  # the run's name
+
+    @property
+    def folder(self) -> Path:
+        """Where table and manifest are."""
+        return self.results / self.scale / self.run
+
+    @property
+    def table_path(self) -> Path:
+        """The measurements."""
+        return self.folder / "measurements.csv"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The run's provenance."""
+        return self.folder / "manifest.json"
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights at the end of the run."""
+        return self.folder / "weights.npz"
+
+    @property
+    def state_folder(self) -> Path:
+        """What the run needs to go on, and its lock."""
+        return self.results / ".state" / self.scale / self.run
+
+    @property
+    def state_path(self) -> Path:
+        """Weights, order of the samples and rows so far."""
+        return self.state_folder / "state.pt"
+
+    def read_manifest(self) -> dict | None:
+        """The manifest, or None where there is none.
+
+        Raises:
+            RecordError: it is no manifest of this format.
+        """
+        try:
+            manifest = json.loads(self.manifest_path.read_text())
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError as fault:
+            raise RecordError(f"{self.manifest_path} is altered: {fault}") from fault
+        if manifest.get("format") != FORMAT:
+            raise RecordError(
+                f"{self.manifest_path} has format {manifest.get('format')}, this version of "
+                f"flatlib reads {FORMAT}"
+            )
+        return manifest
+
+    def read_table_text(self, manifest: Mapping) -> str:
+        """The part of the table that the manifest vouches for.
+
+        Raises:
+            RecordError: the table is missing, or is not the one that the manifest was made with.
+        """
+        expected = manifest["table"]
+        try:
+            content = self.table_path.read_bytes()[: expected["bytes"]]
+        except FileNotFoundError as fault:
+            raise RecordError(f"{self.table_path} is missing, its manifest is there") from fault
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected["sha256"]:
+            raise RecordError(
+                f"{self.table_path} is altered: its manifest says SHA-256 {expected['sha256']} "
+                f"of the first {expected['bytes']} bytes, found {found}. "
+                "Restore it, or delete the run's folder and run it again."
+            )
+        return content.decode()
+
+    def read_table(self) -> pd.DataFrame:
+        """The measurements as a table, one row a checkpoint and set of samples.
+
+        Raises:
+            RecordError: there is no such record, or it was altered.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise RecordError(f"there is no record {self.folder}")
+        return pd.read_csv(io.StringIO(self.read_table_text(manifest)))
+
+    def write(self, rows: Sequence[Mapping], manifest: Mapping) -> None:
+        """Put table, then manifest in place.
+
+        Raises:
+            RecordError: the rows do not continue those in place.
+            OSError: the disk is full; the record is then as it was, or has the new table with
+                the old manifest, which vouches for its beginning.
+        """
+        text = render(rows)
+        before = self.read_manifest()
+        if before is not None:
+            _require_continuation(self.table_path, self.read_table_text(before), text)
+        content = text.encode()
+        write_atomically(self.table_path, lambda file: file.write(content))
+        whole = {
+            "format": FORMAT,
+            **manifest,
+            "table": {
+                "rows": len(rows),
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            },
+        }
+        encoded = (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
+        write_atomically(self.manifest_path, lambda file: file.write(encoded))
+
+    def write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Put the weights in place."""
+        arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+        write_atomically(self.weights_path, lambda file: np.savez(file, **arrays))
+
+    def read_weights(self) -> dict[str, torch.Tensor]:
+        """The weights at the end of the run, for ``net.load_state_dict``.
+
+        Raises:
+            RecordError: the run archives none, has not ended, or the file was altered.
+        """
+        manifest = self.read_manifest()
+        if manifest is None or not self.weights_path.exists():
+            raise RecordError(f"{self.folder} holds no weights")
+        with np.load(self.weights_path) as file:
+            arrays = {name: file[name] for name in file}
+        if array_hash(arrays) != manifest["weights_sha256"]:
+            raise RecordError(
+                f"{self.weights_path} holds other weights than its manifest says; "
+                "restore it, or run the run again"
+            )
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def write_state(self, state: Mapping) -> None:
+        """Put the state in place, after its own hash."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
+        digest = hashlib.sha256(content).hexdigest().encode()
+        write_atomically(self.state_path, lambda file: file.write(digest + content))
+
+    def read_state(self) -> dict | None:
+        """The state, or None where there is none.
+
+        Raises:
+            RecordError: it was altered.
+        """
+        try:
+            content = self.state_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
+            raise RecordError(
+                f"{self.state_path} is altered; delete it and {self.folder} to start the run again"
+            )
+        return torch.load(io.BytesIO(content[64:]), weights_only=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from this run; the system frees the lock of a killed process.
+
+        Raises:
+            LockedError: another process has it.
+        """
+        self.state_folder.mkdir(parents=True, exist_ok=True)
+        with open(self.state_folder / "lock", "a+") as file:
+            if not _try_lock(file):
+                raise LockedError(
+                    f"another process is at work on {self.scale}/{self.run} in {self.results}"
+                )
+            yield
+
+
+def _try_lock(file) -> bool:
+    """Take an exclusive lock that ends with the process, if nobody has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def render(rows: Sequence[Mapping]) -> str:
+    """Rows as comma-separated text; undefined numbers are empty.
+
+    >>> print(render([{"step": 0, "loss": 0.1}, {"step": 5, "loss": math.nan}]), end="")
+    step,loss
+    0,0.1
+    5,
+    """
+    if not rows:
+        return ""
+    names = list(rows[0])
+    lines = [",".join(names)]
+    for row in rows:
+        if list(row) != names:
+            odd = sorted(set(row) ^ set(names))
+            raise ValueError(f"rows of one table need the same columns; these differ: {odd}")
+        lines.append(",".join(_cell(row[name]) for name in names))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.{DIGITS}g}"
+    return str(value)
+
+
+def _require_continuation(path: Path, before: str, after: str) -> None:
+    """An archived row may be followed by others; it may not change."""
+    if after.startswith(before) or before.startswith(after):
+        return
+    pairs = zip(before.splitlines(), after.splitlines(), strict=False)
+    line, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    raise RecordError(
+        f"{path} would change in line {line + 1}: archived is {old[:120]!r}, now found "
+        f"{new[:120]!r}. Archived rows are never rewritten; use another results folder."
+    )

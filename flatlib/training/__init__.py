@@ -1,0 +1,124 @@
+"""Stochastic gradient descent, measured on a schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .checkpoint import measurement_row
+from .gap import lemma_gap
+from .loss import evaluate, loss_function
+from .trainer import DivergenceError, Trainer, check_settings
+
+if TYPE_CHECKING:
+    from flatlib.data import Data
+
+__all__ = ["DivergenceError", "Trainer", "train"]
+
+
+def train(
+    net: nn.Module,
+    data: Data,
+    lr: float = 0.1,
+    batch_size: int = 20,
+    steps: int = 2000,
+    seed: int = 0,
+    measure_every: int = 200,
+    measure_samples: int = 100,
+    *,
+    loss: str = "mse",
+    progress: bool = True,
+) -> pd.DataFrame:
+    r"""Train a network in place by plain stochastic gradient descent, and measure it on the way.
+
+    .. math:: \theta\leftarrow\theta-\eta\,\nabla_\theta L_B(\theta)
+
+    with shuffled epochs without replacement. Loss and accuracy are those of all training and
+    all test samples; everything else is measured on the first ``measure_samples`` training
+    samples. Global random state and thread settings are left alone.
+
+    Args:
+        net: a network that :func:`flatlib.measure` can measure.
+        data: from :func:`flatlib.data.load`.
+        lr: learning rate eta.
+        batch_size: samples a step.
+        steps: number of steps.
+        seed: of the order of the samples.
+        measure_every: steps between two rows.
+        measure_samples: training samples to measure on, fewer if there are fewer.
+        loss: ``"mse"``, mean over samples and outputs as the authors ran it, or
+            ``"half-squared"``, as the paper writes it. A rate for the one is N / 2 times that
+            for the other.
+        progress: whether to draw a progress bar.
+
+    Returns:
+        One row for step 0, every ``measure_every`` steps and the last step, with the columns
+        ``step``, ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy``,
+        ``hessian_gap`` (Lemma A.1's, NaN where unaffordable), those of ``summary()``, ``A``
+        ... ``D``, both sides of each inequality, and each layer's.
+
+    Raises:
+        ValueError: settings out of range, or a network that cannot be measured.
+        DivergenceError: the loss became NaN or infinite; its ``table`` holds the rows so far,
+            and the network the parameters before.
+
+    Source: the protocol of the paper's Sec. 4.
+
+    >>> import flatlib
+    >>> data = flatlib.data.load("gaussian", n=40, M=5, N=2)
+    >>> table = train(flatlib.nets.linear(5, 2), data, steps=100, progress=False)
+    >>> list(table.step)
+    [0, 100]
+    >>> bool(table.train_loss.iloc[1] < table.train_loss.iloc[0])
+    True
+    """
+    check_settings(lr, batch_size, steps, len(data.train_x))
+    loss_function(loss)
+    if measure_every < 1 or measure_samples < 1:
+        raise ValueError(
+            f"measure_every and measure_samples must be at least 1, got {measure_every} and "
+            f"{measure_samples}"
+        )
+    like = next(net.parameters())
+    parts = (data.train_x, data.train_y, data.test_x, data.test_y)
+    train_x, train_y, test_x, test_y = (part.to(like) for part in parts)
+    trainer = Trainer(net, train_x, train_y, lr, batch_size, loss, seed)
+    rows: list[dict[str, float]] = []
+    mode = net.training
+    try:
+        with tqdm(total=steps, unit="step", disable=not progress) as bar:
+            for until in sorted({*range(0, steps, measure_every), steps}):
+                net.train(mode)
+                trainer.advance(until, bar.update)
+                net.eval()
+                row = {"step": until, **losses(net, train_x, train_y, test_x, test_y, loss)}
+                x, y = train_x[:measure_samples], train_y[:measure_samples]
+                row["hessian_gap"] = lemma_gap(net, x, y)
+                rows.append(row | measurement_row(net, x, y))
+                bar.set_postfix(loss=f"{row['train_loss']:.2g}")
+    except DivergenceError as fault:
+        fault.table = pd.DataFrame(rows)
+        raise
+    finally:
+        net.train(mode)
+    return pd.DataFrame(rows)
+
+
+def losses(
+    net: nn.Module,
+    train_x: torch.Tensor,
+    train_y: torch.Tensor,
+    test_x: torch.Tensor,
+    test_y: torch.Tensor,
+    loss: str,
+) -> dict[str, float]:
+    """Loss and accuracy over all training and all test samples, ``net`` being in eval mode."""
+    row = {}
+    for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
+        row[f"{name}_loss"], correct = evaluate(net, x, y, loss)
+        row[f"{name}_accuracy"] = float(correct.double().mean())
+    return row

@@ -1,0 +1,89 @@
+"""What is measured of a network at one moment of its training, as one flat row."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from flatlib.bounds import Bound, chain, evaluate
+from flatlib.measurement import Measurement, measure
+
+
+def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Everything that :func:`flatlib.measure` tells of some samples, under flat names.
+
+    ======================================  ==================================================
+    column                                  what
+    ======================================  ==================================================
+    n                                       number of samples
+    max_residual                            largest ``||f(x_i) - y_i||``, Lemma A.1's epsilon
+    sharpness ... nvr                       ``summary()``
+    A B C C_prime D                         the chain of Eq. (28)
+    mean_log_sigma_1 ...                    mean of each singular value's logarithm
+    lhs_13 rhs_13 ...                       both sides of each inequality, see `bound_keys`
+    conv1.sensitivity ...                   per layer: means over samples, and the norms of W
+    ======================================  ==================================================
+
+    Args:
+        net: in eval mode.
+        x: ``(n, *input_shape)``.
+        y: targets, ``(n, N)``.
+
+    Returns:
+        Name to float, in that order.
+    """
+    m = measure(net, x)
+    with torch.no_grad():
+        residual = (net(x).double() - y.double()).flatten(1)
+    row = {
+        "n": m.n,
+        "max_residual": float(torch.linalg.vector_norm(residual, dim=1).max()),
+        **m.summary(),
+        **asdict(chain(m)),
+    }
+    for k, column in enumerate(m.singular_values.log().mean(dim=0), start=1):
+        row[f"mean_log_sigma_{k}"] = float(column)
+    for key, bound in bound_keys(evaluate(m)).items():
+        row[f"lhs_{key}"], row[f"rhs_{key}"] = bound.lhs, bound.rhs
+    return row | _layer_columns(m)
+
+
+def bound_keys(bounds: tuple[Bound, ...]) -> dict[str, Bound]:
+    """Each inequality under its label; the 2nd and 3rd of one label under ``"6.2"``, ``"6.3"``.
+
+    >>> import flatlib
+    >>> m = flatlib.measure(flatlib.nets.linear(3, 2), torch.ones(1, 3))
+    >>> list(bound_keys(evaluate(m)))[:5]
+    ['5.1', '5.2', 'N.2', '6.1', '6.2']
+    """
+    repeated = {label for label, n in Counter(b.label for b in bounds).items() if n > 1}
+    seen: Counter[str] = Counter()
+    keys = {}
+    for bound in bounds:
+        seen[bound.label] += 1
+        suffix = f".{seen[bound.label]}" if bound.label in repeated else ""
+        keys[bound.label + suffix] = bound
+    return keys
+
+
+def _layer_columns(m: Measurement) -> dict[str, float]:
+    columns = {}
+    for layer in m.layers:
+        columns |= {
+            f"{layer.name}.sensitivity": float(layer.sensitivity.mean()),
+            f"{layer.name}.log_volume": float(layer.log_volume.mean()),
+            f"{layer.name}.weight_gradient_energy": float(layer.weight_gradient_energy.mean()),
+            f"{layer.name}.weight_norm": layer.weight_norm,
+            f"{layer.name}.weight_frobenius_norm": layer.weight_frobenius_norm,
+            f"{layer.name}.operator_norm": layer.operator_norm,
+        }
+    return columns
+
+
+def empty_row(names: list[str]) -> dict[str, float]:
+    """The row of no samples: ``n`` is 0, everything else undefined."""
+    return {name: 0 if name == "n" else math.nan for name in names}
