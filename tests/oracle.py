@@ -94,7 +94,10 @@ class Instrumented:
     def __call__(self, sample: Tensor) -> Tensor:
         self.calls: dict[str, list[dict[str, Tensor]]] = {}
         self.weights: dict[str, Tensor] = {}
-        return self.net(sample[None]).flatten()
+        output = self.net(sample[None]).flatten()
+        # Checkpointing runs layers again in the backward pass; those calls are no new ones.
+        self.made = {name: list(calls) for name, calls in self.calls.items()}
+        return output
 
 
 def type_of(module: nn.Module) -> type:
@@ -140,7 +143,9 @@ def slow_measure(net: nn.Module, x: Tensor) -> Slow:
     return Slow(
         jacobian=jacobian,
         singular_values=torch.stack([values_of(J) for J in jacobian]),
-        parameter_gradient_energy=torch.tensor([one["energy"] for one in samples], dtype=torch.float64),
+        parameter_gradient_energy=torch.tensor(
+            [one["energy"] for one in samples], dtype=torch.float64
+        ),
         input_norm=torch.stack([row.norm() for row in x.detach().double()]),
         layers=[_layer(twin, name, samples) for name in samples[0]["layers"]],
     )
@@ -152,13 +157,13 @@ def _one_sample(twin: Instrumented, row: Tensor, trainable: list[Tensor]) -> dic
     output = twin(row * 1.0)
     J = gradients(output, [row])[0].flatten(1)
     found = gradients(output, trainable) if trainable else []
-    layers = {name: _one_layer(twin, name, output) for name in twin.calls}
+    layers = {name: _one_layer(twin, name, output) for name in twin.made}
     energy = sum(float(g.square().sum()) for g in found)
     return {"jacobian": J, "energy": energy, "layers": layers}
 
 
 def _one_layer(twin: Instrumented, name: str, output: Tensor) -> dict:
-    calls, module = twin.calls[name], twin.layers[name]
+    calls, module = twin.made[name], twin.layers[name]
     ones = torch.ones_like(module.weight)
     untied = out = 0.0
     smallest, positions = math.inf, 0

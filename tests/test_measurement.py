@@ -1,16 +1,55 @@
-"""`measure` against the slow oracle, closed forms, and what it leaves behind."""
+"""`measure` against the slow oracle, closed forms, and a network that comes back as it was."""
 
 from __future__ import annotations
 
+import copy
+import math
+from dataclasses import replace
+
+import backpack
+import backpack.extensions
 import pytest
 import torch
+from architectures import Concatenate, InputAgain, Repeat, Residual, WeightElsewhere, networks
 from compare import assert_matches_oracle
+from hypothesis import given, settings
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 import flatlib
+from flatlib import measurement
 
 
-def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_conv(**options) -> nn.Sequential:
+    """Convolution, in-place activation, pooling, linear layer, for images of 2 x 6 x 6."""
+    return seeded(lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, **options), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(),
+        nn.LazyLinear(3),
+    ), gaussian(1, 2, 6, 6))
+
+
+def seeded(build, first: Tensor | None = None, seed: int = 0) -> nn.Module:
+    """The network that ``build`` makes, in eval mode; lazy layers see ``first``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build().eval()
+        if first is not None:
+            net(first)
+    return net
+
+
+# --- against the oracle ------------------------------------------------------------------------
+
+
+@settings(max_examples=250)
+@given(networks())
+def test_random_networks_match_the_oracle(case):
+    assert_matches_oracle(*case)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "gelu", "identity"])
@@ -20,3 +59,656 @@ def test_mlp_matches_the_oracle(activation):
 
 def test_the_papers_vgg10_matches_the_oracle():
     assert_matches_oracle(flatlib.nets.vgg10(), gaussian(3, 3, 32, 32))
+
+
+def test_a_bare_layer_matches_the_oracle():
+    m = assert_matches_oracle(seeded(lambda: nn.Linear(4, 3)), gaussian(5, 4))
+    assert [layer.name for layer in m.layers] == [""]
+    assert m.sharpness == pytest.approx(3 * (m.input_norm.square().mean().item() + 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("widths", [(2, 5), (3, 1), (1, 1), (2, 4, 3)])
+def test_more_outputs_than_inputs_and_single_outputs(widths):
+    m = assert_matches_oracle(flatlib.nets.mlp(widths), gaussian(4, widths[0]))
+    assert (m.log_volume == -math.inf).all() == (widths[-1] > widths[0])
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("padding", [0, 1, "same", "valid"])
+def test_convolutions_of_every_padding_match_the_oracle(mode, padding):
+    m = assert_matches_oracle(small_conv(padding=padding, padding_mode=mode), gaussian(3, 2, 6, 6))
+    assert m.layers[0].kind == "Conv2d"
+
+
+@pytest.mark.parametrize("shape, outputs", [((2, 3, 3), 3), ((2, 12, 12), 3), ((2, 12, 12), 1)])
+def test_both_forms_of_a_convolutions_gradient_match_the_oracle(shape, outputs):
+    """Few positions take the Gram form, many one product per output."""
+    net = seeded(lambda: nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.Tanh(), nn.Flatten(), nn.LazyLinear(outputs)
+    ), torch.zeros(1, *shape))
+    assert_matches_oracle(net, gaussian(2, *shape))
+
+
+def test_long_tokens_match_the_oracle():
+    net = seeded(lambda: nn.Sequential(
+        nn.Linear(3, 4), nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(80, 2)
+    ))
+    assert_matches_oracle(net, gaussian(3, 20, 3))
+
+
+def test_an_activation_in_place_after_a_view_loses_nothing():
+    """A token layer's output is a view, and an in-place operation rewrites a view's history."""
+    net = seeded(lambda: nn.Sequential(
+        nn.Linear(5, 2), nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(6, 1)
+    ))
+    m = assert_matches_oracle(net, gaussian(2, 3, 5))
+    assert (m.layers[0].weight_gradient_energy > 0).all()
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_gradients_of_a_repeated_module_are_summed_before_squaring(times):
+    net = seeded(lambda: nn.Sequential(
+        Repeat(nn.Linear(4, 4), times), Repeat(nn.Conv1d(1, 1, 3, padding=1), 2), nn.Flatten()
+    ))
+    m = assert_matches_oracle(net, gaussian(3, 1, 4))
+    assert m.layers[0].input_dimension == 4 * times and m.layers[0].n_positions == times
+    assert m.layers[0].in_sharpness and not m.input_layer_is_dense
+
+
+def test_tied_weights_are_summed_before_squaring():
+    net = seeded(lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)))
+    net[2].weight = net[0].weight
+    x = gaussian(3, 4)
+    m = assert_matches_oracle(net, x)
+    apart = sum(layer.weight_gradient_energy for layer in m.layers)
+    assert ((m.parameter_gradient_energy - apart).abs() > 1e-3).all()
+    assert not any(layer.in_sharpness for layer in m.layers)
+
+
+def test_a_weight_used_elsewhere_counts_whole():
+    net = seeded(lambda: nn.Sequential(WeightElsewhere(nn.Linear(4, 3)), nn.Tanh()))
+    m = assert_matches_oracle(net, gaussian(3, 4))
+    assert not m.layers[0].in_sharpness
+
+
+class RawParameters(nn.Module):
+    """A linear map, an outer parameter and one that nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.gain = nn.Parameter(torch.tensor([1.5, -2.0, 0.5]))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return self.gain * torch.tanh(self.linear(x)) + self.gain.square().sum() * x
+
+
+def test_raw_parameters_count():
+    m = assert_matches_oracle(seeded(RawParameters), gaussian(4, 3))
+    dense = m.layers[0]
+    assert dense.in_sharpness and not m.input_layer_is_dense  # the input is used again
+    assert (m.parameter_gradient_energy > dense.weight_gradient_energy).all()
+
+
+def test_only_raw_parameters_and_no_layer_in_between_count():
+    net = seeded(lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.LayerNorm(4)))
+    assert_matches_oracle(net, gaussian(4, 3))
+
+
+@pytest.mark.parametrize("frozen", ["linear1.weight", "linear1.bias", "linear2.weight", "all"])
+def test_frozen_parameters_are_left_out(frozen):
+    net = flatlib.nets.mlp((4, 5, 3))
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(frozen not in (name, "all"))
+    m = assert_matches_oracle(net, gaussian(3, 4))
+    assert m.sharpness < flatlib.measure(flatlib.nets.mlp((4, 5, 3)), gaussian(3, 4)).sharpness
+    assert (m.sharpness == 0) == (frozen == "all")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_every_dtype_is_measured_in_float64(dtype):
+    net, x = flatlib.nets.mlp((4, 6, 3)).to(dtype), gaussian(5, 4).to(dtype)
+    m = assert_matches_oracle(net, x)
+    assert m.layers[0].weight.dtype == torch.float64
+    assert all(p.dtype == dtype for p in net.parameters())
+
+
+def test_net_and_input_of_different_dtypes():
+    assert_matches_oracle(flatlib.nets.mlp((4, 6, 3)), gaussian(5, 4).double())
+
+
+WRAPPED = {
+    "weight norm": lambda: parametrizations.weight_norm(nn.Linear(4, 4)),
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
+    "old weight norm": lambda: nn.utils.weight_norm(nn.Linear(4, 4)),
+    "old spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(4, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrapped", WRAPPED)
+def test_reparametrized_layers_match_the_oracle(wrapped):
+    net = seeded(lambda: nn.Sequential(WRAPPED[wrapped](), nn.Tanh(), nn.Linear(4, 2)))
+    m = assert_matches_oracle(net, gaussian(3, 4))
+    assert not m.layers[0].in_sharpness, "its weight is no parameter"
+
+
+def test_the_layer_reads_its_input_alone():
+    """Sensitivity is through this layer only; the skip connection beside it does not count."""
+    net = seeded(lambda: nn.Sequential(Residual(nn.Linear(3, 3))))
+    m = assert_matches_oracle(net, gaussian(2, 3))
+    W = net[0].body.weight.detach().double()
+    assert m.layers[0].sensitivity.tolist() == pytest.approx(
+        [float(torch.linalg.matrix_norm(W, 2))] * 2, rel=1e-12
+    )
+    assert m.mls[0].item() == pytest.approx(
+        float(torch.linalg.matrix_norm(W + torch.eye(3), 2)), rel=1e-12
+    )
+    assert not m.input_layer_is_dense
+
+
+def test_sensitivity_of_a_chain_is_the_gradient_at_each_hidden_layer():
+    net, x = flatlib.nets.mlp((5, 6, 4, 3)).double(), gaussian(3, 5).double()
+    m = flatlib.measure(net, x)
+    for index, layer in enumerate(m.layers):
+        hidden = net[: 1 + 2 * index](x).detach()
+        rest = net[1 + 2 * index :]
+        for i in range(3):
+            J = torch.autograd.functional.jacobian(rest, hidden[i])
+            s = torch.linalg.svdvals(J)
+            assert layer.sensitivity[i].item() == pytest.approx(s[0].item(), rel=1e-12)
+            assert layer.log_volume[i].item() == pytest.approx(s.log().sum().item(), rel=1e-10)
+
+
+def test_the_input_layer_is_dense_only_where_it_is():
+    def dense(build, *shape):
+        return flatlib.measure(seeded(build), gaussian(2, *shape)).input_layer_is_dense
+
+    assert dense(lambda: nn.Linear(3, 2), 3)
+    assert dense(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 2)), 2, 3)
+    assert not dense(lambda: nn.Sequential(nn.Linear(3, 2), nn.Flatten()), 2, 3)  # tokens
+    assert not dense(lambda: nn.Sequential(nn.Conv1d(1, 1, 1), nn.Flatten()), 1, 3)
+    assert not dense(lambda: nn.Sequential(nn.Tanh(), nn.Linear(3, 2)), 3)
+    assert not dense(lambda: InputAgain(nn.Linear(3, 2), nn.Linear(5, 2)), 3)
+    assert not dense(lambda: Concatenate(nn.Linear(3, 2), 1), 3)
+
+
+# --- how it is called makes no difference ------------------------------------------------------
+
+
+def fields_of(m: flatlib.Measurement) -> list[Tensor]:
+    values = [v for v in vars(m).values() if isinstance(v, Tensor)]
+    return values + [
+        v for layer in m.layers for v in vars(layer).values() if isinstance(v, Tensor)
+    ]
+
+
+def assert_same(first: flatlib.Measurement, second: flatlib.Measurement, rel=1e-12) -> None:
+    assert len(first.layers) == len(second.layers)
+    for a, b in zip(fields_of(first), fields_of(second), strict=True):
+        assert a.shape == b.shape
+        assert torch.allclose(a, b, rtol=rel, atol=0.0, equal_nan=True)
+
+
+@settings(max_examples=40)
+@given(networks())
+def test_splitting_the_batch_changes_nothing(case):
+    net, x = case
+    # A split may change the order of sums: rounding of the largest singular value at most.
+    whole, single = flatlib.measure(net, x), flatlib.measure(net, x, max_memory=1)
+    assert_same(
+        replace(whole, **smooth(whole), layers=()), replace(single, **smooth(single), layers=())
+    )
+    for a, b in zip(whole.layers, single.layers, strict=True):
+        assert torch.allclose(a.weight_gradient_energy, b.weight_gradient_energy,
+                              rtol=1e-12, atol=1e-24 * float(a.untied_gradient_energy.max()))
+        assert torch.allclose(a.sensitivity, b.sensitivity, rtol=1e-12, atol=0)
+
+
+def smooth(m: flatlib.Measurement) -> dict[str, Tensor]:
+    """Stand-ins for the two fields whose relative error rank deficiency makes unbounded."""
+    s = m.singular_values
+    kept = s.where(s > 1e-3 * s[:, :1], 0.0)
+    return {"singular_values": kept, "log_volume": kept.clamp(min=1e-300).log().sum(dim=1)}
+
+
+@pytest.mark.parametrize("max_memory", [1, 20_000, 2**40])
+def test_memory_limits_give_the_same_numbers(max_memory):
+    net, x = small_conv(), gaussian(7, 2, 6, 6)
+    assert_same(flatlib.measure(net, x), flatlib.measure(net, x, max_memory=max_memory))
+
+
+def test_a_smaller_memory_limit_takes_smaller_parts(monkeypatch):
+    sizes = []
+    measured = measurement._measure_part
+    monkeypatch.setattr(
+        measurement, "_measure_part",
+        lambda part, *rest: sizes.append(len(part.output)) or measured(part, *rest),
+    )
+    flatlib.measure(small_conv(), gaussian(7, 2, 6, 6), max_memory=1)
+    assert sizes == [1] * 7
+    flatlib.measure(small_conv(), gaussian(7, 2, 6, 6))
+    assert sizes[7:] == [7]
+
+
+def test_strided_and_differentiable_inputs():
+    net, x = flatlib.nets.mlp((4, 6, 3)), gaussian(4, 10)
+    strided = x.T[::2]
+    leaf = strided.clone().requires_grad_()
+    reference = flatlib.measure(net, strided.contiguous())
+    assert_same(reference, flatlib.measure(net, strided))
+    assert_same(reference, flatlib.measure(net, leaf))
+    assert_same(reference, flatlib.measure(net, leaf * 1.0))
+    assert leaf.grad is None and leaf.requires_grad
+
+
+def test_channels_last_inputs():
+    net, x = small_conv(), gaussian(3, 2, 6, 6)
+    last = x.to(memory_format=torch.channels_last)
+    assert_same(flatlib.measure(net, x), flatlib.measure(net, last))
+
+
+@pytest.mark.parametrize("context", [
+    torch.no_grad, torch.inference_mode, torch.enable_grad,
+    lambda: torch.autocast("cpu", torch.bfloat16),
+])
+def test_modes_around_the_call_change_nothing(context):
+    reference = flatlib.measure(small_conv(), gaussian(3, 2, 6, 6))
+    with context():
+        before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        net, x = small_conv(), gaussian(3, 2, 6, 6)  # made under this mode, too
+        m = flatlib.measure(net, x)
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+    if net[0].weight.dtype == torch.float32:
+        assert_same(reference, m)
+    assert not any(value.requires_grad for value in fields_of(m))
+
+
+def test_hooks_of_the_user_run_and_change_nothing():
+    net, x = flatlib.nets.mlp((4, 6, 3)), gaussian(5, 4)
+    reference, seen = flatlib.measure(net, x), []
+    net.linear1.register_forward_hook(lambda *_: seen.append("forward"))
+    net.linear1.register_forward_pre_hook(lambda *_: seen.append("before"))
+    net.linear2.register_full_backward_hook(lambda *_: seen.append("backward"))
+    assert_same(reference, flatlib.measure(net, x))
+    assert {"forward", "before", "backward"} == set(seen)
+
+
+def test_a_hook_that_changes_what_the_layer_returns_is_part_of_the_network():
+    net, x = flatlib.nets.mlp((4, 6, 3)), gaussian(5, 4)
+    net.linear1.register_forward_hook(lambda module, args, output: 2 * output)
+    net.linear2.register_forward_pre_hook(lambda module, args: (args[0].square(),))
+    assert_matches_oracle(net, x)
+    assert flatlib.measure(net, x).mls[0] != flatlib.measure(flatlib.nets.mlp((4, 6, 3)), x).mls[0]
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
+        self.last, self.reentrant = nn.Linear(5, 2), reentrant
+
+    def forward(self, x):
+        return self.last(checkpoint(self.body, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_checkpointing_agrees_or_raises(dtype):
+    net = seeded(lambda: Checkpointed(False)).to(dtype)
+    assert_agrees_or_raises(net, gaussian(3, 4))
+
+
+def test_reentrant_checkpointing_raises():
+    with pytest.raises(ValueError, match="gradients switched off"):
+        flatlib.measure(seeded(lambda: Checkpointed(True)), gaussian(3, 4))
+
+
+def assert_agrees_or_raises(net: nn.Module, x: Tensor) -> None:
+    """`measure` may raise a ValueError that names the trouble, and may not mislead."""
+    try:
+        flatlib.measure(net, x)
+    except ValueError:
+        return
+    assert_matches_oracle(net, x)
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens, between two linear layers that are called."""
+
+    def __init__(self, transformer: bool, **options):
+        super().__init__()
+        self.first, self.last, self.transformer = nn.Linear(3, 4), nn.Linear(4, 2), transformer
+        self.body = (
+            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, **options)
+            if transformer else nn.MultiheadAttention(4, 2, batch_first=True, **options)
+        )
+
+    def forward(self, x):
+        h = self.first(x)
+        h = self.body(h) if self.transformer else self.body(h, h, h)[0]
+        return self.last(h).flatten(1)
+
+
+@pytest.mark.parametrize("transformer", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fused_attention_raises_and_names_the_weight(transformer, frozen):
+    net = seeded(lambda: Attention(transformer))
+    net.body.requires_grad_(not frozen)
+    with pytest.raises(ValueError, match="out_proj.weight.*without calling its layer"):
+        flatlib.measure(net, gaussian(2, 3, 3))
+
+
+class OwnAttention(nn.Module):
+    """Attention from linear layers that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(3, 3) for _ in range(4))
+
+    def forward(self, x):
+        mixed = nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.o(mixed).flatten(1)
+
+
+def test_attention_from_called_layers_matches_the_oracle():
+    assert_matches_oracle(seeded(OwnAttention), gaussian(3, 4, 3))
+
+
+# --- closed forms and an outside witness -------------------------------------------------------
+
+
+def test_a_linear_map_has_its_closed_forms():
+    net, x = flatlib.nets.linear(6, 3, seed=1), gaussian(5, 6)
+    m, W = flatlib.measure(net, x), net.linear1.weight.detach().double()
+    s = torch.linalg.svdvals(W)
+    norms = x.double().norm(dim=1)
+    assert m.sharpness == pytest.approx(3 * float(norms.square().mean()), rel=1e-12)
+    assert m.mls.tolist() == pytest.approx([float(s[0])] * 5, rel=1e-12)
+    assert m.gradient_energy.tolist() == pytest.approx([float(W.square().sum())] * 5, rel=1e-12)
+    assert m.log_volume.tolist() == pytest.approx([float(s.log().sum())] * 5, rel=1e-11)
+    participation = float(s.square().sum() ** 2 / s.pow(4).sum())
+    assert m.local_dimensionality.tolist() == pytest.approx([participation] * 5, rel=1e-12)
+    assert m.layers[0].sensitivity.tolist() == m.mls.tolist()
+    assert m.summary()["nmls"] == pytest.approx(float(s[0]), rel=1e-12)
+    assert m.summary()["nvr"] == pytest.approx(float(s.prod()), rel=1e-11)
+
+
+def test_a_two_layer_linear_net_has_its_closed_forms():
+    net, x = flatlib.nets.mlp((4, 6, 2), "identity", bias=False, seed=2), gaussian(5, 4)
+    m = flatlib.measure(net, x)
+    V, U, x = net.linear1.weight.double(), net.linear2.weight.double(), x.double()
+    expected = U.square().sum() * x.square().sum(dim=1) + 2 * (x @ V.T).square().sum(dim=1)
+    assert m.parameter_gradient_energy.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
+    assert m.mls[0].item() == pytest.approx(float(torch.linalg.matrix_norm(U @ V, 2)), rel=1e-12)
+    assert m.layers[1].sensitivity[0].item() == pytest.approx(
+        float(torch.linalg.matrix_norm(U, 2)), rel=1e-12
+    )
+
+
+def test_the_paper_net_over_random_seeds_is_drawn_from_its_seed_alone():
+    x = gaussian(3, 4)
+    first, second = (flatlib.measure(flatlib.nets.mlp((4, 6, 3), seed=7), x) for _ in range(2))
+    assert first.sharpness == second.sharpness
+
+
+def witness(net: nn.Module, x: Tensor) -> float:
+    """Eq. (3) by BackPACK: per-sample gradients of each output, squared."""
+    twin, total = backpack.extend(copy.deepcopy(net).double()), 0.0
+    for k in range(twin(x[:1].double()).shape[1]):
+        output = twin(x.double())
+        with backpack.backpack(backpack.extensions.BatchGrad()):
+            output[:, k].sum().backward()
+        total += sum(float(p.grad_batch.square().sum()) for p in twin.parameters())
+    return total / len(x)
+
+
+def test_backpack_sees_the_same_sharpness():
+    net, x = flatlib.nets.mlp((6, 8, 8, 3)), gaussian(5, 6)
+    assert flatlib.measure(net, x).sharpness == pytest.approx(witness(net, x), rel=1e-11)
+    convolutional = seeded(lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(16, 3),
+    ))
+    x = gaussian(4, 2, 8, 8)
+    m = flatlib.measure(convolutional, x)
+    assert m.sharpness == pytest.approx(witness(convolutional, x), rel=1e-11)
+
+
+# --- defined corner cases ----------------------------------------------------------------------
+
+
+def test_a_zero_jacobian_is_defined():
+    net = flatlib.nets.mlp((4, 5, 3))
+    nn.init.zeros_(net.linear1.weight)
+    m = flatlib.measure(net, gaussian(2, 4))
+    assert (m.mls == 0).all() and (m.log_volume == -math.inf).all()
+    assert m.local_dimensionality.isnan().all()
+    summary = m.summary()
+    assert summary["mls"] == 0 and summary["log_volume"] == -math.inf
+    assert math.isnan(summary["local_dimensionality"])
+
+
+def test_a_layer_that_cannot_reach_the_output_counts_nothing():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            self.unused(x)
+            return self.used(x)
+
+    m = assert_matches_oracle(seeded(Unused), gaussian(2, 3))
+    assert m.layers[0].weight_gradient_energy.tolist() == [0.0, 0.0]
+    assert not m.input_layer_is_dense
+
+
+def test_a_bottleneck_has_no_volume():
+    m = flatlib.measure(flatlib.nets.mlp((6, 2, 4), seed=3), gaussian(5, 6))
+    assert (m.log_volume == -math.inf).all() and (m.singular_values[:, 2:] == 0).all()
+    assert (m.singular_values[:, :2] > 0).all()
+
+
+def test_a_layer_narrower_than_the_outputs_adds_nothing_to_nvr():
+    m = flatlib.measure(flatlib.nets.mlp((6, 5, 2, 4), "identity"), gaussian(5, 6))
+    assert m.summary()["nvr"] == 0.0
+    assert (m.layers[2].log_volume == -math.inf).all()
+
+
+def test_scalar_outputs_without_an_output_axis():
+    net = seeded(lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)))
+    m = flatlib.measure(net, gaussian(4, 3))
+    assert m.n_outputs == 1 and m.singular_values.shape == (4, 1)
+
+
+# --- norms of weights --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 9), (9, 5), (40, 40)])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_spectral_norm_is_that_of_linalg(shape, scale):
+    W = gaussian(*shape).double() * scale
+    expected = float(torch.linalg.matrix_norm(W, 2))
+    assert measurement.spectral_norm(W) == pytest.approx(expected, rel=1e-13)
+
+
+def test_spectral_norm_of_nothing_is_zero():
+    assert measurement.spectral_norm(torch.zeros(3, 2)) == 0.0
+
+
+def test_operator_norm_of_a_circular_convolution_is_its_largest_fourier_coefficient():
+    net = seeded(lambda: nn.Sequential(
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False), nn.Flatten()
+    ))
+    kernel = torch.zeros(8, 8, dtype=torch.float64)
+    kernel[:3, :3] = net[0].weight[0, 0].double()
+    expected = float(torch.fft.fft2(kernel).abs().max())
+    m = flatlib.measure(net, gaussian(1, 1, 8, 8))
+    assert m.layers[0].operator_norm == pytest.approx(expected, rel=1e-9)
+
+
+def test_operator_norm_of_a_zero_convolution_is_zero():
+    net = small_conv()
+    nn.init.zeros_(net[0].weight)
+    m = flatlib.measure(net, gaussian(1, 2, 6, 6))
+    assert m.layers[0].operator_norm == m.layers[0].weight_norm == 0.0
+
+
+# --- the network comes back as it was ----------------------------------------------------------
+
+
+def state_of(net: nn.Module) -> list:
+    """Everything about a network that somebody could notice, as comparable values."""
+
+    def bits(tensor: Tensor | None):
+        return None if tensor is None else (tensor.dtype, tensor.detach().clone().tolist())
+
+    state = [("rng", torch.get_rng_state().tolist())]
+    for name, p in net.named_parameters(remove_duplicate=False):
+        state.append((name, id(p), bits(p), bits(p.grad), p.requires_grad, p._version))
+    for name, b in net.named_buffers():
+        state.append((name, id(b), bits(b)))
+    for name, module in net.named_modules():
+        state.append((name, module.training))
+        for key, value in sorted(vars(module).items()):
+            if "hooks" in key:
+                state.append((name, key, list(value.items())))
+            elif isinstance(value, Tensor):
+                state.append((name, key, id(value), bits(value)))
+            else:
+                state.append((name, key))
+    return state
+
+
+class Everything(nn.Module):
+    """Frozen and unfrozen parameters, buffers, tensors that are not registered, hooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.norm, self.drop = nn.BatchNorm1d(4), nn.Dropout(0.3)
+        self.loose = torch.tensor([0.5, 1.0, 2.0])
+        self.first.bias.requires_grad_(False)
+        self.last.weight.grad = torch.ones_like(self.last.weight)
+        self.last.register_forward_hook(lambda *_: None)
+        self.first.register_full_backward_hook(lambda *_: None)
+
+    def forward(self, x):
+        return self.last(self.drop(self.norm(torch.tanh(self.first(x * self.loose)))))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_everything_comes_back_as_it_was():
+    net = seeded(Everything)
+    before = state_of(net)
+    for _ in range(2):
+        flatlib.measure(net, gaussian(4, 3))
+    flatlib.hessian_trace(net, gaussian(4, 3), gaussian(4, 2))
+    flatlib.hessian_trace(net, gaussian(4, 3), gaussian(4, 2), "hutchinson", max_probes=8)
+    flatlib.derivatives.input_jacobian(net, gaussian(4, 3))
+    flatlib.derivatives.parameter_jacobian(net, gaussian(4, 3))
+    flatlib.sharpness.sharpness_gap(net, gaussian(4, 3), gaussian(4, 2))
+    flatlib.sharpness.adaptive_sharpness(net, gaussian(4, 3))
+    assert state_of(net) == before
+
+
+def test_submodules_keep_their_modes():
+    net = seeded(Everything)
+    net.train()
+    net.norm.eval()
+    net.drop.eval()
+    before = state_of(net)
+    flatlib.measure(net, gaussian(4, 3))
+    assert state_of(net) == before and net.training and not net.norm.training
+
+
+class BackwardFails(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise FloatingPointError("broken on purpose")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_everything_comes_back_after_an_error_in_the_middle(where):
+    class Broken(Everything):
+        def forward(self, x):
+            if where == "forward":
+                self.last(self.first(x))
+                raise FloatingPointError("broken on purpose")
+            return BackwardFails.apply(super().forward(x))
+
+    net = seeded(Broken)
+    before = state_of(net)
+    with pytest.raises((ValueError, FloatingPointError), match="broken on purpose"):
+        flatlib.measure(net, gaussian(4, 3))
+    assert state_of(net) == before
+
+
+def test_what_forward_notes_on_itself_is_put_back():
+    class Notes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls, self.kept = nn.Linear(3, 2), 0, torch.zeros(1)
+
+        def forward(self, x):
+            self.calls += 1
+            self.kept = self.hidden = self.linear(x)
+            return self.kept
+
+    net = seeded(Notes)
+    before = state_of(net)
+    flatlib.measure(net, gaussian(4, 3))
+    assert state_of(net) == before
+    assert net.calls == 0 and not hasattr(net, "hidden")
+
+
+def test_a_forward_that_writes_into_its_input_leaves_the_input_alone():
+    net = seeded(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)))
+    x = gaussian(4, 3)
+    kept = x.clone()
+    assert_matches_oracle(net, x)
+    assert torch.equal(x, kept)
+
+
+# --- these tests can fail ----------------------------------------------------------------------
+
+
+def broken_norms(**changes):
+    whole = measurement.gradient_norms
+    return lambda layer: replace(
+        whole(layer), **{k: change(getattr(whole(layer), k)) for k, change in changes.items()}
+    )
+
+
+MUTANTS = {
+    "weight energy halved": ("gradient_norms", broken_norms(weight=lambda v: v / 2)),
+    "weight energy off by 1e-8": ("gradient_norms", broken_norms(weight=lambda v: v * (1 + 1e-8))),
+    "weight norm not squared": ("gradient_norms", broken_norms(weight=torch.sqrt)),
+    "bias left out": ("gradient_norms", broken_norms(bias=torch.zeros_like)),
+    "bias counted twice": ("gradient_norms", broken_norms(bias=lambda v: 2 * v)),
+    "untied is tied": ("gradient_norms", broken_norms(untied=lambda v: v * 1.5)),
+    "delta off": ("gradient_norms", broken_norms(output=lambda v: v + 1e-6)),
+    "largest patch": ("gradient_norms", broken_norms(smallest_patch=lambda v: 2 * v)),
+    "Frobenius for spectral": ("spectral_norm", lambda W: float(W.norm())),
+    "volume of the top three": ("TOP_VOLUME", 2),
+    "samples out of order": ("_joined_samples", lambda parts: {
+        f: v.flip(0) for f, v in measurement_joined(parts).items()
+    }),
+}
+measurement_joined = measurement._joined_samples
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_comparison_catches(mutant, monkeypatch):
+    net, x = small_conv(), gaussian(3, 2, 6, 6)
+    assert_matches_oracle(net, x, max_memory=1)
+    name, value = MUTANTS[mutant]
+    monkeypatch.setattr(measurement, name, value)
+    with pytest.raises(AssertionError):
+        assert_matches_oracle(net, x, max_memory=1)
