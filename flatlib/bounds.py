@@ -294,8 +294,7 @@ def _over_layers(m: Measurement) -> list[Bound]:
     layers, N = m.layers, m.n_outputs
     dense = all(layer.n_positions == 1 for layer in layers)
     counted = dense and all(layer.in_sharpness for layer in layers)
-    norms = torch.tensor([layer.weight_norm for layer in layers]).double().unsqueeze(1)
-    norms = norms.to(m.mls.device)
+    norms = m.mls.new_tensor([layer.weight_norm for layer in layers]).unsqueeze(1)
     sensitivity, x = _stacked(layers, "sensitivity"), _stacked(layers, "input_norm")
     gradient = _stacked(layers, "weight_gradient_energy").sqrt()
     zero = (x == 0).nonzero()

@@ -42,7 +42,7 @@ def check_network(net: nn.Module) -> None:
             raise ValueError(f"{name!r} is not initialized; run the network once on a batch first")
         if tensor.is_complex():
             raise TypeError(f"{name!r} is complex; only real networks can be measured")
-        if tensor.is_floating_point() and not all_finite(tensor):
+        if tensor.is_floating_point() and not tensor.is_meta and not all_finite(tensor):
             layer, _, weight = name.rpartition(".")
             raise ValueError(
                 f"{weight!r} of layer {layer!r} holds NaN or infinite values; the network has "
@@ -54,6 +54,8 @@ def check_batch(net: nn.Module, x: Tensor) -> None:
     """Refuse an input that is not a finite, real, non-empty batch on the network's device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    if x.layout != torch.strided:
+        raise TypeError(f"x is sparse ({x.layout}); pass x.to_dense()")
     if x.is_complex():
         raise TypeError(f"x is complex ({x.dtype}); pass real numbers")
     if not x.is_floating_point():
@@ -67,15 +69,17 @@ def check_batch(net: nn.Module, x: Tensor) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty; pass n >= 1 samples")
     if x[0].numel() == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: its samples hold no numbers")
-    if not all_finite(x):
-        sample = first_not_finite(x)
-        raise ValueError(f"sample {sample} of x holds NaN or infinite values; clean the input")
     for name, parameter in net.named_parameters():
         if parameter.device != x.device:
             raise ValueError(
                 f"x is on {x.device} and parameter {name!r} on {parameter.device}; move one of "
                 f"them, for example x.to({str(parameter.device)!r})"
             )
+    if x.is_meta:
+        raise ValueError("x is on the meta device, where tensors hold no numbers; load it first")
+    if not all_finite(x):
+        sample = first_not_finite(x)
+        raise ValueError(f"sample {sample} of x holds NaN or infinite values; clean the input")
 
 
 def check_targets(y: Tensor, output: Tensor) -> None:
@@ -84,17 +88,21 @@ def check_targets(y: Tensor, output: Tensor) -> None:
         raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
     if y.is_complex() or not y.is_floating_point():
         raise TypeError(f"y must hold real floating-point targets, got {y.dtype}; one-hot labels?")
-    if y.reshape(y.shape[0], -1).shape != output.shape:
+    n = len(output)
+    if y.dim() == 0 or len(y) != n or y.numel() != output.numel():
         raise ValueError(
             f"y has shape {tuple(y.shape)} but the network's outputs {tuple(output.shape)}; "
             "one-hot encode class labels"
         )
-    if not torch.isfinite(y).all():
-        raise ValueError("y holds NaN or infinite values")
+    if y.device != output.device:
+        raise ValueError(f"y is on {y.device} and the network's outputs on {output.device}")
+    if not all_finite(y):
+        sample = first_not_finite(y.reshape(n, -1))
+        raise ValueError(f"sample {sample} of y holds NaN or infinite values; clean the targets")
 
 
 def check_output(output: object, n_samples: int) -> Tensor:
-    """Refuse an output that is not float64, finite and one row a sample; return it ``(n, N)``."""
+    """Refuse an output that is not float64, one row a sample, differentiable; make it (n, N)."""
     if not isinstance(output, Tensor):
         raise TypeError(
             f"the network returned {type(output).__name__}; wrap it so that it returns one tensor "
@@ -111,6 +119,13 @@ def check_output(output: object, n_samples: int) -> Tensor:
         raise ValueError(
             f"the network returned shape {tuple(output.shape)} for {n_samples} samples; the first "
             "axis of x and of the output must be the batch"
+        )
+    if output.numel() == 0:
+        raise ValueError(f"the network returned shape {tuple(output.shape)}, so no outputs at all")
+    if not output.requires_grad:
+        raise ValueError(
+            "the output does not depend on input or parameters as far as autograd sees; remove "
+            "torch.no_grad() or detach() from the network's forward"
         )
     return output.reshape(n_samples, -1)
 

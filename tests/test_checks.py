@@ -1,0 +1,443 @@
+"""What bad input gets: an error that names the fault and the remedy, and a network left alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import flatlib
+from flatlib.checks import all_finite, first_not_finite
+
+
+def mlp() -> nn.Module:
+    return flatlib.nets.mlp((3, 4, 2))
+
+
+def batch(n: int = 4) -> Tensor:
+    return torch.linspace(-1, 2, 3 * n).reshape(n, 3)
+
+
+def with_value(value: float, sample: int = 2) -> Tensor:
+    x = batch()
+    x[sample, 1] = value
+    return x
+
+
+def snapshot(net: nn.Module) -> list:
+    return [
+        torch.get_rng_state().tolist(),
+        [(name, p.detach().clone(), p.grad, p.requires_grad) for name, p in net.named_parameters()],
+        [(name, b.clone()) for name, b in net.named_buffers()],
+        [(m.training, list(m._forward_hooks), list(m._forward_pre_hooks)) for m in net.modules()],
+    ]
+
+
+def refuses(error: type[Exception], message: str, net: nn.Module, x: Tensor, **options) -> None:
+    """`measure` raises ``error`` matching ``message`` and changes neither net nor input."""
+    before = snapshot(net)
+    comparable = isinstance(x, Tensor) and x.device.type == "cpu" and not x.is_sparse
+    kept = x.clone() if comparable else None
+    with pytest.raises(error, match=message):
+        flatlib.measure(net, x, **options)
+    after = snapshot(net)
+    assert after[0] == before[0] and after[3] == before[3]
+    for was, now in zip(before[1] + before[2], after[1] + after[2], strict=True):
+        assert was[0] == now[0] and was[2:] == now[2:]
+        if was[1].device.type == "cpu":
+            assert torch.equal(was[1].nan_to_num(), now[1].nan_to_num())
+    if comparable:
+        assert torch.equal(kept.nan_to_num(), x.nan_to_num())
+
+
+# --- the input ---------------------------------------------------------------------------------
+
+
+def test_an_empty_batch():
+    refuses(ValueError, r"\(0, 3\).*batch is empty; pass n >= 1", mlp(), batch()[:0])
+
+
+def test_a_missing_batch_axis():
+    refuses(ValueError, r"\(3,\).*no batch axis.*x.unsqueeze\(0\)", mlp(), batch()[0])
+    refuses(ValueError, "no batch axis", mlp(), torch.tensor(1.0))
+
+
+def test_a_missing_batch_axis_before_a_convolution():
+    net = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten())
+    refuses(ValueError, r"'0' \(Conv2d\).*\(2, 4, 4\) without a batch axis.*\(n, \*input_shape\)",
+            net, torch.ones(2, 4, 4))
+    refuses(ValueError, r"'0' \(Conv1d\).*without a batch axis",
+            nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten()), torch.ones(2, 4))
+
+
+def test_samples_without_numbers():
+    refuses(ValueError, r"\(4, 0\).*hold no numbers", mlp(), torch.ones(4, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers(dtype):
+    refuses(TypeError, rf"integers \({dtype}\); pass x.float\(\)", mlp(), batch().to(dtype))
+
+
+def test_complex_numbers():
+    refuses(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
+
+
+@pytest.mark.parametrize("x", [[[1.0, 2.0, 3.0]], None, "x", batch().numpy()])
+def test_an_input_that_is_no_tensor(x):
+    name = type(x).__name__
+    refuses(TypeError, f"x must be a torch.Tensor, got {name}; use torch.as_tensor", mlp(), x)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_input_that_is_not_finite_names_the_sample(value):
+    refuses(ValueError, "sample 2 of x holds NaN or infinite.*clean the input", mlp(),
+            with_value(value))
+
+
+def test_infinities_of_both_signs_are_found():
+    x = with_value(math.inf)
+    x[3, 0] = -math.inf
+    refuses(ValueError, "sample 2 of x", mlp(), x)
+
+
+def test_an_input_that_the_network_cannot_read():
+    refuses(ValueError, r"cannot be run.*\(\d+, 5\).*shapes cannot be multiplied", mlp(),
+            torch.ones(4, 5))
+
+
+def test_an_input_on_another_device():
+    refuses(ValueError, r"x is on meta and parameter 'linear1.weight' on cpu; move.*x.to\('cpu'\)",
+            mlp(), torch.empty(4, 3, device="meta"))
+
+
+def test_a_network_on_another_device():
+    net = mlp().to("meta")
+    with pytest.raises(ValueError, match="on cpu and parameter 'linear1.weight' on meta"):
+        flatlib.measure(net, batch())
+
+
+def test_a_sparse_input():
+    refuses(TypeError, "sparse.*to_dense", mlp(), batch().to_sparse())
+
+
+@pytest.mark.parametrize("max_memory", [0, -5])
+def test_a_memory_limit_below_one_byte(max_memory):
+    refuses(ValueError, f"max_memory must be at least 1 byte, got {max_memory}", mlp(), batch(),
+            max_memory=max_memory)
+
+
+# --- the network -------------------------------------------------------------------------------
+
+
+def test_what_is_no_module():
+    for net in (lambda x: x, None, nn.Linear):
+        with pytest.raises(TypeError, match="net must be a torch.nn.Module, got"):
+            flatlib.measure(net, batch())
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.Dropout(0.5), nn.AlphaDropout(0.1)])
+def test_training_mode_names_the_layer(layer):
+    net = nn.Sequential(layer, nn.Linear(3, 2)).train()
+    name = type(layer).__name__
+    refuses(ValueError, rf"'0' \({name}\) is in training mode.*net.eval\(\)", net, batch())
+
+
+def test_training_mode_without_effect_is_fine():
+    net = nn.Sequential(nn.Dropout(0.0), nn.Linear(3, 2)).train()
+    assert flatlib.measure(net, batch()).n == 4 and net.training
+
+
+def test_batch_norm_without_running_statistics():
+    net = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 2)).eval()
+    refuses(ValueError, "influence each other.*sample", net, batch())
+
+
+class Centred(nn.Module):
+    def __init__(self, axis: int = 0):
+        super().__init__()
+        self.linear, self.axis = nn.Linear(3, 2), axis
+
+    def forward(self, x):
+        return self.linear(x - x.mean(self.axis, keepdim=True))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 50])
+def test_samples_that_influence_each_other(n):
+    refuses(ValueError, "samples influence each other.*sample", Centred(), batch(n))
+
+
+def test_samples_that_influence_each_other_in_small_parts():
+    refuses(ValueError, "influence each other", Centred(), batch(), max_memory=1)
+
+
+def test_samples_that_influence_each_other_only_forwards():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.linear(x.cumsum(0))
+
+    refuses(ValueError, "influence each other", Shifted(), batch())
+
+
+def test_a_mean_over_the_sample_itself_is_fine():
+    assert flatlib.measure(Centred(1), batch()).n == 4
+
+
+class Random(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.linear, self.draw = nn.Linear(3, 2), draw
+
+    def forward(self, x):
+        return self.draw(self.linear(x))
+
+
+@pytest.mark.parametrize("draw", [
+    lambda h: nn.functional.dropout(h, 0.5),
+    lambda h: h + torch.randn_like(h),
+    lambda h: h * torch.rand(()),
+    lambda h: h + 1e-4 * torch.randn(1, 2),
+])
+def test_a_network_that_is_not_deterministic(draw):
+    refuses(ValueError, "not deterministic.*sample.*net.eval", Random(draw), batch(40))
+
+
+@pytest.mark.parametrize("net", [
+    nn.Sequential(nn.Flatten(), nn.Tanh()), nn.LayerNorm(3), nn.Bilinear(3, 3, 2), nn.Identity(),
+])
+def test_a_network_without_a_linear_or_convolutional_layer(net):
+    refuses(ValueError, f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer", net, batch())
+
+
+def test_a_network_that_calls_no_layer():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return x * 2
+
+    refuses(ValueError, "no Linear, Conv1d or Conv2d layer is called", Idle(), batch())
+
+
+def test_a_weight_that_is_used_without_its_layer():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.called, self.fused = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return nn.functional.linear(self.called(x), self.fused.weight)
+
+    refuses(ValueError, "'fused.weight' is used without calling its layer", Fused(), batch())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_weights_that_are_not_finite_name_the_layer(value, name):
+    net = mlp()
+    getattr(net.linear2, name).data.view(-1)[1] = value
+    refuses(ValueError, rf"'{name}' of layer 'linear2' holds NaN or infinite.*diverged", net,
+            batch())
+
+
+def test_buffers_that_are_not_finite_name_the_layer():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
+    net[1].running_var[0] = math.nan
+    refuses(ValueError, "'running_var' of layer '1' holds NaN", net, batch())
+
+
+def test_complex_weights():
+    net = nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64))
+    refuses(TypeError, "'0.weight' is complex; only real", net, batch())
+
+
+def test_a_lazy_layer_that_has_seen_nothing():
+    net = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(ValueError, match="'0.weight' is not initialized; run the network once"):
+        flatlib.measure(net, batch())
+
+
+# --- the output --------------------------------------------------------------------------------
+
+
+class Returns(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.linear, self.change = nn.Linear(3, 2), change
+
+    def forward(self, x):
+        return self.change(self.linear(x))
+
+
+@pytest.mark.parametrize("change, error, message", [
+    (lambda h: (h, h), TypeError, "returned tuple; wrap it"),
+    (lambda h: {"logits": h}, TypeError, "returned dict; wrap it"),
+    (lambda h: h.argmax(1), TypeError, "returned torch.int64.*real"),
+    (lambda h: torch.complex(h, h), TypeError, "returned torch.complex128.*real"),
+    (lambda h: h.float(), ValueError, "returned torch.float32 for float64.*remove the cast"),
+    (lambda h: h.sum(), ValueError, r"returned shape \(\) for \d+ samples.*batch"),
+    (lambda h: h[:1], ValueError, r"returned shape \(1, 2\) for \d+ samples"),
+    (lambda h: h.T, ValueError, r"returned shape \(2, \d+\) for \d+ samples"),
+    (lambda h: h[:, :0], ValueError, "no outputs"),
+    (lambda h: h.detach(), ValueError, "does not depend"),
+])
+def test_outputs_of_the_wrong_kind(change, error, message):
+    refuses(error, message, Returns(change), batch())
+
+
+def test_a_constant_output_that_never_sees_the_layer():
+    net = Returns(lambda h: torch.zeros(len(h), 2, dtype=torch.float64))
+    refuses(ValueError, "does not depend", net, batch())
+
+
+@pytest.mark.parametrize("sample", [0, 1, 2, 3])
+def test_an_output_that_overflows_names_sample_and_layer(sample):
+    class Exploding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = (nn.Linear(3, 3) for _ in range(3))
+            for layer in self.children():
+                nn.init.eye_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+        def forward(self, x):
+            return self.third((self.second(self.first(x)) * 1000).exp())
+
+    x = torch.zeros(4, 3)
+    x[sample] = 1.0
+    refuses(ValueError, f"output for sample {sample} .*NaN or infinite.*read such.*'third'",
+            Exploding(), x)
+    refuses(ValueError, f"output for sample {sample} ", Exploding(), x, max_memory=1)
+
+
+def test_a_gradient_that_overflows_names_the_sample():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2, bias=False)
+
+        def forward(self, x):
+            return self.linear(x).abs().sqrt()
+
+    refuses(ValueError, "gradient for sample 1 .*NaN or infinite.*square root or division at 0",
+            Root(), torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
+
+
+def test_a_layer_with_gradients_switched_off():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                h = self.first(x)
+            return self.last(h)
+
+    refuses(ValueError, "'first' runs with gradients switched off.*no_grad", Half(), batch())
+
+
+def test_an_activation_in_place_over_what_a_layer_read():
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            h = self.first(x)
+            y = self.last(h)
+            return y + h.relu_()
+
+    refuses(ValueError, "'last' read is overwritten in place.*replace the in-place", Overwrites(),
+            batch())
+
+
+def test_an_in_place_operation_that_no_gradient_survives():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    refuses(ValueError, "cannot be differentiated.*in-place.*out-of-place", net, batch())
+
+
+def test_a_forward_that_keeps_float32_tensors_inside():
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.linear(x.float())
+
+    refuses(ValueError, "cannot be run in float64.*cast or keep float32", Casts(), batch())
+
+
+# --- targets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("y, error, message", [
+    (torch.zeros(4), ValueError, r"y has shape \(4,\) but.*\(4, 2\); one-hot"),
+    (torch.zeros(3, 2), ValueError, r"y has shape \(3, 2\) but.*\(4, 2\)"),
+    (torch.zeros(0), ValueError, r"y has shape \(0,\)"),
+    (torch.tensor(1.0), ValueError, r"y has shape \(\)"),
+    (torch.zeros(4, dtype=torch.long), TypeError, "floating-point targets, got torch.int64"),
+    (torch.zeros(4, 2, dtype=torch.complex64), TypeError, "real floating-point"),
+    ([[0.0, 0.0]] * 4, TypeError, "y must be a torch.Tensor, got list"),
+    (torch.full((4, 2), math.nan), ValueError, "sample 0 of y holds NaN or infinite"),
+    (torch.tensor([[0, 0], [0, 0], [0, math.inf], [0, 0]]), ValueError, "sample 2 of y"),
+    (torch.zeros(4, 2, device="meta"), ValueError, "y is on meta"),
+])
+def test_targets_of_the_wrong_kind(y, error, message):
+    for function in (flatlib.hessian_trace, flatlib.sharpness.sharpness_gap):
+        with pytest.raises(error, match=message):
+            function(mlp(), batch(), y)
+
+
+def test_targets_of_a_single_output_need_no_axis():
+    net = nn.Sequential(nn.Linear(3, 1))
+    one = flatlib.hessian_trace(net, batch(), torch.zeros(4)).estimate
+    assert one == flatlib.hessian_trace(net, batch(), torch.zeros(4, 1)).estimate
+
+
+@pytest.mark.parametrize("function", [
+    flatlib.derivatives.input_jacobian, flatlib.derivatives.parameter_jacobian,
+    flatlib.sharpness.adaptive_sharpness,
+    lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
+    lambda net, x: flatlib.sharpness.sharpness_gap(net, x, torch.zeros(4, 2)),
+])
+def test_the_other_doors_refuse_the_same(function):
+    with pytest.raises(TypeError, match="integers"):
+        function(mlp(), batch().long())
+    with pytest.raises(ValueError, match="sample 2 of x"):
+        function(mlp(), with_value(math.nan))
+    with pytest.raises(TypeError, match="must be a torch.nn.Module"):
+        function(lambda x: x, batch())
+    with pytest.raises(ValueError, match="not deterministic"):
+        function(Random(lambda h: nn.functional.dropout(h, 0.5)), batch())
+    with pytest.raises(ValueError, match="influence each other"):
+        function(Centred(), batch())
+
+
+@pytest.mark.parametrize("function", [
+    flatlib.derivatives.parameter_jacobian, flatlib.sharpness.adaptive_sharpness,
+    lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
+])
+def test_nothing_to_differentiate(function):
+    with pytest.raises(ValueError, match="every parameter is frozen; set requires_grad"):
+        function(mlp().requires_grad_(False), batch())
+
+
+# --- the helpers -------------------------------------------------------------------------------
+
+
+def test_sums_that_overflow_are_still_finite():
+    assert all_finite(torch.full((3,), 1.5e308, dtype=torch.float64))
+    assert all_finite(torch.full((3,), 3e38))
+    assert not all_finite(torch.tensor([math.inf, -math.inf]))
+    assert not all_finite(torch.tensor([1.0, math.nan]))
+    assert first_not_finite(torch.tensor([[1.0, 1.0], [1.0, math.nan], [math.inf, 1.0]])) == 1
