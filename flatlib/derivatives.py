@@ -332,6 +332,7 @@ def _all_at_once(output: Tensor, targets: list) -> list[Tensor | None]:
         targets,
         directions[:, None, :].expand(N, n, N),
         is_grads_batched=True,
+        retain_graph=True,  # for `_one_by_one`, should an operation not batch
         allow_unused=True,
     )
     return [None if gradient is None else gradient.transpose(0, 1) for gradient in found]

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse.linalg
 import torch
 import torch.nn.functional as F
@@ -41,10 +40,8 @@ def spectral_norm(matrix: Tensor) -> float:
         return 0.0
     A = A / scale
     # The Gram matrix keeps the *largest* singular value to rounding; the smaller side is enough.
-    gram = (A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A).cpu().numpy()
-    last = gram.shape[0] - 1
-    top = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=(last, last))[0]
-    return scale * float(np.sqrt(top))
+    gram = A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A
+    return scale * float(torch.linalg.eigvalsh(gram)[-1].sqrt())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,228 @@
+"""Speed and memory of ``flatlib.measure`` against the naive way, the floor and BackPACK.
+
+Runs are interleaved, one of each in turn, so that a slow moment of the machine touches all of
+them; medians and their ratios are reported. Everything runs on one thread in float64.
+
+    python benchmarks/measure.py [--rounds 5] [--output FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from environment import environment
+from torch import Tensor, nn
+
+import flatlib
+
+NETWORKS = {
+    "mlp": (lambda: flatlib.nets.mlp((784, 500, 500, 500, 10)), (784,)),
+    "vgg10": (lambda: flatlib.nets.vgg10(), (3, 32, 32)),
+}
+SAMPLES = (20, 100)
+SLOW = ("naive", "joint")  # timed three times, without a warm-up
+
+
+def one_by_one(net: nn.Module, x: Tensor, targets: Callable[[Tensor], list[Tensor]]) -> list:
+    """Gradients of each output of each sample, formed one at a time."""
+    found = []
+    for sample in x.split(1):
+        sample = sample.clone().requires_grad_()
+        output = net(sample)[0]
+        wanted = targets(sample)
+        for k in range(output.shape[0]):
+            gradients = torch.autograd.grad(output[k], wanted, retain_graph=True)
+            found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return found
+
+
+def naive(net: nn.Module, x: Tensor) -> None:
+    """The way the authors took: a loop over samples and outputs for each quantity in turn.
+
+    Sharpness, G, the singular values behind volume, dimensionality and MLS, the first layer's
+    gradients behind B and C, and each layer's sensitivity behind NMLS.
+    """
+    n = len(x)
+    parameters = list(net.parameters())
+    sum(float(row.square().sum()) for row in one_by_one(net, x, lambda sample: parameters))
+    sum(float(row.square().sum()) for row in one_by_one(net, x, lambda sample: [sample]))
+    rows = one_by_one(net, x, lambda sample: [sample])
+    for jacobian in torch.stack(rows).unflatten(0, (n, -1)):
+        torch.linalg.svdvals(jacobian)
+    sum(float(row.square().sum()) for row in one_by_one(net, x, lambda sample: parameters[:1]))
+    for layer in [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]:
+        read = []
+        handle = layer.register_forward_pre_hook(lambda module, args, r=read: r.append(args[0]))
+        rows = one_by_one(net, x, lambda sample, r=read: [r[-1]])
+        handle.remove()
+        for jacobian in torch.stack(rows).unflatten(0, (n, -1)):
+            torch.linalg.matrix_norm(jacobian, 2)
+
+
+def joint(net: nn.Module, x: Tensor) -> None:
+    """One sample and one output at a time, but all of its gradients in one pass."""
+    parameters = list(net.parameters())
+    for sample in x.split(1):
+        sample = sample.clone().requires_grad_()
+        output = net(sample)[0]
+        rows, energy = [], 0.0
+        for k in range(output.shape[0]):
+            found = torch.autograd.grad(output[k], [sample, *parameters], retain_graph=True)
+            rows.append(found[0].flatten())
+            energy += sum(float(gradient.square().sum()) for gradient in found[1:])
+        torch.linalg.svdvals(torch.stack(rows))
+
+
+def floor(net: nn.Module, x: Tensor) -> None:
+    """One forward pass and N plain batched backward passes, and nothing done with them."""
+    x = x.clone().requires_grad_()
+    targets = [x, *net.parameters()]
+    output = net(x)
+    for k in range(output.shape[1]):
+        torch.autograd.grad(output[:, k].sum(), targets, retain_graph=True)
+
+
+def backpack(net: nn.Module, x: Tensor) -> None:
+    """Sharpness alone, from BackPACK's squared norms of per-sample gradients."""
+    from backpack import backpack as context
+    from backpack.extensions import BatchL2Grad
+
+    # BackPACK's hooks want a gradient at the input; the networks here read x, so it is on.
+    output = net(x.clone().requires_grad_())
+    energy = 0.0
+    for k in range(output.shape[1]):
+        with context(BatchL2Grad(), retain_graph=True):
+            output[:, k].sum().backward(retain_graph=True)
+        energy += sum(float(p.batch_l2.sum()) for p in net.parameters())
+
+
+def everything(net: nn.Module, x: Tensor) -> None:
+    """``measure`` and all that a chapter reads of it, spectral norms of weights included."""
+    m = flatlib.measure(net, x)
+    m.summary()
+    flatlib.bounds.chain(m)
+
+
+def setting(name: str, n: int) -> dict[str, Callable[[], None]]:
+    """The contenders on one network and batch."""
+    make, shape = NETWORKS[name]
+    single = make()
+    double = copy.deepcopy(single).double()
+    x = torch.rand(n, *shape, generator=torch.Generator().manual_seed(0))
+    extended = _extended(double)
+    return {
+        "measure": lambda: flatlib.measure(single, x),
+        "measure, summary and chain": lambda: everything(single, x),
+        "naive": lambda: naive(double, x.double()),
+        "joint": lambda: joint(double, x.double()),
+        "floor": lambda: floor(double, x.double()),
+        "backpack (S alone)": lambda: backpack(extended, x.double()),
+    }
+
+
+def _extended(net: nn.Module) -> nn.Module:
+    from backpack import extend
+
+    return extend(copy.deepcopy(net))
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Wall seconds of one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compare(name: str, n: int, rounds: int) -> dict:
+    """Medians of interleaved runs, and ratios of ``measure`` to the others."""
+    contenders = setting(name, n)
+    times: dict[str, list[float]] = {label: [] for label in contenders}
+    for label, run in contenders.items():
+        if label not in SLOW:
+            run()  # warm up
+    for round_ in range(rounds):
+        for label, run in contenders.items():
+            if label not in SLOW or round_ < 3:
+                times[label].append(seconds(run))
+    medians = {label: statistics.median(values) for label, values in times.items()}
+    return {
+        "network": name,
+        "samples": n,
+        "median_seconds": medians,
+        "runs": {label: len(values) for label, values in times.items()},
+        "measure_over_floor": medians["measure"] / medians["floor"],
+        "everything_over_floor": medians["measure, summary and chain"] / medians["floor"],
+        "naive_over_measure": medians["naive"] / medians["measure"],
+        "joint_over_measure": medians["joint"] / medians["measure"],
+        "backpack_over_measure": medians["backpack (S alone)"] / medians["measure"],
+        "peak_megabytes_above_start": peak_memory(name, n),
+    }
+
+
+def high_water_mark() -> float:
+    """Most resident memory that this process has had, in megabytes."""
+    # Not getrusage: what it reports of a new process includes its parent's size.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def _peak(name: str, n: int, queue) -> None:
+    torch.set_num_threads(1)
+    make, shape = NETWORKS[name]
+    net, x = make(), torch.rand(n, *shape)
+    everything(flatlib.nets.linear(2, 1), torch.ones(1, 2))  # libraries load before the start
+    start = high_water_mark()
+    everything(net, x)
+    queue.put(high_water_mark() - start)
+
+
+def peak_memory(name: str, n: int) -> float:
+    """Megabytes of resident memory that ``measure`` adds, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(name, n, queue))
+    process.start()
+    value = queue.get()
+    process.join()
+    return value
+
+
+def main() -> None:
+    """Run every setting, print a table, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", help="file to write the record to, as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    record = {"environment": environment(), "settings": []}
+    for name in NETWORKS:
+        for n in SAMPLES:
+            found = compare(name, n, arguments.rounds)
+            record["settings"].append(found)
+            print(
+                f"{name:6} n={n:<4} measure {1e3 * found['median_seconds']['measure']:7.1f} ms"
+                f"  = {found['measure_over_floor']:.2f} x floor"
+                f" ({found['everything_over_floor']:.2f} with summary and chain),"
+                f" {found['naive_over_measure']:.0f} x faster than naive"
+                f" ({found['joint_over_measure']:.0f} x than its joint form),"
+                f" {found['backpack_over_measure']:.1f} x faster than BackPACK's S alone,"
+                f" peak +{found['peak_megabytes_above_start']:.0f} MB",
+                flush=True,
+            )
+    if arguments.output:
+        with open(arguments.output, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
