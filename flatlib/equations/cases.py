@@ -1,0 +1,417 @@
+"""Networks and data drawn from a seed, with every derivative taken by plain autograd.
+
+Nothing here uses the library's own measuring: the forward pass is written out by hand and its
+derivatives come from ``torch.func``, one sample at a time, so that a check that compares the
+two means something.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.func import hessian, jacrev, jvp, vmap
+
+from flatlib import nets
+
+TRAINING_STEPS = 200
+GAUSSIAN_SAMPLES = 4000  # propagated through the net for Eqs. (8), (9) and (14)
+STATES = ("untrained", "trained", "interpolating")
+
+
+def _relu(z: Tensor) -> Tensor:
+    return z * (z > 0)
+
+
+def _gelu(z: Tensor) -> Tensor:
+    return z * (1 + torch.erf(z / math.sqrt(2))) / 2
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
+
+
+_FUNCTIONS = {nn.Tanh: torch.tanh, nn.ReLU: _relu, nn.GELU: _gelu, nn.Identity: _identity}
+
+
+def mean(values: Tensor) -> Tensor:
+    """Mean over the samples."""
+    return values.mean(dim=0)
+
+
+def frobenius(jacobian: Tensor) -> Tensor:
+    """Frobenius norm of each sample's Jacobian: ``(n, ...)`` to ``(n,)``."""
+    return jacobian.flatten(1).norm(dim=1)
+
+
+def spectral(jacobian: Tensor) -> Tensor:
+    """Largest singular value of each sample's Jacobian: ``(n, N, d)`` to ``(n,)``."""
+    return torch.linalg.svdvals(jacobian)[..., 0]
+
+
+def output(x, weights, biases, before, after, functions):
+    """f at one sample; ``before`` shifts each layer's input, ``after`` its W x + b."""
+    for W, b, s, t, a in zip(weights, biases, before, after, functions, strict=True):
+        x = a(W @ (x + s) + b + t)
+    return x
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer of a case: its weights, what it reads, the derivatives of f at it."""
+
+    W: Tensor  # (H, d)
+    x: Tensor  # (n, d), the layer's input
+    J: Tensor  # (n, N, H), derivative of f with respect to W x + b
+    grad_x: Tensor  # (n, N, d)
+    grad_W: Tensor  # (n, N, H, d)
+
+    @cached_property
+    def norm_W_2(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.W, 2)
+
+    @cached_property
+    def norm_x(self) -> Tensor:
+        return self.x.norm(dim=1)
+
+    @cached_property
+    def grad_x_2(self) -> Tensor:
+        return spectral(self.grad_x)
+
+    @cached_property
+    def grad_x_F(self) -> Tensor:
+        return frobenius(self.grad_x)
+
+    @cached_property
+    def grad_W_F(self) -> Tensor:
+        return frobenius(self.grad_W)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A float64 network of linear layers, n samples and their targets.
+
+    The names of the derived quantities are the paper's: ``grad_W_F[i]`` is the Frobenius norm
+    of the derivative of f at sample i with respect to the first layer's weights W.
+    Parameters that do not require a gradient are held fixed: they are not part of theta.
+    """
+
+    net: nn.Sequential
+    x: Tensor  # (n, M)
+    y: Tensor  # (n, N)
+    k: float = 2.0  # the power of Eqs. (6), (7), (17), (18), at least 1
+    seed: int = 0  # of whatever else a check draws
+    state: str = "untrained"
+
+    def __post_init__(self) -> None:
+        # Read once here: a tensor first cached inside a torch.func transform would escape it.
+        _ = self.weights, self.biases, self.functions, self.theta
+
+    @property
+    def n(self) -> int:
+        return len(self.x)
+
+    @property
+    def N(self) -> int:
+        return self.y.shape[1]
+
+    @cached_property
+    def k_high(self) -> float:
+        """A power of at least 2, for Eqs. (20) and (21)."""
+        return self.k if self.k >= 2 else 2 * self.k
+
+    @cached_property
+    def k_low(self) -> float:
+        """A power in [1, 2), for Eqs. (23) and (24)."""
+        return self.k if self.k < 2 else 1 + (self.k - 2) / 5
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        return torch.Generator()
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard Gaussian numbers that depend on the case and the shape alone."""
+        self.generator.manual_seed(self.seed)
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+
+    @cached_property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return tuple(module for module in self.net if isinstance(module, nn.Linear))
+
+    @cached_property
+    def functions(self) -> tuple:
+        """What follows each linear layer: its activation, or the identity."""
+        modules = [module for module in self.net if not isinstance(module, nn.Flatten)]
+        followers = [*modules[1:], nn.Identity()]
+        pairs = zip(modules, followers, strict=True)
+        linear = [after for module, after in pairs if isinstance(module, nn.Linear)]
+        return tuple(_FUNCTIONS.get(type(after), _identity) for after in linear)
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(layer.weight.detach() for layer in self.linears)
+
+    @cached_property
+    def biases(self) -> tuple[Tensor, ...]:
+        return tuple(
+            layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+            for layer in self.linears
+        )
+
+    def f(self, x: Tensor) -> Tensor:
+        """The network written out by hand, for a batch ``(n, M)``."""
+        for W, b, a in zip(self.weights, self.biases, self.functions, strict=True):
+            x = a(x @ W.T + b)
+        return x
+
+    @cached_property
+    def _derivatives(self):
+        before = tuple(torch.zeros(W.shape[1], dtype=W.dtype) for W in self.weights)
+        after = tuple(torch.zeros(W.shape[0], dtype=W.dtype) for W in self.weights)
+
+        def one_sample(x, weights, biases, before, after):
+            return output(x, weights, biases, before, after, self.functions)
+
+        derivative = vmap(jacrev(one_sample, (1, 2, 3, 4)), (0, None, None, None, None))
+        return derivative(self.x, self.weights, self.biases, before, after)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        grad_weights, _, grad_inputs, grad_outputs = self._derivatives
+        inputs = [self.x]
+        for W, b, a in zip(self.weights, self.biases, self.functions, strict=True):
+            inputs.append(a(inputs[-1] @ W.T + b))
+        return tuple(
+            Layer(W, x, J, grad_x, grad_W)
+            for W, x, J, grad_x, grad_W in zip(
+                self.weights, inputs[:-1], grad_outputs, grad_inputs, grad_weights, strict=True
+            )
+        )
+
+    @property
+    def W(self) -> Tensor:
+        return self.weights[0]
+
+    @property
+    def J(self) -> Tensor:
+        return self.layers[0].J
+
+    @property
+    def grad_x(self) -> Tensor:
+        """The input Jacobian ``(n, N, M)``, the transpose of the paper's gradient."""
+        return self.layers[0].grad_x
+
+    @property
+    def grad_W(self) -> Tensor:
+        return self.layers[0].grad_W
+
+    @cached_property
+    def grad_theta(self) -> Tensor:
+        """``(n, N, m)``, the parameters in the order of ``theta``."""
+        grad_weights, grad_biases, _, _ = self._derivatives
+        parts = []
+        for layer, grad_W, grad_b in zip(self.linears, grad_weights, grad_biases, strict=True):
+            if layer.weight.requires_grad:
+                parts.append(grad_W.flatten(2))
+            if layer.bias is not None and layer.bias.requires_grad:
+                parts.append(grad_b)
+        return torch.cat(parts, dim=2)
+
+    @cached_property
+    def norm_W_F(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.W)
+
+    @cached_property
+    def norm_W_2(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.W, 2)
+
+    @cached_property
+    def norm_x(self) -> Tensor:
+        return self.x.norm(dim=1)
+
+    @cached_property
+    def J_F(self) -> Tensor:
+        return frobenius(self.J)
+
+    @cached_property
+    def J_2(self) -> Tensor:
+        return spectral(self.J)
+
+    @cached_property
+    def grad_x_F(self) -> Tensor:
+        return frobenius(self.grad_x)
+
+    @cached_property
+    def grad_x_2(self) -> Tensor:
+        return spectral(self.grad_x)
+
+    @cached_property
+    def grad_W_F(self) -> Tensor:
+        return frobenius(self.grad_W)
+
+    @cached_property
+    def grad_theta_F(self) -> Tensor:
+        return frobenius(self.grad_theta)
+
+    @cached_property
+    def S(self) -> Tensor:
+        """Eq. (3)'s right-hand side."""
+        return mean(self.grad_theta_F**2)
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """Singular values of the input Jacobian, ``(n, N)``, descending."""
+        return torch.linalg.svdvals(self.grad_x)
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """All parameters that are not held fixed, ``(m,)``."""
+        free = [p.detach().flatten() for p in self.net.parameters() if p.requires_grad]
+        return torch.cat(free)
+
+    def f_of_theta(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The network at other parameters, for a batch ``(n, M)``."""
+        position = 0
+        for layer, W, b, a in zip(
+            self.linears, self.weights, self.biases, self.functions, strict=True
+        ):
+            if layer.weight.requires_grad:
+                W = theta[position : position + W.numel()].view_as(W)
+                position += W.numel()
+            if layer.bias is not None and layer.bias.requires_grad:
+                b = theta[position : position + b.numel()]
+                position += b.numel()
+            x = a(x @ W.T + b)
+        return x
+
+    def loss(self, theta: Tensor, y: Tensor) -> Tensor:
+        """L(theta), half the mean squared distance to the targets y."""
+        return (self.f_of_theta(theta, self.x) - y).square().sum() / (2 * self.n)
+
+    def hessian(self, y: Tensor) -> Tensor:
+        """The explicit Hessian of the loss with targets y, ``(m, m)``."""
+        return hessian(self.loss)(self.theta, y)
+
+    @cached_property
+    def hessian_at_targets(self) -> Tensor:
+        return self.hessian(self.y)
+
+    @cached_property
+    def hessian_at_interpolation(self) -> Tensor:
+        """With the network's own outputs for targets: an exact interpolation solution."""
+        return self.hessian(self.f(self.x))
+
+    @cached_property
+    def residual(self) -> Tensor:
+        return self.f(self.x) - self.y
+
+    @cached_property
+    def second_derivatives(self) -> Tensor:
+        """Second derivative of f along each single parameter, ``(n, N, m)``."""
+        theta, x = self.theta, self.x
+        one = torch.ones((), dtype=x.dtype)
+
+        def along(direction):
+            def slope(t):
+                return jvp(lambda s: self.f_of_theta(theta + s * direction, x), (t,), (one,))[1]
+
+            return jvp(slope, (0 * one,), (one,))[1]
+
+        return vmap(along)(torch.eye(len(theta), dtype=x.dtype)).permute(1, 2, 0)
+
+    @cached_property
+    def ball(self) -> tuple[Tensor, Tensor, float]:
+        """A small Gaussian ball around the first sample and its image, both centered.
+
+        Returns the displacements ``(K, M)``, what they become ``(K, N)``, and alpha.
+        """
+        root_alpha = 1e-7 * min(1.0, float(self.norm_x[0]))
+        moved = self.x[:1] + root_alpha * self.normal(GAUSSIAN_SAMPLES, self.x.shape[1])
+        return moved - self.x[:1], self.f(moved) - self.f(self.x[:1]), root_alpha**2
+
+
+def _targets(x: Tensor, N: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(len(x), N, generator=generator, dtype=torch.float64)
+
+
+def _inputs(n: int, M: int, unit_norm: bool, generator: torch.Generator) -> Tensor:
+    """Random directions; norms 1, or log-uniform between 1e-3 and 1e3."""
+    x = torch.randn(n, M, generator=generator, dtype=torch.float64)
+    exponents = 6 * torch.rand(n, 1, generator=generator, dtype=torch.float64) - 3
+    norms = torch.ones_like(exponents) if unit_norm else 10**exponents
+    return norms * x / x.norm(dim=1, keepdim=True)
+
+
+def _train(net: nn.Sequential, x: Tensor, y: Tensor) -> None:
+    """Full-batch gradient descent, its rate capped by the largest gradient energy."""
+    parameters = list(net.parameters())
+    for _ in range(TRAINING_STEPS):
+        loss = (net(x) - y).square().sum() / (2 * len(x))
+        gradients = torch.autograd.grad(loss, parameters)
+        size = float(sum(g.square().sum() for g in gradients).sqrt())
+        rate = min(0.1, 0.02 / size) if size > 0 else 0.0
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= rate * gradient
+
+
+def _interpolate(net: nn.Sequential, x: Tensor, y: Tensor) -> None:
+    """Solve for the last layer so that f(x_i) = y_i, as nearly as it can."""
+    last = net[-1]
+    with torch.no_grad():
+        features = net[:-1](x)
+        ones = torch.ones(len(x), 0 if last.bias is None else 1, dtype=x.dtype)
+        design = torch.cat([features, ones], dim=1)
+        solution = torch.linalg.pinv(design, rtol=1e-6) @ y
+        last.weight.copy_(solution[: features.shape[1]].T)
+        if last.bias is not None:
+            last.bias.copy_(solution[-1])
+
+
+@lru_cache(maxsize=512)
+def draw(seed: int, index: int) -> Case:
+    """Case ``index`` of the stream that ``seed`` names; the same two numbers, the same case.
+
+    Linear, deep linear, tanh, ReLU and GELU nets of one to five layers, N = 1 to 6 outputs,
+    n = 1 to 20 samples with unit or wildly varying norms, with or without biases, untrained,
+    trained, or solved to interpolate.
+
+    >>> case = draw(0, 3)
+    >>> case.x.dtype, case is draw(0, 3)
+    (torch.float64, True)
+    """
+    case_seed = 1_000_003 * seed + index
+    generator = torch.Generator().manual_seed(case_seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    activation = sorted(nets.ACTIVATIONS)[index % len(nets.ACTIVATIONS)]
+    n_layers, N, n = pick(1, 5), pick(1, 6), pick(1, 20)
+    M = pick(N + 1, 9)
+    widths = (M, *(pick(1, 7) for _ in range(n_layers - 1)), N)
+    net = nets.mlp(widths, activation, bias=bool(pick(0, 1)), seed=case_seed % 2**63).double()
+    x = _inputs(n, M, unit_norm=bool(pick(0, 1)), generator=generator)
+    y = _targets(x, N, generator)
+    state = STATES[pick(0, len(STATES) - 1)]
+    if state == "trained":
+        _train(net, x, y)
+    elif state == "interpolating":
+        _interpolate(net, x, y)
+    k = 1 + 5 * float(torch.rand((), generator=generator, dtype=torch.float64))
+    return Case(net, x, y, k=k, seed=case_seed, state=state)
+
+
+def rescaled(case: Case, factors: Sequence[float]) -> Case:
+    """The case with layer l's weights times ``factors[l]``; biases stay."""
+    net = copy.deepcopy(case.net)
+    with torch.no_grad():
+        linears = (module for module in net if isinstance(module, nn.Linear))
+        for layer, factor in zip(linears, factors, strict=True):
+            layer.weight.mul_(factor)
+    return replace(case, net=net)
