@@ -3,7 +3,7 @@
 Runs are interleaved, one of each in turn, so that a slow moment of the machine touches all of
 them; medians and their ratios are reported. Everything runs on one thread in float64.
 
-    python benchmarks/measure.py [--rounds 5] [--output FILE.json]
+    python -m benchmarks.measuring [--rounds 7] [--output FILE.json]
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from environment import environment
 from torch import Tensor, nn
 
 import flatlib
+from benchmarks.environment import environment
 
 NETWORKS = {
     "mlp": (lambda: flatlib.nets.mlp((784, 500, 500, 500, 10)), (784,)),
@@ -196,12 +196,12 @@ def peak_memory(name: str, n: int) -> float:
     return value
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run every setting, print a table, and write the record if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", help="file to write the record to, as JSON")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     record = {"environment": environment(), "settings": []}
     for name in NETWORKS:
