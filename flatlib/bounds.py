@@ -291,7 +291,7 @@ def _stacked(layers: tuple[LayerMeasurement, ...], name: str) -> Tensor:
 
 
 def _over_layers(m: Measurement) -> list[Bound]:
-    layers, N = m.layers, m.n_outputs
+    layers = m.layers
     dense = all(layer.n_positions == 1 for layer in layers)
     counted = dense and all(layer.in_sharpness for layer in layers)
     norms = m.mls.new_tensor([layer.weight_norm for layer in layers]).unsqueeze(1)
