@@ -47,8 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=_status)
 
     commands.add_parser("list", help="the experiments").set_defaults(command=_list)
-    for command in (command, status):
-        command.add_argument("--results", type=Path, default=default_results(), metavar="FOLDER")
+    for writer_or_reader in (command, status):
+        writer_or_reader.add_argument(
+            "--results", type=Path, default=default_results(), metavar="FOLDER"
+        )
     return parser
 
 

@@ -4,7 +4,7 @@
 
     results/<scale>/<run>/measurements.csv    one row a checkpoint and set of samples
     results/<scale>/<run>/manifest.json       configuration, seeds, versions, seconds, hashes
-    results/<scale>/<run>/weights.npz         at the end, of networks that are small enough
+    results/<scale>/<run>/weights-<step>.npz  at the end, of networks that are small enough
     results/.state/<scale>/<run>/             what a run needs to go on; stays out of git
 
 Each file is written whole or not at all. The table only ever grows at its end, and the manifest
@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,11 +75,6 @@ class Record:
     def manifest_path(self) -> Path:
         """The run's provenance."""
         return self.folder / "manifest.json"
-
-    @property
-    def weights_path(self) -> Path:
-        """The weights at the end of the run."""
-        return self.folder / "weights.npz"
 
     @property
     def state_folder(self) -> Path:
@@ -166,27 +162,36 @@ class Record:
         encoded = (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
         write_atomically(self.manifest_path, lambda file: file.write(encoded))
 
-    def write_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Put the weights in place."""
+    def write_weights(self, step: int, weights: Mapping[str, torch.Tensor]) -> dict:
+        """Put the weights of this step in place.
+
+        Returns:
+            What the manifest says of them: step, file and hash.
+        """
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
-        write_atomically(self.weights_path, lambda file: np.savez(file, **arrays))
+        path = self.folder / f"weights-{step}.npz"
+        write_atomically(path, lambda file: np.savez(file, **arrays))
+        return {"step": step, "file": path.name, "sha256": array_hash(arrays)}
 
     def read_weights(self) -> dict[str, torch.Tensor]:
-        """The weights at the end of the run, for ``net.load_state_dict``.
+        """The weights archived last, for ``net.load_state_dict``.
 
         Raises:
-            RecordError: the run archives none, has not ended, or the file was altered.
+            RecordError: the run archives none, or the file is missing or altered.
         """
         manifest = self.read_manifest()
-        if manifest is None or not self.weights_path.exists():
-            raise RecordError(f"{self.folder} holds no weights")
-        with np.load(self.weights_path) as file:
-            arrays = {name: file[name] for name in file}
-        if array_hash(arrays) != manifest["weights_sha256"]:
-            raise RecordError(
-                f"{self.weights_path} holds other weights than its manifest says; "
-                "restore it, or run the run again"
-            )
+        if manifest is None or manifest["weights"] is None:
+            raise RecordError(f"{self.folder} holds no weights: none, or not yet")
+        path = self.folder / manifest["weights"]["file"]
+        expected = manifest["weights"]["sha256"]
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in file}
+            found = array_hash(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+            raise RecordError(f"{path} is missing or altered: {fault}") from fault
+        if found != expected:
+            raise RecordError(f"{path} is altered: its manifest says {expected}, found {found}")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def write_state(self, state: Mapping) -> None:

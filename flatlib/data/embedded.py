@@ -22,9 +22,7 @@ def _digit_split(classes: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]
     for label in range(10):
         position[labels == label] = np.arange((labels == label).sum())
     is_test = position % TEST_EVERY == TEST_EVERY - 1
-    return [
-        select_classes(pixels[mask], labels[mask], classes) for mask in (~is_test, is_test)
-    ]
+    return [select_classes(pixels[mask], labels[mask], classes) for mask in (~is_test, is_test)]
 
 
 def digits(classes: tuple[int, ...] = tuple(range(10))) -> Data:
@@ -63,7 +61,9 @@ def gaussian(n: int = 100, M: int = 10, N: int = 3, noise: float = 0.3, seed: in
         ValueError: a number below 1, or a negative noise.
     """
     if min(n, M, N) < 1 or not noise >= 0:
-        raise ValueError(f"n, M and N must be at least 1, noise at least 0: {n=} {M=} {N=} {noise=}")
+        raise ValueError(
+            f"n, M and N must be at least 1, noise at least 0; got {n=} {M=} {N=} {noise=}"
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from flatlib.bounds import evaluate as evaluate_bounds
-from flatlib.data import Data
 from flatlib.files import array_hash
 from flatlib.measurement import measure
 from flatlib.records import Record, RecordError
-from flatlib.training import DivergenceError, Trainer, losses
+from flatlib.training import DivergenceError, Trainer
 from flatlib.training.checkpoint import bound_keys, empty_row, measurement_row
 from flatlib.training.gap import lemma_gap
-from flatlib.training.loss import LOSSES, evaluate
+from flatlib.training.loss import evaluate
 
 from .config import MeasuredSamples, RunConfig, load_data
 from .provenance import environment
@@ -52,32 +51,34 @@ def execute(
         OSError: the disk is full; what was recorded before is whole.
     """
     record = Record(Path(results), scale, config.name)
+    done = _outcome(record, config)
+    if done:
+        return done
     with record.lock():
-        manifest = record.read_manifest()
-        _require_same(record, manifest, config)
-        done = _outcome(manifest, config)
+        done = _outcome(record, config)  # another process may have finished it meanwhile
         if done:
             return done
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return _Run(config, record, manifest, workers).go(progress)
+            return _Run(config, record, workers).go(progress)
         finally:
             torch.set_num_threads(threads)
 
 
-def _outcome(manifest: dict | None, config: RunConfig) -> str | None:
+def _outcome(record: Record, config: RunConfig) -> str | None:
     """How the run ended, or None if there is something left to do."""
+    manifest = record.read_manifest()
     if manifest is None:
         return None
+    _require_same(record, manifest, config)
+    record.read_table_text(manifest)
     if manifest["status"] == "diverged":
         return "diverged"
     return "complete" if manifest["steps"] >= config.steps else None
 
 
-def _require_same(record: Record, manifest: dict | None, config: RunConfig) -> None:
-    if manifest is None:
-        return
+def _require_same(record: Record, manifest: dict, config: RunConfig) -> None:
     archived, asked = manifest["configuration"], config.identity
     differing = [
         f"{name} is {archived.get(name)!r} there and {asked.get(name)!r} here"
@@ -94,19 +95,28 @@ def _require_same(record: Record, manifest: dict | None, config: RunConfig) -> N
 class _Run:
     """A run at work: trainer, rows so far and clocks."""
 
-    def __init__(self, config: RunConfig, record: Record, manifest: dict | None, workers: int):
+    def __init__(self, config: RunConfig, record: Record, workers: int):
         self.config, self.record = config, record
+        manifest = record.read_manifest()
         self.data = load_data(config.data)
         self._require_same_data(manifest)
         self.samples = MeasuredSamples.draw(self.data, config.measure_samples)
         self.net = config.network()
         self.trainer = Trainer(
-            self.net, self.data.train_x, self.data.train_y, config.lr, config.batch_size,
-            config.loss, config.seed,
+            self.net,
+            self.data.train_x,
+            self.data.train_y,
+            config.lr,
+            config.batch_size,
+            config.loss,
+            config.seed,
         )
+        first = self.data.train_x[self.samples.train[:1]]
+        self.bounds = bound_keys(evaluate_bounds(measure(self.net, first)))
         self.rows: list[dict] = []
         self.sessions: list[dict] = []
         self.measured = -1  # the last checkpoint in the rows
+        self.weights: dict | None = None  # of the archived weights: step, file, hash
         self._resume(manifest)
         session = environment() | {"workers": workers, "from_step": self.trainer.step}
         self.sessions.append(session | {"training_seconds": 0.0, "measuring_seconds": 0.0})
@@ -138,6 +148,7 @@ class _Run:
             )
         self.trainer.restore(state["trainer"])
         self.rows, self.sessions = state["rows"], state["sessions"]
+        self.weights = state["weights"]
         self.measured = self.trainer.step
 
     def go(self, progress: bool) -> str:
@@ -146,24 +157,30 @@ class _Run:
             self._archive("running")  # a crash may have come between state and archive
         todo = [step for step in self.config.checkpoints() if step > self.measured]
         bar = tqdm(
-            total=self.config.steps, initial=self.trainer.step, unit="step",
-            desc=self.config.name, disable=not progress,
+            total=self.config.steps,
+            initial=self.trainer.step,
+            unit="step",
+            desc=self.config.name,
+            disable=not progress,
         )
         with bar:
             for step in todo:
                 try:
-                    self._clocked("training_seconds", lambda: self.trainer.advance(step, bar.update))
+                    with self._clock("training_seconds"):
+                        self.trainer.advance(step, bar.update)
                 except DivergenceError as fault:
                     self._archive("diverged", str(fault))
                     return "diverged"
-                self._clocked("measuring_seconds", lambda: self.rows.extend(self._checkpoint()))
+                with self._clock("measuring_seconds"):
+                    self.rows.extend(self._checkpoint())
                 self._save()
         return "complete"
 
-    def _clocked(self, name: str, work: Callable[[], object]) -> None:
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
-            work()
+            yield
         finally:
             self.sessions[-1][name] += time.perf_counter() - start
 
@@ -189,7 +206,10 @@ class _Run:
         }
         names: list[str] = []
         for samples, (x, y, index) in sets.items():
-            row = self._measured_row(x[index], y[index], samples) if len(index) else empty_row(names)
+            if len(index):
+                row = self._measured_row(x[index], y[index], samples)
+            else:
+                row = empty_row(names)
             names = names or list(row)
             yield shared | {"samples": samples} | row
 
@@ -202,9 +222,12 @@ class _Run:
         } | measurement_row(self.net, x, y)
 
     def _save(self) -> None:
-        """State first: the archive can be made again from it."""
+        """State first: table and manifest can be made again from it."""
         step = self.trainer.step
         self.sessions[-1]["to_step"] = step
+        complete = step >= self.config.steps
+        if complete and sum(p.numel() for p in self.net.parameters()) <= LARGEST_ARCHIVED_NET:
+            self.weights = self.record.write_weights(step, self.net.state_dict())
         self.record.write_state(
             {
                 "identity": self.config.identity_hash,
@@ -212,17 +235,13 @@ class _Run:
                 "trainer": self.trainer.state(),
                 "rows": self.rows,
                 "sessions": self.sessions,
+                "weights": self.weights,
             }
         )
-        complete = step >= self.config.steps
-        if complete and sum(p.numel() for p in self.net.parameters()) <= LARGEST_ARCHIVED_NET:
-            self.record.write_weights(self.net.state_dict())
         self._archive("complete" if complete else "running")
         self.measured = step
 
     def _archive(self, status: str, note: str = "") -> None:
-        x = self.data.train_x[self.samples.train[:1]]
-        bounds = bound_keys(evaluate_bounds(measure(self.net, x)))
         weights = {name: t.numpy() for name, t in self.net.state_dict().items()}
         manifest = {
             "run": self.config.name,
@@ -240,10 +259,11 @@ class _Run:
                 "n_test": len(self.data.test_x),
             },
             "weights_sha256": array_hash(weights),
+            "weights": self.weights,
             "losses_and_accuracies_over": "all training and all test samples",
             "bounds": {
                 key: {"label": b.label, "name": b.name, "proven": b.proven}
-                for key, b in bounds.items()
+                for key, b in self.bounds.items()
             },
             "sessions": self.sessions,
         }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from flatlib.records import LockedError, Record, RecordError
+from flatlib.records import Record
 
 from . import worker
 from .config import RunConfig
@@ -79,7 +79,7 @@ def task(run: RunConfig, scale: str, results: Path, workers: int) -> str:
 def _outcome(run: RunConfig, future: Future) -> Outcome:
     try:
         return Outcome(run.name, future.result())
-    except (RecordError, LockedError, OSError, ValueError, RuntimeError) as fault:
+    except Exception as fault:  # whatever stopped this run shall not stop the others
         return Outcome(run.name, "failed", f"{type(fault).__name__}: {fault}")
 
 

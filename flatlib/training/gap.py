@@ -22,6 +22,7 @@ PIECEWISE_LINEAR = (
     nn.AvgPool2d,
 )
 ELEMENTWISE = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ReLU, nn.Identity)
+DENSE = (nn.Linear, nn.Flatten, *ELEMENTWISE)
 SMALL = 2_000  # parameters up to which one Hessian-vector product each is affordable
 AT_ONCE = 8  # samples whose layer-to-layer Jacobians are held at the same time
 
@@ -65,7 +66,7 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     modules = _chain(net)
     if modules and all(isinstance(module, PIECEWISE_LINEAR) for module in modules):
         return 0.0
-    if modules and all(isinstance(module, (nn.Linear, nn.Flatten, *ELEMENTWISE)) for module in modules):
+    if modules and all(isinstance(module, DENSE) for module in modules):
         x, y = x.double().flatten(1), y.double()
         chunks = zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
         return sum(_dense_gap(modules, part, target) for part, target in chunks) / len(x)

@@ -33,6 +33,26 @@ def contiguous_for(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+def pooled_first(net: nn.Module) -> nn.Module:
+    """The same function of the same parameters with less work: pooling before ReLU.
+
+    ReLU keeps order, so the largest of some rectified numbers is the largest of the numbers,
+    rectified. Outputs and gradients are the same to the last bit, and ReLU sees a quarter of the
+    numbers. Any network but a plain ``nn.Sequential`` comes back as it is.
+
+    >>> chain = pooled_first(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    >>> [type(module).__name__ for module in chain]
+    ['MaxPool2d', 'ReLU']
+    """
+    if type(net) is not nn.Sequential:
+        return net
+    modules = list(net)
+    for i in range(len(modules) - 1):
+        if type(modules[i]) is nn.ReLU and type(modules[i + 1]) is nn.MaxPool2d:
+            modules[i], modules[i + 1] = modules[i + 1], modules[i]
+    return nn.Sequential(*modules)
+
+
 class Trainer:
     r"""Stochastic gradient descent, :math:`\theta\leftarrow\theta-\eta\nabla_\theta L_B(\theta)`.
 
@@ -60,6 +80,7 @@ class Trainer:
     ):
         check_settings(lr, batch_size, 0, len(x))
         self.net = net
+        self.forward = pooled_first(net)
         self.x, self.y = contiguous_for(x), y
         self.lr = lr
         self.loss = loss_function(loss)
@@ -82,7 +103,7 @@ class Trainer:
 
     def _one_step(self) -> None:
         index = self.batches.next()
-        loss = self.loss(self.net(self.x[index]), self.y[index])
+        loss = self.loss(self.forward(self.x[index]), self.y[index])
         if not math.isfinite(loss.item()):
             raise DivergenceError(
                 f"the loss is {loss.item()} at step {self.step}: training with lr {self.lr} "
