@@ -1,7 +1,7 @@
 """One look for every figure: light and dark, safe for colour-blind readers, with alternative text.
 
-Call :func:`use_style` once, draw on what :func:`canvas` returns, hand the figure to
-:func:`show`. Colours are named by :data:`COLORS`. A figure is drawn once, in its light colours;
+Call `use_style` once, draw on what `canvas` returns, hand the figure to
+`show`. Colours are named by ``COLORS``. A figure is drawn once, in its light colours;
 the dark version is the same drawing with each named colour exchanged for its partner, so the
 two can never show different data. Nothing here computes what it draws.
 """
@@ -39,6 +39,7 @@ WIDTH = 504.0  # points, the width of a page's column of text
 POINTS_PER_INCH = 72.0
 
 STYLE = {
+    "axes.axisbelow": True,
     "axes.edgecolor": COLORS["muted"],
     "axes.facecolor": "none",
     "axes.grid": True,
@@ -127,7 +128,7 @@ def to_svg(figure: Figure, theme: str = "light") -> str:
     """The figure as SVG text, in the colours of a theme.
 
     Args:
-        figure: a figure drawn with :data:`COLORS`.
+        figure: a figure drawn with ``COLORS``.
         theme: ``"light"`` or ``"dark"``.
 
     Returns:
@@ -157,7 +158,7 @@ def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
     """The figure as a piece of a page: both themes, alternative text, provenance.
 
     Args:
-        figure: a figure drawn with :data:`COLORS`.
+        figure: a figure drawn with ``COLORS``.
         alt: what this figure shows, for readers who cannot see it.
         stamp: where it comes from (scale, seed, data), shown small below it.
 
@@ -187,7 +188,7 @@ def show(figure: Figure, alt: str, stamp: str = "") -> None:
     """Show a figure in a notebook, and in the page made from it.
 
     Args:
-        figure: a figure from :func:`canvas`.
+        figure: a figure from `canvas`.
         alt: what this figure shows, for readers who cannot see it; write numbers with the
             program that computed them.
         stamp: where it comes from (scale, seed, data), shown small below it.
@@ -211,12 +212,15 @@ def both_sides(ax: Axes, left, right, label: str = "", color: str = "blue", **ma
         left: ``(cases,)`` left sides, above 0.
         right: ``(cases,)`` right sides, above 0.
         label: entry of the legend.
-        color: a name in :data:`COLORS`.
+        color: a name in ``COLORS``.
         **marks: passed to matplotlib's ``scatter``.
     """
     left, right = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
     ax.set(xscale="log", yscale="log", xlabel="right-hand side", ylabel="left-hand side")
     ax.scatter(right, left, color=COLORS[color], label=label or None, **{"s": 14, **marks})
+    points = np.concatenate([mark.get_offsets() for mark in ax.collections])
+    limits = points.min() / 1.5, points.max() * 1.5
+    ax.set(xlim=limits, ylim=limits, aspect="equal")
     if not any(line.get_gid() == "diagonal" for line in ax.lines):
         ax.axline((1, 1), (10, 10), gid="diagonal", color=COLORS["ink"], lw=1, linestyle="-")
 
@@ -228,7 +232,7 @@ def ellipse(ax: Axes, matrix, label: str = "", color: str = "blue", **line) -> N
         ax: axes to draw on, made equal in both directions.
         matrix: ``(2, 2)``.
         label: entry of the legend.
-        color: a name in :data:`COLORS`.
+        color: a name in ``COLORS``.
         **line: passed to matplotlib's ``plot``.
 
     Raises:
