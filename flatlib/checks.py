@@ -6,6 +6,8 @@ changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -131,9 +133,10 @@ def check_output(output: object, n_samples: int) -> Tensor:
 
 
 def check_same(
-    reference: Tensor, again: Tensor, samples: Tensor, message: str, scale: Tensor
+    reference: Tensor, again: Tensor, samples: Sequence[int], message: str
 ) -> None:
-    """Raise ``message`` with the first sample for which two evaluations differ."""
+    """Raise ``message`` with the first sample for which two evaluations ``(n, N)`` differ."""
+    scale = torch.maximum(reference.abs().amax(), again.abs().amax())
     differs = ~((reference - again).abs() <= SAME_OUTPUT_TOLERANCE * scale).all(dim=1)
     if differs.any():
-        raise ValueError(message.format(sample=int(samples[differs.nonzero()[0, 0]])))
+        raise ValueError(message.format(sample=samples[int(differs.nonzero()[0, 0])]))

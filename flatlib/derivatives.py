@@ -9,7 +9,7 @@ parameter is formed: `flatlib.sharpness` gets their norms from these records.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -61,6 +61,10 @@ class Derivatives:
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
 
 
+class _LayerFault(Exception):
+    """What a hook found wrong with one call of a layer; reaches the caller as ValueError."""
+
+
 @dataclass
 class _Call:
     """One call of a layer during a forward pass."""
@@ -103,6 +107,8 @@ class Float64Network:
         with torch.autocast(x.device.type, enabled=False):
             try:
                 output = functional_call(self.net, state, (x.clone(),))
+            except _LayerFault as fault:
+                raise ValueError(str(fault)) from None
             except Exception as error:
                 raise ValueError(
                     f"the network cannot be run in float64 on input of shape {tuple(x.shape)} "
@@ -127,8 +133,28 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
             "no weight matrix to bound its sensitivity with"
         )
+    attributes = [(module, dict(vars(module))) for module in net.modules()]
+    cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        try:
+            for module, before in attributes:
+                for name, value in before.items():
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        vars(module)[name] = value.detach().double()
+            yield _float64_copies(net, kinds)
+        finally:
+            for module, before in attributes:
+                vars(module).clear()
+                vars(module).update(before)
+
+
+def _float64_copies(net: nn.Module, kinds: dict[str, str]) -> Float64Network:
+    """``net`` with float64 copies of its parameters and buffers beside it."""
     modules = dict(net.named_modules())
-    network = Float64Network(
+    return Float64Network(
         net=net,
         parameters={
             name: p.detach().to(torch.float64, copy=True).requires_grad_()
@@ -142,23 +168,6 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         kinds=kinds,
         trainable=frozenset(name for name, p in net.named_parameters() if p.requires_grad),
     )
-    plain_tensors = [
-        (module, name, value)
-        for module in net.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor)
-    ]
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        try:
-            for module, name, value in plain_tensors:
-                if value.is_floating_point():
-                    vars(module)[name] = value.detach().double()
-            yield network
-        finally:
-            for module, name, value in plain_tensors:
-                vars(module)[name] = value
 
 
 def _recording_hooks(
@@ -169,9 +178,14 @@ def _recording_hooks(
     def before(module, args, kwargs):
         value = args[0] if args else kwargs["input"]
         if value.dim() == UNBATCHED_DIMENSIONS[kind]:
-            raise ValueError(
+            raise _LayerFault(
                 f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)} without a "
                 "batch axis; pass x as (n, *input_shape)"
+            )
+        if not torch.is_grad_enabled():
+            raise _LayerFault(
+                f"layer {name!r} runs with gradients switched off, so its part of the "
+                "derivatives is lost; remove torch.no_grad() (or reentrant checkpointing) around it"
             )
         alias = value.view_as(value)
         if not alias.requires_grad:
@@ -181,11 +195,6 @@ def _recording_hooks(
         return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
 
     def after(module, args, kwargs, output):
-        if not output.requires_grad:
-            raise ValueError(
-                f"layer {name!r} runs with gradients switched off, so its part of the "
-                "derivatives is lost; remove torch.no_grad() or detach() around it"
-            )
         weights[name] = module.weight.detach()
         # A later in-place operation would move a view's history off the edge taken here.
         viewed = output._is_view()
@@ -197,8 +206,12 @@ def _recording_hooks(
     return before, after
 
 
-def _forward(network: Float64Network, x: Tensor) -> _Forward:
-    """Run ``network`` on ``x`` and record every call of every layer."""
+def _forward(network: Float64Network, x: Tensor, samples: Sequence[int]) -> _Forward:
+    """Run ``network`` on ``x`` and record every call of every layer.
+
+    ``samples`` are the indices of the first rows of ``x`` in the user's batch; rows beyond them
+    are company, whose outputs nobody reads.
+    """
     x = x.detach().to(torch.float64, copy=True).requires_grad_()
     calls: dict[str, list[_Call]] = {}
     weights: dict[str, Tensor] = {}
@@ -211,15 +224,17 @@ def _forward(network: Float64Network, x: Tensor) -> _Forward:
             handle = module.register_forward_hook(after, with_kwargs=True, prepend=True)
             stack.callback(handle.remove)
         output = network(x)
-    if not all_finite(output):
-        sample = first_not_finite(output)
+    if not all_finite(output[: len(samples)]):
+        row = first_not_finite(output[: len(samples)])
         broken = [
             name
             for name, made in calls.items()
-            if not all(bool(torch.isfinite(call.value[sample]).all()) for call in made)
+            if not all(bool(torch.isfinite(call.value[row]).all()) for call in made)
         ]
         where = f"; the first layer to read such values is {broken[0]!r}" if broken else ""
-        raise ValueError(f"the output for sample {sample} holds NaN or infinite values{where}")
+        raise ValueError(
+            f"the output for sample {samples[row]} holds NaN or infinite values{where}"
+        )
     for name, made in calls.items():
         if any(call.value._version != call.version for call in made):
             raise ValueError(
@@ -229,8 +244,8 @@ def _forward(network: Float64Network, x: Tensor) -> _Forward:
     return _Forward(x, output, calls, weights)
 
 
-def _weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> Counter[str]:
-    """How often the graph behind ``output`` uses each parameter."""
+def _weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> tuple[Counter[str], set]:
+    """How often the graph behind ``output`` uses each parameter, and the graph's nodes."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     uses: Counter[str] = Counter()
     stack, seen = [output.grad_fn], {output.grad_fn}
@@ -244,7 +259,63 @@ def _weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> Counter[str]:
             elif node not in seen:
                 seen.add(node)
                 stack.append(node)
-    return uses
+    return uses, seen
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Outputs for a few samples, in other company than in the user's batch."""
+
+    samples: tuple[int, ...]  # which ones
+    output: Tensor  # (len(samples), N)
+
+    def check(self, output: Tensor, start: int = 0) -> None:
+        """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
+        pairs = [
+            (row, sample)
+            for row, sample in enumerate(self.samples)
+            if start <= sample < start + len(output)
+        ]
+        if not pairs:
+            return
+        rows, samples = [list(column) for column in zip(*pairs, strict=True)]
+        check_same(
+            self.output[rows],
+            output[[sample - start for sample in samples]].detach(),
+            samples,
+            "samples influence each other: the output for sample {sample} depends on which other "
+            "samples are in the batch (batch statistics? attention over the batch?)",
+        )
+
+
+def _probe(network: Float64Network, x: Tensor) -> tuple[Probe, _Forward]:
+    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them."""
+    check_batch(network.net, x)
+    samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
+    rows = x[list(samples)]
+    company = torch.cat([rows, 0.5 * rows[:1] + 0.25])
+    first, again = _forward(network, company, samples), _forward(network, company, samples)
+    output = first.output[:-1].detach()
+    check_same(
+        output,
+        again.output[:-1].detach(),
+        samples,
+        "the network is not deterministic: two runs on sample {sample} differ; switch off its "
+        "randomness (net.eval())",
+    )
+    return Probe(samples, output), first
+
+
+def checked_output(network: Float64Network, x: Tensor) -> Tensor:
+    """The output ``(n, N)`` for ``x``, from a network held to be deterministic, sample by sample.
+
+    Raises:
+        TypeError, ValueError: as `plan`; samples influence each other.
+    """
+    probe, _ = _probe(network, x)
+    output = network(x.double())
+    probe.check(output)
+    return output
 
 
 @dataclass(frozen=True)
@@ -254,8 +325,7 @@ class Plan:
     weights: dict[str, Tensor]  # of the layers that are called, in order of their first call
     own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
     other_parameters: tuple[str, ...]  # trainable and used in any other way
-    samples: Tensor  # which samples were probed
-    output: Tensor  # the probe's outputs for them
+    probe: Probe
     bytes_per_sample: int  # memory that one sample's derivatives take
 
 
@@ -266,47 +336,32 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
         ValueError: the network is not deterministic, calls no layer, or uses a layer's weight
             otherwise than by calling the layer.
     """
-    check_batch(network.net, x)
-    n = x.shape[0]
-    samples = torch.arange(n - 1, -1, -2, device=x.device)[:PROBE_SAMPLES]
-    company = torch.cat([x[samples], 0.5 * x[samples[:1]] + 0.25])
-    first, again = _forward(network, company), _forward(network, company)
-    scale = first.output.detach().abs().amax()
-    check_same(
-        first.output[:-1],
-        again.output[:-1],
-        samples,
-        "the network is not deterministic: two runs on sample {sample} differ; switch off its "
-        "randomness (net.eval())",
-        scale,
-    )
+    probe, first = _probe(network, x)
     if not first.calls:
         raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
-    uses = _weight_uses(first.output, network.parameters) if first.output.grad_fn else Counter()
+    uses, graph = _weight_uses(first.output, network.parameters)
     covered = set()
     for name, module in network.layers.items():
-        n_calls = len(first.calls.get(name, ()))
+        calls = first.calls.get(name, ())
+        n_counted = sum(call.output_edge.node in graph for call in calls)
         for own in ("weight", "bias"):
             full = f"{name}.{own}" if name else own
             if own not in module._parameters or full not in network.parameters:
                 continue
-            if n_calls == 0 and uses[full] > 0:
+            if not calls and uses[full] > 0:
                 raise ValueError(
                     f"{full!r} is used without calling its layer (fused attention does so), so "
                     "what it multiplies is unknown; call the layer itself in forward"
                 )
-            if uses[full] == n_calls:
+            if uses[full] == n_counted:
                 covered.add(full)
     own = frozenset(name for name in covered & network.trainable if uses[name] > 0)
-    others = tuple(name for name in network.trainable - own if uses[name] > 0)
-    return Plan(
-        first.weights,
-        own,
-        others,
-        samples,
-        first.output[:-1].detach(),
-        _bytes_per_sample(first),
+    # In the network's own order: a set's would change the last bits from run to run.
+    others = tuple(
+        name for name in network.parameters
+        if name in network.trainable - own and uses[name] > 0
     )
+    return Plan(first.weights, own, others, probe, _bytes_per_sample(first))
 
 
 def _bytes_per_sample(forward: _Forward) -> int:
@@ -375,9 +430,12 @@ def _gradients(
     return _one_by_one(output, targets, shapes)
 
 
-def _backward(network: Float64Network, x: Tensor) -> Derivatives:
-    """One recorded forward pass on ``x`` and one backward pass for each output."""
-    forward = _forward(network, x)
+def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
+    """One recorded forward pass on ``x`` and one backward pass for each output.
+
+    ``start`` is the index of the first row of ``x`` in the user's batch.
+    """
+    forward = _forward(network, x, range(start, start + len(x)))
     calls = [call for made in forward.calls.values() for call in made]
     shapes = [forward.x.shape, *(call.value.shape for call in calls)]
     shapes += [call.output_shape for call in calls]
@@ -389,8 +447,8 @@ def _backward(network: Float64Network, x: Tensor) -> Derivatives:
     jacobian = gradients[0].flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
-            f"the gradient for sample {first_not_finite(jacobian)} holds NaN or infinite values, "
-            "though its output does not; look for a square root or division at 0"
+            f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
+            "values, though its output does not; look for a square root or division at 0"
         )
     inputs = iter(gradients[1 : 1 + len(calls)])
     outputs = iter(gradients[1 + len(calls) :])
@@ -409,14 +467,14 @@ def _backward(network: Float64Network, x: Tensor) -> Derivatives:
 
 
 def differentiate(
-    network: Float64Network, x: Tensor, probe: Plan, max_memory: int
+    network: Float64Network, x: Tensor, planned: Plan, max_memory: int
 ) -> Iterator[Derivatives]:
     """The derivatives of ``network`` at ``x``, part by part.
 
     Args:
         network: from `float64_network`.
         x: ``(n, *input_shape)``, any floating dtype.
-        probe: from `plan`.
+        planned: from `plan`.
         max_memory: bytes that one part's derivatives may take; at least one sample at a time
             is always taken.
 
@@ -426,23 +484,13 @@ def differentiate(
     Raises:
         ValueError: samples influence each other; output or gradient not finite.
     """
-    at_once = max(1, int(max_memory) // probe.bytes_per_sample)
+    at_once = max(1, int(max_memory) // planned.bytes_per_sample)
     start = 0
     for part in x.split(at_once):
-        derivatives = _backward(network, part)
-        stop = start + part.shape[0]
-        here = (probe.samples >= start) & (probe.samples < stop)
-        mine = derivatives.output[probe.samples[here] - start]
-        check_same(
-            probe.output[here],
-            mine,
-            probe.samples[here],
-            "samples influence each other: the output for sample {sample} depends on which other "
-            "samples are in the batch (batch statistics? attention over the batch?)",
-            mine.abs().amax() if mine.numel() else probe.output.abs().amax(),
-        )
+        derivatives = _backward(network, part, start)
+        planned.probe.check(derivatives.output, start)
         yield derivatives
-        start = stop
+        start += len(part)
 
 
 def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor:
@@ -468,8 +516,8 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     True
     """
     with float64_network(net) as network:
-        probe = plan(network, x)
-        parts = [part.jacobian for part in differentiate(network, x, probe, max_memory)]
+        planned = plan(network, x)
+        parts = [part.jacobian for part in differentiate(network, x, planned, max_memory)]
     return torch.cat(parts)
 
 
@@ -494,6 +542,14 @@ def sample_parameter_gradients(
         yield torch.stack(rows)
 
 
+def trainable_names(network: Float64Network) -> tuple[str, ...]:
+    """The names of the parameters that are not frozen, in the network's order; at least one."""
+    names = tuple(name for name in network.parameters if name in network.trainable)
+    if not names:
+        raise ValueError("every parameter is frozen; set requires_grad on those that count")
+    return names
+
+
 def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
     """Jacobian of the outputs with respect to all trainable parameters: slow, for toys.
 
@@ -516,8 +572,6 @@ def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
     tensor([[[1., 2., 3.]]], dtype=torch.float64)
     """
     with float64_network(net) as network:
-        check_batch(net, x)
-        names = tuple(name for name in network.parameters if name in network.trainable)
-        if not names:
-            raise ValueError("every parameter is frozen; set requires_grad on those that count")
+        checked_output(network, x)
+        names = trainable_names(network)
         return torch.stack(list(sample_parameter_gradients(network, x, names)))

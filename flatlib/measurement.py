@@ -224,34 +224,34 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     if max_memory < 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
     with float64_network(net) as network:
-        probe = plan(network, x)
+        planned = plan(network, x)
         parts = []
         start = 0
-        for part in differentiate(network, x, probe, max_memory):
+        for part in differentiate(network, x, planned, max_memory):
             stop = start + len(part.output)
-            parts.append(_measure_part(part, probe, x[start:stop]))
+            parts.append(_measure_part(part, planned, x[start:stop]))
             start = stop
         whole = _join(parts)
-        if not probe.other_parameters:
+        if not planned.other_parameters:
             return whole
-        rows = sample_parameter_gradients(network, x, probe.other_parameters)
+        rows = sample_parameter_gradients(network, x, planned.other_parameters)
         others = torch.stack([row.square().sum() for row in rows])
         return replace(
             whole, parameter_gradient_energy=whole.parameter_gradient_energy + others
         )
 
 
-def _measure_part(part: Derivatives, probe: Plan, x: Tensor) -> Measurement:
+def _measure_part(part: Derivatives, planned: Plan, x: Tensor) -> Measurement:
     """The measurement of one part of the batch, parameters outside the layers left out."""
     s = geometry.singular_values(part.jacobian)
     energy = torch.zeros_like(s[:, 0])
     layers = []
     for derivatives in part.layers:
-        layer, bias_energy = _measure_layer(derivatives, probe, part.jacobian, s)
+        layer, bias_energy = _measure_layer(derivatives, planned, part.jacobian, s)
         layers.append(layer)
         if layer.in_sharpness:
             energy += layer.weight_gradient_energy
-        if _parameter_name(layer.name, "bias") in probe.own_parameters:
+        if _parameter_name(layer.name, "bias") in planned.own_parameters:
             energy += bias_energy
     return Measurement(
         singular_values=s,
@@ -269,7 +269,7 @@ def _measure_part(part: Derivatives, probe: Plan, x: Tensor) -> Measurement:
 
 
 def _measure_layer(
-    layer: LayerDerivatives, probe: Plan, jacobian: Tensor, s: Tensor
+    layer: LayerDerivatives, planned: Plan, jacobian: Tensor, s: Tensor
 ) -> tuple[LayerMeasurement, Tensor]:
     """One layer of one part, and the squared norms of its bias's gradients."""
     norms = gradient_norms(layer)
@@ -289,8 +289,8 @@ def _measure_layer(
         log_volume=geometry.log_volume(from_here),
         n_positions=norms.n_positions,
         input_dimension=joined.shape[2],
-        in_sharpness=_parameter_name(layer.name, "weight") in probe.own_parameters,
-        weight=probe.weights[layer.name],
+        in_sharpness=_parameter_name(layer.name, "weight") in planned.own_parameters,
+        weight=planned.weights[layer.name],
         geometries=tuple(_geometry(layer.module, x) for x in layer.inputs)
         if layer.kind != "Linear"
         else (),

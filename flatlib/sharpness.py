@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flatlib.checks import check_batch, check_targets
+from flatlib.checks import check_targets
 from flatlib.derivatives import (
     Float64Network,
     LayerDerivatives,
+    checked_output,
     float64_network,
     parameter_jacobian,
+    trainable_names,
 )
 
 MINIMUM_PROBES = 8
@@ -91,7 +93,7 @@ class GradientNorms:
     bias: Tensor  # of the gradient of the bias
     untied: Tensor  # of the gradients of one copy of the weight a position
     output: Tensor  # of the gradient at the layer's output
-    smallest_patch: Tensor  # squared norm of the smallest patch that a weight (of one group) multiplies
+    smallest_patch: Tensor  # squared norm of the smallest vector that W multiplies
     n_positions: int  # P over all calls; 1 for a dense layer
 
 
@@ -164,11 +166,8 @@ class _HessianProducts:
     """Products of vectors with the Hessian of a scalar of the network's outputs."""
 
     def __init__(self, network: Float64Network, x: Tensor, y: Tensor, residual_only: bool):
-        names = [name for name in network.parameters if name in network.trainable]
-        if not names:
-            raise ValueError("every parameter is frozen; set requires_grad on those that count")
-        self.parameters = [network.parameters[name] for name in names]
-        output = network(x.double())
+        output = checked_output(network, x)
+        self.parameters = [network.parameters[name] for name in trainable_names(network)]
         check_targets(y, output)
         residual = output - y.double().reshape(output.shape)
         if residual_only:
@@ -247,7 +246,6 @@ def hessian_trace(
     if max_probes < MINIMUM_PROBES:
         raise ValueError(f"max_probes must be at least {MINIMUM_PROBES}, got {max_probes}")
     with float64_network(net) as network:
-        check_batch(net, x)
         products = _HessianProducts(network, x, y, residual_only=False)
         if method == "exact":
             return HessianTrace(products.trace(), 0.0, products.gradient.numel())
@@ -294,7 +292,6 @@ def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     0.0
     """
     with float64_network(net) as network:
-        check_batch(net, x)
         return _HessianProducts(network, x, y, residual_only=True).trace()
 
 
