@@ -18,10 +18,12 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 SCALES = ("smoke", "laptop", "paper")
 WORKERS = 2
+TRACEBACK_ENDS = 15  # lines of a long traceback shown at its begin and at its end
 PYTHON_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -163,17 +165,21 @@ def execute(path: Path, parameters: dict, root: Path) -> nbformat.NotebookNode:
             )
         except PapermillExecutionError as error:
             raise ChapterError(failure(path, source, error)) from None
+        except DeadKernelError:
+            raise ChapterError(
+                f"{path.name}: its kernel died, most often for want of memory; run it by itself to see"
+            ) from None
 
 
 def failure(path: Path, source: nbformat.NotebookNode, error: PapermillExecutionError) -> str:
     """One message with the notebook, the failed cell as the reader counts it, and its traceback."""
     cells = [cell.source for cell in source.cells]
     number = cells.index(error.source) + 1 if error.source in cells else error.cell_index + 1
-    traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-    return (
-        f"{path.name} failed in cell {number} of {len(cells)}: {error.ename}: {error.evalue}\n"
-        f"{traceback}"
-    )
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)).splitlines()
+    if len(lines) > 2 * TRACEBACK_ENDS:
+        lines[TRACEBACK_ENDS:-TRACEBACK_ENDS] = ["    ..."]
+    named = f"{path.name} failed in cell {number} of {len(cells)}: {error.ename}: {error.evalue}"
+    return "\n".join([named, *lines])
 
 
 def _chatter_to(log: Path) -> None:

@@ -1,0 +1,163 @@
+"""book/_tools/chapters.py: notebooks run once, failures are named, nothing half-written stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import chapters
+import nbformat
+import pytest
+from chapters import ChapterError, cache_key, check_parameters, page, run_all
+from nbformat import v4
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for folder in ("flatlib", "notebooks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "flatlib" / "__init__.py").write_text("answer = 42\n")
+    return tmp_path
+
+
+def write(root: Path, name: str, *cells: str, parameters='scale: str = "smoke"\nseed: int = 1'):
+    """A notebook with a parameters cell and the given code cells."""
+    first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = v4.new_notebook(cells=[v4.new_markdown_cell("# A title\n\nText."), first])
+    notebook.cells += [v4.new_code_cell(cell) for cell in cells]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = spec
+    path = root / "notebooks" / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def run(root: Path, *paths: Path, **parameters):
+    return run_all(list(paths), parameters, root, root / "cache")
+
+
+def printed(one: chapters.Run) -> str:
+    outputs = [out for cell in one.notebook.cells for out in cell.get("outputs", [])]
+    return "".join(out["text"] for out in outputs if out.get("name") == "stdout")
+
+
+def test_a_notebook_runs_once_and_its_output_is_kept(root):
+    path = write(root, "one", "import flatlib\nprint(flatlib.answer, scale, seed)")
+    first = run(root, path, scale="smoke", seed=1)["one"]
+    again = run(root, path, scale="smoke", seed=1)["one"]
+    assert (first.fresh, again.fresh) == (True, False)
+    assert printed(first) == printed(again) == "42 smoke 1\n"
+    assert first.seconds == again.seconds > 0
+
+
+def test_parameters_reach_the_notebook(root):
+    path = write(root, "one", "print(scale, seed)")
+    assert printed(run(root, path, scale="laptop", seed=7)["one"]) == "laptop 7\n"
+
+
+def test_the_notebooks_own_defaults_inject_no_cell(root):
+    path = write(root, "one", "print(scale)")
+    assert len(run(root, path, scale="smoke", seed=1)["one"].notebook.cells) == 3
+
+
+def test_a_failing_cell_is_named_and_leaves_nothing_in_the_cache(root):
+    bad = write(root, "bad", "x = 1", "assert x == 2, 'x is one'")
+    good = write(root, "good", "print(1)")
+    with pytest.raises(ChapterError) as caught:
+        run(root, bad, good, scale="smoke", seed=3)
+    assert "bad.ipynb failed in cell 4 of 4: AssertionError: x is one" in str(caught.value)
+    kept = sorted(path.name.partition("-")[0] for path in (root / "cache").glob("*.json"))
+    assert kept == ["good"]
+    assert not list((root / "cache").glob(".*"))
+
+
+def test_a_dying_kernel_is_named(root):
+    path = write(root, "dies", "import os\nos._exit(1)")
+    with pytest.raises(ChapterError, match="dies.ipynb"):
+        run(root, path, scale="smoke", seed=1)
+    assert not list((root / "cache").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"width": 3}, "declares no parameter 'width'; it declares scale, seed"),
+        ({"seed": "1"}, "parameter seed must be int, got '1'"),
+        ({"seed": True}, "parameter seed must be int, got True"),
+        ({"scale": "huge"}, "unknown scale 'huge'; choose from smoke, laptop, paper"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(root, parameters, message):
+    path = write(root, "one", "print(1)")
+    with pytest.raises(ChapterError) as caught:
+        run(root, path, **parameters)
+    assert message in str(caught.value)
+    assert not (root / "cache").exists()
+
+
+def test_a_notebook_without_parameters_is_refused(root):
+    path = write(root, "none")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata.pop("tags")
+    nbformat.write(notebook, path)
+    with pytest.raises(ChapterError, match="no cell tagged 'parameters'"):
+        check_parameters(path, {})
+
+
+def test_the_key_changes_with_each_thing_that_decides_the_output(root, monkeypatch):
+    path = write(root, "one", "print(1)")
+    reader = write(root, "reader", "table = 'results/table.csv'")
+    (root / "results").mkdir()
+
+    def keys():
+        library, environment = chapters.tree_digest(root / "flatlib"), "e"
+        arguments = (root, library, environment)
+        return (
+            cache_key(path, {"scale": "smoke"}, *arguments),
+            cache_key(path, {"scale": "laptop"}, *arguments),
+            cache_key(reader, {"scale": "smoke"}, *arguments),
+        )
+
+    before = keys()
+    assert len(set(before)) == 3
+    assert keys() == before
+
+    (root / "flatlib" / "more.py").write_text("")
+    library_changed = keys()
+    assert not set(before) & set(library_changed)
+
+    (root / "results" / "table.csv").write_text("1")
+    results_changed = keys()
+    assert results_changed[:2] == library_changed[:2]
+    assert results_changed[2] != library_changed[2]
+
+    (root / "data").mkdir()
+    (root / "data" / "images").write_text("1")
+    monkeypatch.setenv("FLATLIB_DATA", str(root / "data"))
+    data_changed = keys()
+    assert data_changed[0] == results_changed[0], "smoke runs use embedded data alone"
+    assert data_changed[1] != results_changed[1]
+
+    write(root, "one", "print(2)")
+    assert keys()[0] != data_changed[0]
+
+
+def test_compiled_files_do_not_count_as_library(root):
+    before = chapters.tree_digest(root / "flatlib")
+    (root / "flatlib" / "__init__.cpython-311.pyc").write_bytes(b"x")
+    assert chapters.tree_digest(root / "flatlib") == before
+
+
+def test_the_page_says_how_it_ran_and_shows_no_kernel_chatter(root):
+    path = write(root, "one", "import sys\nprint('shown')\nprint('chatter', file=sys.stderr)")
+    one = run(root, path, scale="smoke", seed=1)["one"]
+    rendered = page(one)
+    text = json.dumps(rendered)
+    assert "shown" in text
+    outputs = [out for cell in rendered.cells for out in cell.get("outputs", [])]
+    assert [out.get("name") for out in outputs] == ["stdout"]
+    lines = rendered.cells[0].source.splitlines()
+    assert lines[0] == "# A title"
+    assert f"ran at scale *smoke* with seed 1 in {one.seconds:.1f} seconds" in lines[3]
+    assert "papermill" not in text
+    assert "Text." in lines

@@ -1,0 +1,122 @@
+"""environment.yml, constraints.txt and pyproject.toml say the same; what they ask for can be had."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def pins() -> dict[str, str]:
+    """constraints.txt: canonical name to exact version."""
+    lines = [line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): exact for name, exact in pairs}
+
+
+def asked_for() -> list[Requirement]:
+    """Every requirement of pyproject.toml, extras included."""
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + [one for name in extras if name != "all" for one in extras[name]]
+    return [Requirement(line) for line in lines]
+
+
+def conda_pip_lines() -> list[str]:
+    return next(part["pip"] for part in CONDA["dependencies"] if isinstance(part, dict))
+
+
+def test_constraints_hold_one_exact_version_of_each_requirement():
+    for requirement in asked_for():
+        exact = pins().get(canonicalize_name(requirement.name))
+        assert exact is not None, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(exact), f"{requirement} does not allow {exact}"
+
+
+def test_constraints_cover_everything_that_is_installed_for_flatlib():
+    """Follow the requirements of the installed packages: each one met on the way is pinned."""
+    from importlib.metadata import requires
+
+    open_names, seen = [canonicalize_name(one.name) for one in asked_for()], set()
+    while open_names:
+        name = open_names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:
+            continue  # another platform's, or an option that nobody installed
+        assert name in pins(), f"{name} is installed and not in constraints.txt"
+        for line in lines:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                open_names.append(canonicalize_name(requirement.name))
+    assert len(seen) > 60
+
+
+def test_no_constraint_brings_cuda_or_another_machines_folder():
+    text = (ROOT / "constraints.txt").read_text()
+    assert not re.search(r"nvidia|cuda|triton|file:|://|\+", text)
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_installed_versions_are_the_constraints():
+    wrong = []
+    for name, exact in pins().items():
+        try:
+            found = version(name).split("+")[0]
+        except PackageNotFoundError:
+            continue
+        if found != exact:
+            wrong.append(f"{name}: {found} is installed, constraints.txt says {exact}")
+    assert not wrong, "run 'make env': " + "; ".join(wrong)
+
+
+def test_conda_environment_has_the_shape_that_conda_and_binder_read():
+    assert set(CONDA) == {"name", "channels", "dependencies"}
+    assert CONDA["name"] == PROJECT["name"]
+    assert CONDA["channels"] == ["conda-forge"]
+    plain = [part for part in CONDA["dependencies"] if isinstance(part, str)]
+    assert {"pip", "make", "git"} <= set(plain)
+    python = next(part for part in plain if part.startswith("python="))
+    allowed = Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert allowed.contains(python.removeprefix("python=") + ".0")
+
+
+def test_conda_environment_names_what_pyproject_asks_for_at_the_constraints_versions():
+    lines = [line for line in conda_pip_lines() if not line.startswith("--")]
+    conda = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
+    wanted = {canonicalize_name(requirement.name) for requirement in asked_for()}
+    assert set(conda) == wanted
+    assert len(lines) == len(conda)
+    for name, requirement in conda.items():
+        assert str(requirement.specifier) == f"=={pins()[name]}"
+    assert conda_pip_lines()[-2:] == ["--constraint constraints.txt", "--editable ."]
+
+
+@pytest.mark.slow
+def test_conda_environments_pip_section_resolves(tmp_path):
+    """pip finds one set of versions for it; nothing is installed."""
+    lines = [line for line in conda_pip_lines() if not line.startswith("--")]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps"]
+    command += ["--constraint", str(ROOT / "constraints.txt"), "-r", "requirements.txt"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+
+
+def test_the_installed_environment_is_consistent():
+    finished = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout

@@ -1,0 +1,178 @@
+"""book/_ext/equation_badges.py: badges show what the register's run found, and the build stops where it must."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import equation_badges
+import pytest
+from sphinx.cmd.build import build_main
+
+CONFIG = """
+extensions = ["myst_parser", "equation_badges"]
+myst_enable_extensions = ["dollarmath"]
+"""
+REGISTER_PAGE = "# Register\n\n```{equation-tally}\n```\n\n```{equation-register}\n```\n"
+
+
+def entry(label: str, **changes) -> dict:
+    return {
+        "label": label,
+        "name": f"Name of {label}",
+        "statement": r"a \le b",
+        "where": "Sec. 3, `C`",
+        "assumptions": ["$x \\ne 0$"],
+        "kind": "inequality",
+        "passed": True,
+        "cases": 200,
+        "worst": 3.4e-12,
+        "seconds": 0.5,
+        "mutants": ["wrong norm", "dropped factor"],
+        "code": "def check_it(seed, cases):\n    return seed\n",
+        **changes,
+    }
+
+
+@pytest.fixture
+def build(tmp_path, capsys):
+    """Builds pages with a register; gives the exit status, what was printed and the site's folder."""
+
+    def run(pages: dict[str, str], *entries: dict, config: str = ""):
+        source = tmp_path / "source"
+        (source / "_generated").mkdir(parents=True, exist_ok=True)
+        (source / "conf.py").write_text(CONFIG + config)
+        found = {"equations": {one["label"]: one for one in entries}}
+        (source / "_generated" / "register.json").write_text(json.dumps(found))
+        toc = "\n".join(name for name in [*pages, "register"])
+        (source / "index.md").write_text(f"# Front\n\n```{{toctree}}\n{toc}\n```\n")
+        (source / "register.md").write_text(REGISTER_PAGE)
+        for name, text in pages.items():
+            (source / f"{name}.md").write_text(f"# Title of {name}\n\n{text}\n")
+        arguments = ["-W", "-n", "--keep-going", "-q", "-E", "-b", "html"]
+        status = build_main([*arguments, str(source), str(tmp_path / "html")])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err, tmp_path / "html"
+
+    return run
+
+
+def shows(*labels: str) -> str:
+    return "\n\n".join(f"```{{equation}} {label}\na \\le b\n```" for label in labels)
+
+
+def test_a_checked_equation_gets_number_anchor_and_badge(build):
+    status, printed, site = build({"one": shows("A.1") + "\n\nSee {eqref}`A.1`."}, entry("A.1"))
+    assert status == 0, printed
+    html = (site / "one.html").read_text()
+    assert r"\[a \le b\tag{A.1}\]" in html
+    assert re.search(r'<div class="equation-box[^>]*id="eq-A-1"', html)
+    badge = re.search(r'<a class="equation-badge equation-passed".*?</a>', html, re.DOTALL).group(0)
+    assert 'href="register.html#eq-A-1"' in badge
+    assert "checked · 200 cases · worst slack 3e-12" in badge
+    assert 'aria-label="Equation A.1, Name of A.1: checked' in badge
+    assert 'href="one.html#eq-A-1"' in html or 'href="#eq-A-1"' in html
+
+
+def test_the_register_page_has_statement_assumptions_numbers_code_and_pages(build):
+    _, printed, site = build({"one": shows("13")}, entry("13"))
+    html = (site / "register.html").read_text()
+    assert 'id="eq-13"' in html, printed
+    text = re.sub(r"<[^>]+>", "", html)
+    for part in ("(13) Name of 13", "Sec. 3, C", "200 cases in 0.50 s", "worst slack 3e-12"):
+        assert part in text
+    assert r"x \ne 0" in text
+    assert "check_it" in text
+    assert "2 mutants" in text
+    assert 'href="one.html#eq-13"' in html
+
+
+def test_the_tally_counts_what_the_run_found():
+    entries = [
+        entry("1", kind="identity", worst=2e-13, cases=1000),
+        entry("2", kind="identity", worst=5e-11),
+        entry("3", worst=0.25),
+    ]
+    text = equation_badges.tally(entries)
+    assert "3 of 3 equations checked on 1,400 cases" in text
+    assert "worst relative error of an identity is 5e-11" in text
+
+
+def test_an_equation_that_nobody_registered_stops_the_build(build):
+    status, printed, _ = build({"one": shows("13", "99")}, entry("13"))
+    assert status != 0
+    assert "one: equation 99 has no check in the register" in printed
+
+
+def test_a_reference_to_an_unknown_equation_stops_the_build(build):
+    status, printed, _ = build({"one": shows("13") + "\n\n{eqref}`77`"}, entry("13"))
+    assert status != 0
+    assert "one: reference to unknown equation 77" in printed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$$\na = b\n$$ (name)",
+        "$$\na = b \\tag{5}\n$$",
+        "```{math}\n:label: name\na = b\n```",
+        "$$\n\\begin{equation} a = b \\end{equation}\n$$",
+        "```{math}\n\\begin{align} a &= b \\end{align}\n```",
+    ],
+)
+def test_a_number_without_a_check_stops_the_build(build, text):
+    status, printed, _ = build({"one": shows("13") + "\n\n" + text}, entry("13"))
+    assert status != 0
+    assert "numbered equation without a check" in printed
+    assert "one: " in printed
+
+
+def test_an_intermediate_step_needs_no_check(build):
+    steps = "$$\na = b\n$$\n\n$$\n\\begin{aligned} a &= b \\end{aligned}\n$$\n\nInline $a$."
+    status, printed, _ = build({"one": shows("13") + "\n\n" + steps}, entry("13"))
+    assert status == 0, printed
+
+
+def test_a_failed_check_stops_the_build(build):
+    failed = entry("13", passed=False, worst=0.4)
+    status, printed, _ = build({"one": shows("13")}, failed)
+    assert status != 0
+    assert "equation 13 (Name of 13): its check failed, worst slack 4e-1 in 200 cases" in printed
+
+
+def test_a_failed_check_has_a_red_badge():
+    badge = equation_badges.badge_html(entry("13", passed=False), "register.html#eq-13")
+    assert "equation-failed" in badge
+    assert "check FAILED" in badge
+    style = Path(__file__).resolve().parents[1] / "book" / "_static" / "book.css"
+    assert re.search(r"\.equation-failed[^{]*\{[^}]*background: #b3261e", style.read_text())
+
+
+def test_an_equation_that_no_page_shows_stops_the_build(build):
+    status, printed, _ = build({"one": shows("13")}, entry("13"), entry("14"))
+    assert status != 0
+    assert "equation 14 is registered, but no chapter shows it" in printed
+
+
+def test_the_book_does_not_switch_that_off():
+    text = (Path(__file__).resolve().parents[1] / "book" / "_config.yml").read_text()
+    assert "equation_strict" not in text
+
+
+def test_a_removed_register_file_stops_the_build(build, tmp_path):
+    config = 'equation_register = "_generated/other.json"'
+    status, printed, _ = build({"one": shows("13")}, entry("13"), config=config)
+    assert status != 0
+    assert "'make book' writes them" in printed
+
+
+def test_a_second_build_sees_a_changed_register(build):
+    assert build({"one": shows("13")}, entry("13"))[0] == 0
+    _, _, site = build({"one": shows("13")}, entry("13", cases=7))
+    assert "checked · 7 cases" in (site / "one.html").read_text()
+
+
+def test_several_lines_keep_one_number_outside_of_them():
+    text = equation_badges.display_tex("a &= b \\\\\n\n&= c", "12")
+    assert text == "\\[\\begin{split}a &= b \\\\\n&= c\\end{split}\\tag{12}\\]"

@@ -1,0 +1,116 @@
+"""Every chapter: parameters that papermill can read, short cells, assertions, and another seed."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from chapters import SCALES, ChapterError, check_parameters, execute
+from refuse_outputs import faults
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TYPES = {"str", "int", "float", "bool", "tuple", "list"}
+OTHER_SEED = 2
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def code(path: Path) -> list[str]:
+    return [cell.source for cell in cells(path, "code")]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@each_notebook
+def test_parameters_are_declared_with_names_types_and_known_values(path):
+    declared = papermill.inspect_notebook(str(path))
+    assert {"scale", "seed"} <= set(declared), f"{path.name} declares {sorted(declared)}"
+    for name, found in declared.items():
+        kind = found["inferred_type_name"].partition("[")[0]
+        assert kind in TYPES, f"{path.name}: parameter {name} is annotated {kind!r}"
+        default = ast.literal_eval(found["default"])
+        assert type(default).__name__ == kind, f"{path.name}: {name}: {kind} = {default!r}"
+    assert declared["scale"]["inferred_type_name"] == "str"
+    assert declared["seed"]["inferred_type_name"] == "int"
+    assert ast.literal_eval(declared["scale"]["default"]) == "smoke"
+    assert ast.literal_eval(declared["seed"]["default"]) == 1
+
+
+@each_notebook
+def test_first_code_cell_holds_the_parameters_and_nothing_else(path):
+    first = cells(path, "code")[0]
+    assert "parameters" in first.metadata.get("tags", [])
+    statements = ast.parse(first.source).body
+    assert all(isinstance(statement, ast.AnnAssign) for statement in statements)
+
+
+@each_notebook
+def test_unknown_parameters_and_scales_are_refused(path):
+    with pytest.raises(ChapterError, match="declares no parameter 'sede'"):
+        check_parameters(path, {"sede": 1})
+    with pytest.raises(ChapterError, match="unknown scale"):
+        check_parameters(path, {"scale": "tiny"})
+    for scale in SCALES:
+        check_parameters(path, {"scale": scale, "seed": 3})
+
+
+@each_notebook
+def test_no_outputs_are_committed(path):
+    assert faults(path) == []
+
+
+@each_notebook
+def test_the_kernel_is_python3(path):
+    spec = nbformat.read(path, as_version=4).metadata.kernelspec
+    assert (spec.name, spec.language) == ("python3", "python")
+
+
+@each_notebook
+def test_cells_are_short(path):
+    lengths = sorted(len(source.splitlines()) for source in code(path))
+    assert statistics.median(lengths) <= 8
+    within = sum(length <= 20 for length in lengths) / len(lengths)
+    assert within >= 0.9, f"{within:.0%} of the cells have 20 lines or fewer; {lengths[-5:]}"
+
+
+@each_notebook
+def test_code_lines_fit_the_page(path):
+    lines = [line for source in code(path) for line in source.splitlines()]
+    assert [line for line in lines if len(line) > 75] == []
+
+
+@each_notebook
+def test_a_cell_asserts_something(path):
+    trees = [ast.walk(ast.parse(source)) for source in code(path) if not source.startswith("%")]
+    assert any(isinstance(node, ast.Assert) for tree in trees for node in tree)
+
+
+@each_notebook
+def test_it_starts_with_its_title_and_a_chapter_card(path):
+    words = [cell.source for cell in cells(path, "markdown")]
+    assert words[0].startswith("# ")
+    assert "chapter-card" in "\n".join(words[:2])
+
+
+@pytest.mark.slow
+@each_notebook
+def test_it_holds_for_another_seed(path):
+    """Its assertions are true of more than the seed that they were written with."""
+    with ThreadPoolExecutor(1) as fresh_event_loop:
+        executed = fresh_event_loop.submit(
+            execute, path, {"scale": "smoke", "seed": OTHER_SEED}, ROOT
+        ).result()
+    counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
