@@ -18,6 +18,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 # (light, dark) partners. Every line colour stands out from its page by 3:1 or more, and any two
 # stay apart in deuteranopia, protanopia and tritanopia: tests/test_figures.py holds both.
@@ -279,29 +280,42 @@ def ladder(ax: Axes, rungs: Mapping[str, Mapping[str, float]]) -> None:
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5)
 
 
-def panels(table, columns: Mapping[str, str], logarithmic: Sequence[str] = (), height=300.0):
-    """A table of measurements through training, one panel a quantity.
+def panels(
+    runs: Mapping[str, DataFrame],
+    columns: Mapping[str, str],
+    logarithmic: Sequence[str] = (),
+    height: float = 300.0,
+) -> Figure:
+    """Tables of measurements through training: one panel a quantity, one line a run.
 
     Args:
-        table: data frame with a column ``step`` and those in ``columns``.
+        runs: for each run's name its data frame, with a column ``step`` and those in
+            ``columns``.
         columns: title of the panel for each column, in reading order.
         logarithmic: columns drawn on a logarithmic axis.
         height: height of the figure in points.
 
     Returns:
-        The figure, three panels a row.
+        The figure, three panels a row, with a legend below if there are several runs.
 
     Raises:
-        ValueError: a column that the table lacks.
+        ValueError: a column that a table lacks.
     """
-    missing = [name for name in ("step", *columns) if name not in table.columns]
-    if missing:
-        raise ValueError(f"the table has no column {missing}; it has {list(table.columns)}")
-    rows = -(-len(columns) // 3)
-    figure, axes = canvas(rows, 3, height=height, squeeze=False)
-    for ax, (name, title) in zip(axes.flat, columns.items(), strict=False):
-        ax.plot(table["step"], table[name], color=COLORS["blue"])
-        ax.set(title=title, xlabel="step", yscale="log" if name in logarithmic else "linear")
+    for name, table in runs.items():
+        missing = [column for column in ("step", *columns) if column not in table.columns]
+        if missing:
+            raise ValueError(
+                f"the table of {name!r} has no column {missing}; it has {list(table.columns)}"
+            )
+    figure, axes = canvas(-(-len(columns) // 3), 3, height=height, squeeze=False)
+    for ax, (column, title) in zip(axes.flat, columns.items(), strict=False):
+        for name, table in runs.items():
+            ax.plot(table["step"], table[column], label=name)
+        ax.set(title=title, xlabel="step", yscale="log" if column in logarithmic else "linear")
+        ax.locator_params(axis="x", nbins=4)
     for ax in axes.flat[len(columns) :]:
         ax.remove()
+    if len(runs) > 1:
+        handles, names = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(runs))
     return figure

@@ -191,17 +191,24 @@ def test_ladder_draws_each_network_on_its_row():
 
 def test_panels_draw_one_quantity_each():
     table = pd.DataFrame({"step": [0, 5], "train_loss": [1.0, 0.1], "mls": [2.0, 1.0]})
-    figure = figures.panels(
-        table, {"train_loss": "loss", "mls": "MLS"}, logarithmic=("train_loss",)
-    )
+    columns = {"train_loss": "loss", "mls": "MLS"}
+    figure = figures.panels({"slow": table}, columns, logarithmic=("train_loss",))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss", "MLS"]
     assert [ax.get_yscale() for ax in figure.axes] == ["log", "linear"]
     assert figure.axes[1].lines[0].get_xydata().tolist() == [[0, 2], [5, 1]]
+    assert not figure.legends
+
+
+def test_panels_draw_one_line_a_run():
+    table = pd.DataFrame({"step": [0, 5], "mls": [2.0, 1.0]})
+    figure = figures.panels({"slow": table, "fast": table / 2}, {"mls": "MLS"})
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[2, 1], [1, 0.5]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["slow", "fast"]
 
 
 def test_panels_name_a_missing_column():
-    with pytest.raises(ValueError, match=r"no column \['mls'\]"):
-        figures.panels(pd.DataFrame({"step": [0]}), {"mls": "MLS"})
+    with pytest.raises(ValueError, match=r"'run' has no column \['mls'\]"):
+        figures.panels({"run": pd.DataFrame({"step": [0]})}, {"mls": "MLS"})
 
 
 def test_style_survives_a_caller_who_changed_matplotlib(drawing):
