@@ -4,7 +4,7 @@ A formula takes a case to its links: ``(lhs, relation, rhs)`` or, with what the 
 relative to, ``(lhs, relation, rhs, scale)``. The relations are
 
 * ``"="``: both sides agree to 1e-9, relative to the larger one or to the scale;
-* ``"<="``: the left side exceeds the right by rounding (1e-12) and no more;
+* ``"<="``: the left side exceeds the right by rounding (1e-12 of the larger) and no more;
 * ``"~"``: an estimate from random samples; the scale is its standard error.
 
 An inequality must also be attained: at each of its equality cases the links named there are
@@ -27,6 +27,7 @@ from flatlib.equations.cases import draw
 
 IDENTITY_TOLERANCE = 1e-9  # relative
 ROUNDING = 1e-12  # relative: some thousands of float64 operations, powers up to 6
+UNDERFLOW = 1e-100  # differences below this are 0: squares of a saturated net's gradients vanish
 STANDARD_ERRORS = 6.0  # some thousands of entries a check: one false alarm in a thousand runs
 EQUALITY_DRAWS = 3  # random versions of each equality case
 LIBRARY_CASES = 25  # at which the library's own numbers are compared as well
@@ -82,9 +83,13 @@ class Equation:
         """What `CheckResult.worst` is for this equation."""
         if self.kind == "inequality":
             return "least slack, relative to the right-hand side"
-        if any(link[1] == "~" for link in self.check(next(self.cases(0, 1)))):
+        if self.kind == "definition" and self._is_sampled:
             return "largest deviation, in standard errors"
         return "largest error, relative"
+
+    @property
+    def _is_sampled(self) -> bool:
+        return any(link[1] == "~" for link in self.check(next(self.cases(0, 1))))
 
     def cases(self, seed: int, count: int) -> Iterator[Any]:
         """The first ``count`` cases of the stream that meet the assumptions."""
@@ -120,7 +125,8 @@ def _parts(lhs: Any, rhs: Any, scale: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _excess(lhs: Any, relation: str, rhs: Any, scale: Any = None) -> float:
     """How far one link is from what it states, relative to its scale; nan counts as infinite."""
     left, right, unit = _parts(lhs, rhs, scale)
-    difference = torch.where(left == right, torch.zeros_like(left), left - right)
+    equal = (left == right) | ((left - right).abs() < UNDERFLOW)
+    difference = torch.where(equal, torch.zeros_like(left), left - right)
     if relation != "<=":
         difference = difference.abs()
     relative = torch.where(difference == 0, difference, difference / unit)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
+from torch.nn.utils import skip_init
 
 from flatlib.equations.assumptions import SMOOTH
-from flatlib.equations.cases import frobenius, spectral
+from flatlib.equations.cases import frobenius, spectral, stream
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.equations.weights_to_inputs import library_of
@@ -111,9 +112,10 @@ class ConvolutionCase:
 
 def _network(C_in: int, C_out: int, side: int, N: int, generator, **options) -> nn.Sequential:
     """Random weights of the usual sizes; ``options`` are Conv2d's."""
-    conv = nn.Conv2d(C_in, C_out, options.pop("kernel"), dtype=torch.float64, **options)
-    positions = conv(torch.zeros(1, C_in, side, side, dtype=torch.float64))[0, 0].numel()
-    last = nn.Linear(C_out * positions, N, dtype=torch.float64)
+    kernel = options.pop("kernel")
+    conv = skip_init(nn.Conv2d, C_in, C_out, kernel, dtype=torch.float64, **options)
+    columns = F.unfold(torch.zeros(1, C_in, side, side), kernel, **options)
+    last = skip_init(nn.Linear, C_out * columns.shape[2], N, dtype=torch.float64)
     with torch.no_grad():
         for parameter in (*conv.parameters(), *last.parameters()):
             parameter.copy_(
@@ -126,7 +128,7 @@ def _network(C_in: int, C_out: int, side: int, N: int, generator, **options) -> 
 @lru_cache(maxsize=512)
 def draw_convolution(seed: int, index: int) -> ConvolutionCase:
     """Kernels of 1 to 3, strides 1 and 2, with and without padding, one to three channels."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + index)
+    generator = torch.Generator().manual_seed(stream(seed, index))
 
     def pick(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
@@ -154,7 +156,7 @@ def draw_convolution(seed: int, index: int) -> ConvolutionCase:
 
 def _tight_base(seed: int, constant: bool) -> ConvolutionCase:
     """A linear net with one output, 2x2 patches; constant images have equal patches."""
-    generator = torch.Generator().manual_seed(7_919 + seed)
+    generator = torch.Generator().manual_seed(stream(7_919, seed))
     C_in = 2 + seed % 2
     net = _network(C_in, 3, 3, 1, generator, kernel=2)
     x = torch.randn(4, C_in, 3, 3, generator=generator, dtype=torch.float64)
@@ -181,6 +183,18 @@ def cancelling(seed: int) -> ConvolutionCase:
     channels = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     with torch.no_grad():
         case.net[3].weight.copy_(torch.outer(channels, weakest).view(1, -1))
+    return case
+
+
+@lru_cache(maxsize=64)
+def one_position(seed: int) -> ConvolutionCase:
+    """A kernel as large as the image: a dense layer, with a readout along W's top direction."""
+    generator = torch.Generator().manual_seed(stream(7_919, seed))
+    net = _network(2, 3, 2, 1, generator, kernel=2)
+    x = torch.randn(4, 2, 2, 2, generator=generator, dtype=torch.float64)
+    case = ConvolutionCase(net, x)
+    with torch.no_grad():
+        net[3].weight.copy_(torch.linalg.svd(case.W).U[:, :1].T)
     return case
 
 
@@ -359,7 +373,7 @@ _full_rank_bound = Equation(
     check=full_rank_bound,
     draw=draw_convolution,
     applies=_full_column_rank,
-    tight=(Tight(cancelling, (1,)),),
+    tight=(Tight(cancelling, (1,)), Tight(one_position, (1, 2))),
     mutants={
         "largest singular value of X": with_link(
             full_rank_bound,

@@ -11,15 +11,16 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
-from flatlib.equations.cases import Case
+from flatlib.equations.cases import Case, stream
 
 
 class _Draws:
     """Random numbers of one constructor, from its seed."""
 
     def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(7_919 + seed)
+        self.generator = torch.Generator().manual_seed(stream(7_919, seed))
 
     def integer(self, low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=self.generator))
@@ -41,7 +42,7 @@ class _Draws:
 
 def _linear(weight: Tensor, fixed: bool = False) -> nn.Linear:
     H, M = weight.shape
-    layer = nn.Linear(M, H, bias=False, dtype=weight.dtype)
+    layer = skip_init(nn.Linear, M, H, bias=False, dtype=weight.dtype)
     layer.weight = nn.Parameter(weight.clone(), requires_grad=not fixed)
     return layer
 

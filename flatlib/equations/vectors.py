@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from flatlib.equations.cases import draw
+from flatlib.equations.cases import draw, stream
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def draw_vector(seed: int, index: int) -> Vector:
     >>> draw_vector(0, 0).p <= draw_vector(0, 0).q
     True
     """
-    generator = torch.Generator().manual_seed(1_000_003 * seed + index)
+    generator = torch.Generator().manual_seed(stream(seed, index))
     p, q = _exponents(generator)
     if index % 8 == 4:
         q = math.inf
@@ -61,7 +61,7 @@ def draw_vector(seed: int, index: int) -> Vector:
 @lru_cache(maxsize=64)
 def one_entry(seed: int) -> Vector:
     """All entries but one are zero: every p-norm is the same."""
-    generator = torch.Generator().manual_seed(7_919 + seed)
+    generator = torch.Generator().manual_seed(stream(7_919, seed))
     v = torch.zeros(5 + seed % 3, dtype=torch.float64)
     v[seed % 5] = torch.randn((), generator=generator, dtype=torch.float64)
     return Vector(v, *_exponents(generator))
@@ -70,6 +70,6 @@ def one_entry(seed: int) -> Vector:
 @lru_cache(maxsize=64)
 def one_size(seed: int) -> Vector:
     """All entries have one absolute value: Lemma B.2 is attained."""
-    generator = torch.Generator().manual_seed(7_919 + seed)
+    generator = torch.Generator().manual_seed(stream(7_919, seed))
     signs = torch.randn(5 + seed % 3, generator=generator, dtype=torch.float64).sign()
     return Vector((0.5 + seed % 3) * signs, *_exponents(generator))

@@ -1,0 +1,110 @@
+"""What passes a check and what does not, at the edge of its tolerance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flatlib import equations
+from flatlib.equations.checking import holds, run
+from flatlib.equations.mutation import reversed_link, scaled_link, with_link
+
+
+def outcome(label: str, link, cases: int = 3):
+    """The result with all links of an equation replaced by one, equality cases left out."""
+    return run(replace(equations.find(label), check=lambda c: [link], tight=()), 0, cases)
+
+
+@pytest.mark.parametrize("error, passed", ((1e-10, True), (1e-8, False), (-1e-8, False)))
+def test_identity_to_a_billionth(error, passed):
+    assert outcome("3", (3.0 * (1 + error), "=", 3.0)).passed is passed
+
+
+@pytest.mark.parametrize(
+    "error, passed", ((-0.5, True), (0.0, True), (1e-13, True), (1e-11, False))
+)
+def test_inequality_to_rounding(error, passed):
+    assert outcome("5", (2.0 * (1 + error), "<=", 2.0)).passed is passed
+
+
+@pytest.mark.parametrize("errors, passed", ((5.0, True), (-5.0, True), (6.5, False), (-7.0, False)))
+def test_samples_to_six_standard_errors(errors, passed):
+    assert outcome("9", (1.0 + 0.1 * errors, "~", 1.0, 0.1)).passed is passed
+
+
+def test_one_entry_off_is_enough():
+    sides = torch.ones(4, 5).double()
+    other = sides.clone()
+    other[2, 3] += 1e-8
+    assert outcome("3", (sides, "=", sides)).passed
+    assert not outcome("3", (sides, "=", other)).passed
+
+
+@pytest.mark.parametrize("relation", ("=", "<="))
+@pytest.mark.parametrize("label", ("3", "5"))
+def test_nan_fails(label, relation):
+    assert not outcome(label, (math.nan, relation, 1.0)).passed
+    assert not outcome(label, (1.0, relation, math.nan)).passed
+
+
+def test_minus_infinity_is_below_everything_and_nothing_above_infinity():
+    assert outcome("N.3", (-math.inf, "<=", 1.0, 1.0)).passed
+    assert outcome("N.3", (-math.inf, "<=", -math.inf, 1.0)).passed
+    assert outcome("N.3", (1.0, "<=", math.inf, 1.0)).passed
+    assert not outcome("N.3", (1.0, "<=", -math.inf, 1.0)).passed
+    assert not outcome("N.3", (math.inf, "<=", 1.0, 1.0)).passed
+
+
+@pytest.mark.parametrize("label", ("5", "13", "16", "20", "26", "N.5", "N.8", "N.14"))
+def test_loosened_bound_is_caught_by_its_equality_case_alone(label):
+    found = equations.find(label)
+    position = found.tight[0].links[-1]
+    loose = replace(found, check=scaled_link(found.check, lambda c: 1 + 1e-7, position))
+    result = run(loose, 0, 20)
+    assert not result.passed
+    assert "equality case" in result.failure and result.attained > 1e-9
+    assert not holds(found, loose.check, 0, 20)
+
+
+def test_equality_of_vanishing_sides_does_not_count():
+    found = equations.find("25")
+    empty = replace(found, check=lambda c: [(0.0, "<=", 0.0)], library=None)
+    assert not run(empty, 0, 2).passed
+
+
+def test_library_that_disagrees_fails_the_check():
+    found = equations.find("28")
+
+    def twice(case):
+        return scaled_link(found.library, lambda c: 2.0)(case)
+
+    result = run(replace(found, library=twice), 0, 3)
+    assert not result.passed and "twice" in result.failure
+
+
+def test_a_failure_says_which_case():
+    found = equations.find("13")
+    result = run(replace(found, check=reversed_link(found.check)), 4, 20)
+    assert not result.passed and "of seed 4" in result.failure
+
+
+def test_with_link_changes_one_link():
+    found, case = equations.find("28"), equations.draw(0, 0)
+    changed = with_link(found.check, 1, lambda c: (1.0, "<=", 2.0))(case)
+    assert changed[1] == (1.0, "<=", 2.0) and len(changed) == 3
+    assert changed[0] == found.check(case)[0]
+
+
+def test_slack_is_relative_and_one_a_step():
+    case = equations.draw(0, 1)
+    slack = equations.find("28").slack(case)
+    assert slack.shape == (3,) and bool((slack <= 1).all()) and bool((slack >= -1e-12).all())
+
+
+def test_statistical_equations_say_what_their_worst_number_is():
+    meaning = {label: equations.find(label).worst_means for label in equations.register}
+    assert {label for label, m in meaning.items() if "standard errors" in m} == {"8", "9", "14"}
+    assert "slack" in meaning["13"] and "error" in meaning["3"]

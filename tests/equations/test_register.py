@@ -1,0 +1,114 @@
+"""Every registered equation passes, and every wrong version of it is caught."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+
+import pytest
+
+from flatlib import equations
+from flatlib.equations.checking import holds
+
+LABELS = [*map(str, range(1, 29)), "A.1", "B.1", "B.2", *(f"N.{k}" for k in range(1, 15))]
+CASES = 40
+
+
+def test_the_register_holds_every_label_in_order():
+    assert list(equations.register) == LABELS
+    assert all(label == found.label for label, found in equations.register.items())
+
+
+@pytest.mark.parametrize("seed", (0, 1, 2))
+@pytest.mark.parametrize("label", LABELS)
+def test_check_passes(label, seed):
+    result = equations.check(label, seed=seed, cases=CASES)
+    assert result.passed, result.failure
+    assert result.cases == CASES and result.failure == "" and result.seconds > 0
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_worst_lies_within_what_its_kind_allows(label):
+    found, result = equations.find(label), equations.check(label, cases=CASES)
+    if found.kind == "inequality":
+        assert result.worst >= -1e-12
+        assert result.attained <= 1e-9
+    else:
+        assert 0 <= result.worst <= (6 if "standard" in found.worst_means else 1e-9)
+
+
+def test_every_mutant_is_caught():
+    score = {label: equations.caught(found) for label, found in equations.register.items()}
+    escaped = [(label, name) for label, m in score.items() for name, hit in m.items() if not hit]
+    number = Counter({label: len(mutants) for label, mutants in score.items()})
+    assert not escaped
+    assert min(number.values()) >= 4
+    assert number.total() >= 250
+
+
+@pytest.mark.parametrize("seed", (5, 6))
+def test_mutants_are_caught_for_other_seeds(seed):
+    for label, found in equations.register.items():
+        missed = [name for name, hit in equations.caught(found, seed, CASES).items() if not hit]
+        assert not missed, f"({label}): {missed}"
+
+
+def test_the_check_that_catches_mutants_lets_the_equations_pass():
+    for label, found in equations.register.items():
+        assert holds(found, found.check, 0, CASES), label
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_entries_can_be_shown(label):
+    found = equations.find(label)
+    assert found.kind in ("definition", "identity", "inequality")
+    assert found.name and found.where and all(a.endswith(".") for a in found.assumptions)
+    assert "$" not in found.statement
+    assert found.statement.count("{") == found.statement.count("}")
+    assert found.statement.count(r"\Big(") == found.statement.count(r"\Big)")
+    assert found.source.startswith(f"def {found.check.__name__}")
+    assert len(inspect.getsource(found.check).splitlines()) <= 25
+
+
+def test_each_step_of_an_inequality_has_an_equality_case():
+    for label, found in equations.register.items():
+        if found.kind != "inequality":
+            continue
+        steps = [k for k, link in enumerate(found.check(found.draw(0, 0))) if link[1] == "<="]
+        covered = {position for family in found.tight for position in family.links}
+        assert set(steps) <= covered, label
+
+
+def test_same_seed_same_numbers():
+    first = [equations.check(label, seed=3, cases=8) for label in LABELS]
+    equations.draw.cache_clear()
+    second = [equations.check(label, seed=3, cases=8) for label in LABELS]
+    for one, other in zip(first, second, strict=True):
+        assert one.worst == other.worst
+        assert one.attained == other.attained or math.isnan(one.attained)
+
+
+@pytest.mark.parametrize("label", ("3", "8", "10", "14", "15", "20", "N.13"))
+def test_another_seed_other_numbers(label):
+    worst = [equations.check(label, seed=seed, cases=10).worst for seed in (0, 1, 2)]
+    assert len(set(worst)) > 1
+
+
+@pytest.mark.parametrize(
+    "label, near", (("(13)", "13"), ("N13", "N.13"), ("A1", "A.1"), ("C.1", "B.1"), (13, "13"))
+)
+def test_unknown_label_names_the_nearest(label, near):
+    with pytest.raises(ValueError, match=f"no equation has the label .*{near}"):
+        equations.check(label)
+
+
+def test_label_like_no_other_points_to_the_register():
+    with pytest.raises(ValueError, match="flatlib.equations.register"):
+        equations.check("sharpness ")
+
+
+@pytest.mark.parametrize("cases", (0, -3))
+def test_no_cases_is_refused(cases):
+    with pytest.raises(ValueError, match=f"cases must be at least 1, got {cases}"):
+        equations.check("13", cases=cases)
