@@ -217,9 +217,9 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     >>> import flatlib
     >>> net = flatlib.nets.linear(2, 2).double()
     >>> net.linear1.weight.data = torch.tensor([[3.0, 0.0], [0.0, 4.0]]).double()
-    >>> m = measure(net, torch.tensor([[1.0, 2.0]]))
-    >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 10
-    (tensor([4.], dtype=torch.float64), 10.0)
+    >>> m = measure(net, torch.tensor([[3.0, 4.0]]))
+    >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 50
+    (tensor([4.], dtype=torch.float64), 50.0)
     """
     if max_memory < 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")

@@ -89,7 +89,7 @@ def vgg10(in_channels: int = 3, outputs: int = 10, seed: int = 0) -> nn.Sequenti
     >>> net(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     >>> sum(p.numel() for p in net.parameters())
-    95274
+    97018
     """
     if in_channels < 1 or outputs < 1:
         raise ValueError(

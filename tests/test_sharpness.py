@@ -1,0 +1,237 @@
+"""Norms of gradients and traces of Hessians against plain and functional autograd."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from architectures import networks
+from hypothesis import given, settings
+from oracle import double_copy
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import flatlib
+from flatlib import sharpness
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def functional_trace(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Tr H of ``sum ||f - y||^2 / 2n`` by `torch.func.hessian`."""
+    twin = double_copy(net)
+    trainable = {name: p.detach() for name, p in twin.named_parameters() if p.requires_grad}
+    names, shapes = list(trainable), [p.shape for p in trainable.values()]
+    flat = torch.cat([p.flatten() for p in trainable.values()])
+
+    def loss(theta: Tensor) -> Tensor:
+        parts = theta.split([shape.numel() for shape in shapes])
+        parameters = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        output = functional_call(twin, parameters, (x.double(),))
+        return (output.flatten() - y.double().flatten()).square().sum() / (2 * len(x))
+
+    return float(torch.func.hessian(loss)(flat).trace())
+
+
+NETS = {
+    "tanh": lambda: flatlib.nets.mlp((3, 4, 2)),
+    "relu": lambda: flatlib.nets.mlp((3, 5, 2), "relu"),
+    "gelu": lambda: flatlib.nets.mlp((3, 4, 4, 2), "gelu"),
+    "linear": lambda: flatlib.nets.linear(3, 2),
+    "tied": lambda: tied(),
+    "repeated norm": lambda: nn.Sequential(
+        nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2)
+    ),
+}
+
+
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    net[2].weight = net[0].weight
+    return net
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_exact_trace_is_that_of_the_dense_hessian(name):
+    torch.manual_seed(0)
+    net, x, y = NETS[name](), gaussian(4, 3), gaussian(4, 2, seed=1)
+    found = flatlib.hessian_trace(net, x, y)
+    assert found.estimate == pytest.approx(functional_trace(net, x, y), rel=1e-10)
+    assert found.standard_error == 0.0
+    assert found.n_probes == sum(p.numel() for p in net.parameters())
+
+
+def test_a_convolutional_net():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2))
+    x, y = gaussian(3, 1, 3, 3), gaussian(3, 2, seed=1)
+    assert flatlib.hessian_trace(net, x, y).estimate == pytest.approx(
+        functional_trace(net, x, y), rel=1e-10
+    )
+
+
+@pytest.mark.parametrize("frozen", ["linear1.weight", "linear2.weight", "linear1.bias"])
+def test_frozen_parameters_are_left_out(frozen):
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    dict(net.named_parameters())[frozen].requires_grad_(False)
+    assert flatlib.hessian_trace(net, x, y).estimate == pytest.approx(
+        functional_trace(net, x, y), rel=1e-10
+    )
+
+
+@settings(max_examples=20)
+@given(networks())
+def test_the_trace_is_sharpness_and_gap(case):
+    """Tr H = S + gap at any parameters: the proof of Lemma A.1."""
+    net, x = case
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    if not 0 < sum(p.numel() for p in trainable) <= 120:
+        return
+    N = flatlib.measure(net, x).n_outputs
+    y = gaussian(len(x), N)
+    S, gap = flatlib.measure(net, x).sharpness, sharpness.sharpness_gap(net, x, y)
+    trace = flatlib.hessian_trace(net, x, y).estimate
+    assert trace == pytest.approx(S + gap, rel=1e-9, abs=1e-11 * (S + abs(gap)))
+
+
+def test_at_interpolation_the_gap_is_nothing():
+    net, x = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3)
+    y = net.double()(x.double()).detach()
+    assert sharpness.sharpness_gap(net, x, y) == 0.0
+    assert flatlib.hessian_trace(net, x, y).estimate == pytest.approx(
+        flatlib.measure(net, x).sharpness, rel=1e-12
+    )
+
+
+def test_the_gap_is_linear_in_the_residual():
+    net, x, e = flatlib.nets.mlp((3, 4, 2)).double(), gaussian(4, 3), gaussian(4, 2, seed=1)
+    y = net(x.double()).detach()
+    one, ten = (sharpness.sharpness_gap(net, x, y + c * e.double()) for c in (1.0, 10.0))
+    assert ten == pytest.approx(10 * one, rel=1e-11) and one != 0
+
+
+# --- Hutchinson --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hutchinson_is_within_four_standard_errors(seed):
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    exact = flatlib.hessian_trace(net, x, y).estimate
+    target = 0.05 * abs(exact)
+    found = flatlib.hessian_trace(
+        net, x, y, "hutchinson", seed=seed, target_standard_error=target
+    )
+    assert abs(found.estimate - exact) <= 4 * found.standard_error
+    assert 0 < found.standard_error <= target
+
+
+def test_hutchinson_aims_at_one_percent():
+    net, x, y = flatlib.nets.linear(40, 1), gaussian(60, 40), torch.zeros(60, 1)
+    found = flatlib.hessian_trace(net, x, y, "hutchinson")
+    assert 0.003 * found.estimate < found.standard_error <= 0.01 * found.estimate
+    assert abs(found.estimate - flatlib.hessian_trace(net, x, y).estimate) <= (
+        4 * found.standard_error
+    )
+
+
+def test_hutchinson_is_reproducible_and_leaves_the_global_state_alone():
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    before = torch.get_rng_state()
+    first, again, other = (
+        flatlib.hessian_trace(net, x, y, "hutchinson", seed=seed, max_probes=20)
+        for seed in (3, 3, 4)
+    )
+    assert first == again != other
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("target", [1.0, 0.2])
+def test_hutchinson_meets_its_target(target):
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    found = flatlib.hessian_trace(net, x, y, "hutchinson", target_standard_error=target)
+    assert found.standard_error <= target
+    assert found.n_probes == 8 or found.n_probes < 10_000
+
+
+def test_a_smaller_target_takes_more_probes():
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    rough, fine = (
+        flatlib.hessian_trace(net, x, y, "hutchinson", target_standard_error=t).n_probes
+        for t in (1.5, 0.3)
+    )
+    # A 25th of the variance takes 25 times the probes, give or take its own noise.
+    assert 8 < rough and 5 * rough < fine < 125 * rough
+
+
+def test_hutchinson_stops_at_its_limit_and_says_how_far_it_got():
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    found = flatlib.hessian_trace(
+        net, x, y, "hutchinson", target_standard_error=1e-9, max_probes=20
+    )
+    assert found.n_probes == 20 and found.standard_error > 1e-9
+
+
+def test_the_standard_error_is_that_of_the_mean():
+    """Over independent seeds the estimates scatter as their standard errors say."""
+    net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    runs = [
+        flatlib.hessian_trace(net, x, y, "hutchinson", seed=s, max_probes=16,
+                              target_standard_error=1e-12)
+        for s in range(40)
+    ]
+    scatter = torch.tensor([run.estimate for run in runs], dtype=torch.float64).std().item()
+    claimed = math.sqrt(sum(run.standard_error**2 for run in runs) / len(runs))
+    assert 0.6 < scatter / claimed < 1.6
+
+
+def test_a_zero_hessian_has_no_error():
+    net = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1))
+    for p in net.parameters():
+        nn.init.zeros_(p)
+    net[0].bias.requires_grad_(False)
+    net[1].bias.requires_grad_(False)
+    x, y = gaussian(3, 2), torch.zeros(3, 1)
+    assert flatlib.hessian_trace(net, x, y) == flatlib.sharpness.HessianTrace(0.0, 0.0, 3)
+    assert flatlib.hessian_trace(net, x, y, "hutchinson").estimate == 0.0
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"method": "lanczos"}, '"exact" or "hutchinson", got \'lanczos\''),
+    ({"method": "hutchinson", "target_standard_error": 0.0}, "must be positive, got 0.0"),
+    ({"method": "hutchinson", "target_standard_error": -1.0}, "must be positive, got -1.0"),
+    ({"method": "hutchinson", "target_standard_error": math.nan}, "must be positive, got nan"),
+    ({"method": "hutchinson", "max_probes": 3}, "at least 8, got 3"),
+])
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        flatlib.hessian_trace(flatlib.nets.linear(3, 2), gaussian(4, 3), gaussian(4, 2), **options)
+
+
+# --- adaptive sharpness ------------------------------------------------------------------------
+
+
+def test_adaptive_sharpness_by_its_definition():
+    net, x = flatlib.nets.mlp((3, 4, 2), "relu").double(), gaussian(4, 3)
+    total = 0.0
+    for row in x.double():
+        for output in net(row[None])[0]:
+            found = torch.autograd.grad(output, list(net.parameters()), retain_graph=True)
+            total += sum(
+                float((p * g).square().sum())
+                for p, g in zip(net.parameters(), found, strict=True)
+            )
+    assert sharpness.adaptive_sharpness(net, x) == pytest.approx(total / 4, rel=1e-12)
+
+
+def test_adaptive_sharpness_does_not_feel_a_rescaling():
+    net, x = flatlib.nets.mlp((3, 4, 2), "relu"), gaussian(4, 3)
+    before, S = sharpness.adaptive_sharpness(net, x), flatlib.measure(net, x).sharpness
+    with torch.no_grad():
+        net.linear1.weight.mul_(8)
+        net.linear1.bias.mul_(8)
+        net.linear2.weight.div_(8)
+    assert sharpness.adaptive_sharpness(net, x) == pytest.approx(before, rel=1e-12)
+    assert flatlib.measure(net, x).sharpness != pytest.approx(S, rel=0.1)
