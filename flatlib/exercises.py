@@ -22,9 +22,7 @@ class Verdict:
         return self.message
 
 
-def check(
-    answer: Any, expected: Any, hint: str, tolerance: float = RELATIVE_TOLERANCE
-) -> Verdict:
+def check(answer: Any, expected: Any, hint: str, tolerance: float = RELATIVE_TOLERANCE) -> Verdict:
     """Compare a reader's answer with the right one.
 
     Args:

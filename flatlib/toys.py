@@ -143,9 +143,7 @@ def dimensionality_pair(
     square = slice(0, outputs)
     t = outputs + math.sqrt(outputs**2 - outputs)
     round_net = from_weights([math.sqrt(gain) * eye, math.sqrt(gain) * eye[:, square]])
-    thin_net = from_weights(
-        [math.sqrt(gain / t) * corner, math.sqrt(gain * t) * corner[:, square]]
-    )
+    thin_net = from_weights([math.sqrt(gain / t) * corner, math.sqrt(gain * t) * corner[:, square]])
     return round_net, thin_net
 
 
