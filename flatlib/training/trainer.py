@@ -106,7 +106,7 @@ class Trainer:
         loss = self.loss(self.forward(self.x[index]), self.y[index])
         if not math.isfinite(loss.item()):
             raise DivergenceError(
-                f"the loss is {loss.item()} at step {self.step}: training with lr {self.lr} "
+                f"the loss is {loss.item()} at step {self.step}: training with lr {self.lr:g} "
                 "diverged; choose a smaller one"
             )
         gradients = torch.autograd.grad(loss, self.parameters)

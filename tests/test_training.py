@@ -1,0 +1,327 @@
+"""Training is plain stochastic gradient descent, and what it measures is what `measure` says."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import flatlib
+from flatlib import nets
+from flatlib.data import load
+from flatlib.sharpness import hessian_trace, sharpness_gap
+from flatlib.training import DivergenceError, Trainer, train
+from flatlib.training.batches import Batches
+from flatlib.training.checkpoint import bound_keys, measurement_row
+from flatlib.training.gap import lemma_gap
+from flatlib.training.loss import evaluate
+from flatlib.training.trainer import pooled_first
+
+
+class TestBatches:
+    def test_every_epoch_visits_each_sample_once(self):
+        batches = Batches(n=23, batch_size=5, seed=3)
+        orders = []
+        for epoch in range(3):
+            parts = [batches.next() for _ in range(5)]
+            assert [len(part) for part in parts] == [5, 5, 5, 5, 3]
+            assert batches.epoch == epoch
+            orders.append(torch.cat(parts))
+            assert torch.equal(orders[-1].sort().values, torch.arange(23))
+        assert not torch.equal(orders[0], orders[1])
+
+    def test_order_depends_on_the_seed_alone(self):
+        before = torch.random.get_rng_state()
+        first = Batches(100, 100, seed=1).next()
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.equal(Batches(100, 100, seed=1).next(), first)
+        assert not torch.equal(Batches(100, 100, seed=2).next(), first)
+        # Another stream than the one that the same seed gives a network's weights.
+        generator = torch.Generator().manual_seed(1)
+        assert not torch.equal(torch.randperm(100, generator=generator), first)
+
+    def test_restored_batches_go_on(self):
+        batches = Batches(n=10, batch_size=4, seed=0)
+        for _ in range(4):
+            batches.next()
+        state = batches.state()
+        expected = [batches.next() for _ in range(7)]
+        other = Batches(n=10, batch_size=4, seed=5)
+        other.restore(state)
+        assert all(torch.equal(other.next(), part) for part in expected)
+
+
+def plain_loop(net, x, y, lr, batch_size, seed, steps, loss):
+    """The textbook loop, with PyTorch's own optimizer and loss."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    batches = Batches(len(x), batch_size, seed)
+    for _ in range(steps):
+        index = batches.next()
+        optimizer.zero_grad()
+        output = net(x[index])
+        if loss == "mse":
+            value = F.mse_loss(output, y[index])
+        else:
+            value = sum((o - t).square().sum() / 2 for o, t in zip(output, y[index], strict=True))
+            value = value / len(index)
+        value.backward()
+        optimizer.step()
+
+
+class TestTrainer:
+    @pytest.mark.parametrize("loss", ["mse", "half-squared"])
+    @pytest.mark.parametrize("kind", ["mlp", "vgg10"])
+    def test_takes_the_steps_of_the_textbook_loop(self, kind, loss):
+        torch.manual_seed(0)
+        if kind == "mlp":
+            x, make = torch.rand(33, 6).double(), lambda: nets.mlp((6, 8, 10), seed=4).double()
+        else:
+            x = torch.rand(33, 1, 28, 28).double()
+            make = lambda: nets.vgg10(in_channels=1, seed=4).double()  # noqa: E731
+        y = torch.eye(10).double()[torch.arange(33) % 10]
+        ours, theirs = make(), make()
+        Trainer(ours, x, y, lr=0.1, batch_size=8, loss=loss, seed=2).advance(50)
+        plain_loop(theirs, x, y, 0.1, 8, 2, 50, loss)
+        moved = make()
+        for p, q, start in zip(
+            ours.parameters(), theirs.parameters(), moved.parameters(), strict=True
+        ):
+            assert torch.allclose(p, q, rtol=1e-10, atol=1e-13)
+            assert not torch.equal(p, start)
+
+    def test_half_squared_is_half_the_outputs_times_mse(self):
+        x, y = torch.rand(20, 4).double(), torch.rand(20, 6).double()
+        nets_ = [nets.mlp((4, 5, 6)).double() for _ in range(2)]
+        Trainer(nets_[0], x, y, lr=0.3, batch_size=7, loss="mse").advance(20)
+        Trainer(nets_[1], x, y, lr=0.1, batch_size=7, loss="half-squared").advance(20)
+        for p, q in zip(nets_[0].parameters(), nets_[1].parameters(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-12)
+
+    def test_pooling_first_changes_no_bit(self):
+        torch.manual_seed(1)
+        net = nets.vgg10(in_channels=1, seed=1)
+        x = torch.randn(6, 1, 32, 32)
+        swapped = pooled_first(net)
+        assert [type(m) for m in swapped][1:3] == [nn.MaxPool2d, nn.ReLU]
+        outputs = [net(x), swapped(x)]
+        assert torch.equal(*outputs)
+        gradients = [torch.autograd.grad(out.sum(), list(net.parameters())) for out in outputs]
+        assert all(torch.equal(g, h) for g, h in zip(*gradients, strict=True))
+
+    def test_pooling_stays_behind_other_activations(self):
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.MaxPool2d(2))
+        assert [type(m) for m in pooled_first(net)] == [nn.Conv2d, nn.Tanh, nn.MaxPool2d]
+        other = nn.ModuleList([nn.ReLU(), nn.MaxPool2d(2)])
+        assert pooled_first(other) is other
+
+    def test_restored_trainer_ends_at_the_same_bits(self):
+        data = load("digits")
+
+        def trainer():
+            net = nets.mlp((64, 16, 10), seed=1)
+            return Trainer(net, data.train_x, data.train_y, 0.5, 20, seed=1)
+
+        whole = trainer()
+        whole.advance(100)
+        state = whole.state()
+        whole.advance(180)
+        again = trainer()
+        again.restore(state)
+        again.advance(180)
+        for p, q in zip(whole.net.parameters(), again.net.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+    def test_frozen_parameters_stay(self):
+        net = nets.mlp((3, 4, 2))
+        net.linear1.weight.requires_grad_(False)
+        before = [p.clone() for p in net.parameters()]
+        Trainer(net, torch.rand(9, 3), torch.rand(9, 2), 0.1, 3).advance(5)
+        same = [torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True)]
+        assert same == [True, False, False, False]
+        for p in net.parameters():
+            p.requires_grad_(False)
+        with pytest.raises(ValueError, match="every parameter is frozen"):
+            Trainer(net, torch.rand(9, 3), torch.rand(9, 2), 0.1, 3)
+
+    def test_divergence_stops_before_the_weights_are_lost(self):
+        net = nets.mlp((3, 4, 2), activation="relu")
+        trainer = Trainer(net, torch.rand(9, 3), torch.rand(9, 2), lr=1e8, batch_size=3)
+        with pytest.raises(DivergenceError, match=r"the loss is (nan|inf) at step \d+.*lr 1e\+?08"):
+            trainer.advance(1000)
+        assert trainer.step < 1000
+
+
+class TestEvaluate:
+    def test_is_the_loss_of_all_samples_at_once(self):
+        torch.manual_seed(0)
+        net, x, y = nets.mlp((5, 10)), torch.rand(1234, 5), torch.eye(10)[torch.arange(1234) % 10]
+        for loss, expected in (("mse", F.mse_loss(net(x), y)), ("half-squared", None)):
+            value, correct = evaluate(net, x, y, loss)
+            if expected is None:
+                expected = (net(x) - y).square().sum() / (2 * len(x))
+            assert value == pytest.approx(float(expected.detach()), rel=1e-5)
+            assert torch.equal(correct, net(x).argmax(1) == y.argmax(1))
+
+
+class TestGap:
+    @pytest.mark.parametrize("activation", ["tanh", "gelu", "relu", "identity"])
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("widths", [(3, 2), (3, 4, 2), (4, 6, 5, 2), (2, 3, 4, 3, 2)])
+    def test_equals_the_trace_of_the_hessian_less_sharpness(self, activation, bias, widths):
+        torch.manual_seed(sum(widths))
+        net = nets.mlp(widths, activation=activation, bias=bias, seed=5).double()
+        x, y = torch.randn(11, widths[0]).double(), torch.randn(11, widths[-1]).double()
+        gap = lemma_gap(net, x, y)
+        trace, S = hessian_trace(net, x, y).estimate, flatlib.measure(net, x).sharpness
+        assert gap == pytest.approx(trace - S, rel=1e-9, abs=1e-12 * S)
+
+    def test_vanishes_for_the_papers_vgg10(self):
+        torch.manual_seed(0)
+        conv, dense = nn.Conv2d(1, 2, 3, padding=2), nn.Linear(8, 2)
+        net = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), dense).eval()
+        x, y = torch.randn(5, 1, 2, 2), torch.randn(5, 2)
+        assert lemma_gap(net, x, y) == 0.0
+        assert abs(sharpness_gap(net, x, y)) < 1e-12
+        assert lemma_gap(nets.vgg10(), torch.rand(1, 3, 32, 32), torch.rand(1, 10)) == 0.0
+
+    def test_shared_and_frozen_parameters_take_the_general_route(self):
+        torch.manual_seed(0)
+        shared = nn.Linear(3, 3)
+        net = nn.Sequential(shared, nn.ReLU(), shared)
+        x, y = torch.randn(4, 3), torch.randn(4, 3)
+        assert lemma_gap(net, x, y) == pytest.approx(sharpness_gap(net, x, y), rel=1e-12)
+        assert lemma_gap(net, x, y) != 0.0  # a parameter that enters twice bends the output
+        frozen = nets.mlp((3, 4, 2))
+        frozen.linear1.weight.requires_grad_(False)
+        y = torch.randn(4, 2)
+        assert lemma_gap(frozen, x, y) == pytest.approx(sharpness_gap(frozen, x, y), rel=1e-12)
+
+    def test_is_undefined_where_nobody_can_afford_it(self):
+        net = nn.Sequential(nn.Linear(50, 50), nn.LayerNorm(50), nn.Linear(50, 2)).eval()
+        assert math.isnan(lemma_gap(net, torch.rand(2, 50), torch.rand(2, 2)))
+
+
+class TestRow:
+    def test_says_what_the_measurement_says(self):
+        torch.manual_seed(0)
+        net, x, y = nets.mlp((5, 7, 3), seed=2), torch.rand(6, 5), torch.rand(6, 3)
+        row, m = measurement_row(net, x, y), flatlib.measure(net, x)
+        chain = flatlib.bounds.chain(m)
+        assert {name: row[name] for name in m.summary()} == m.summary()
+        assert [row[k] for k in ("A", "B", "C", "C_prime", "D")] == [
+            chain.A, chain.B, chain.C, chain.C_prime, chain.D,
+        ]  # fmt: skip
+        for k in range(3):
+            expected = float(m.singular_values[:, k].log().mean())
+            assert row[f"mean_log_sigma_{k + 1}"] == expected
+        assert sum(row[f"mean_log_sigma_{k}"] for k in (1, 2, 3)) == pytest.approx(
+            row["log_volume"], rel=1e-12
+        )
+        assert row["max_residual"] == pytest.approx(float((net(x) - y).norm(dim=1).max()), rel=1e-6)
+        assert row["linear2.sensitivity"] == float(m.layers[1].sensitivity.mean())
+        for key, bound in bound_keys(flatlib.bounds.evaluate(m)).items():
+            assert (row[f"lhs_{key}"], row[f"rhs_{key}"]) == (bound.lhs, bound.rhs)
+        assert row["lhs_13"] == chain.A
+        assert row["rhs_13"] == chain.D
+
+    def test_keys_tell_inequalities_of_one_label_apart(self):
+        m = flatlib.measure(nets.mlp((5, 7, 3)), torch.rand(4, 5))
+        bounds = flatlib.bounds.evaluate(m)
+        keys = bound_keys(bounds)
+        assert len(keys) == len(bounds)
+        assert [keys[f"5.{i}"].name for i in (1, 2)] == [b.name for b in bounds if b.label == "5"]
+
+
+class TestTrain:
+    @pytest.fixture
+    def data(self):
+        return load("gaussian", n=60, M=6, N=3, seed=1)
+
+    def test_table(self, data):
+        net = nets.mlp((6, 8, 3))
+        table = train(net, data, steps=250, measure_every=100, progress=False)
+        assert isinstance(table, pd.DataFrame)
+        assert table.step.tolist() == [0, 100, 200, 250]
+        wanted = {"train_loss", "train_accuracy", "test_loss", "test_accuracy", "hessian_gap"}
+        wanted |= {"sharpness", "mls", "gradient_energy", "log_volume", "log_volume_top3"}
+        wanted |= {"local_dimensionality", "nmls", "nvr", "A", "B", "C", "C_prime", "D"}
+        assert wanted <= set(table.columns)
+        assert table.train_loss.iloc[-1] < table.train_loss.iloc[0] / 2
+        # The last row is the network as it came back.
+        m = flatlib.measure(net, data.train_x)
+        assert table.sharpness.iloc[-1] == m.sharpness
+        assert table.test_loss.iloc[-1] == pytest.approx(
+            float(F.mse_loss(net(data.test_x), data.test_y)), rel=1e-5
+        )
+
+    def test_measures_the_first_training_samples(self, data):
+        net = nets.mlp((6, 8, 3))
+        table = train(net, data, steps=0, measure_samples=7, progress=False)
+        assert table.n.tolist() == [7]
+        assert table.mls.iloc[0] == float(flatlib.measure(net, data.train_x[:7]).mls.mean())
+
+    def test_same_seed_same_numbers_however_often_measured(self, data):
+        tables = [
+            train(nets.mlp((6, 8, 3)), data, steps=60, measure_every=every, progress=False)
+            for every in (20, 30)
+        ]
+        assert tables[0].iloc[-1].equals(tables[1].iloc[-1])
+        other = train(nets.mlp((6, 8, 3)), data, steps=60, seed=1, progress=False)
+        assert other.train_loss.iloc[-1] != tables[0].train_loss.iloc[-1]
+
+    def test_leaves_the_users_settings_alone(self, data):
+        state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+        net = nets.mlp((6, 8, 3)).train()
+        train(net, data, steps=20, progress=False)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert torch.get_num_threads() == threads
+        assert net.training
+        assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+    def test_dropout_works_in_training_and_rests_in_measuring(self, data):
+        net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()
+        table = train(net, data, steps=40, measure_every=20, progress=False)
+        assert len(table) == 3
+        assert net.training
+
+    def test_float64_networks_train_in_float64(self, data):
+        net = nets.mlp((6, 8, 3)).double()
+        train(net, data, steps=5, progress=False)
+        assert net.linear1.weight.dtype == torch.float64
+
+    def test_divergence_loses_nothing(self, data):
+        net = nets.mlp((6, 8, 3), activation="relu")
+        with pytest.raises(DivergenceError, match="choose a smaller one") as caught:
+            train(net, data, lr=1e8, steps=500, measure_every=1, progress=False)
+        assert caught.value.table.step.iloc[0] == 0
+        assert caught.value.table.train_loss.notna().all()
+
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({"lr": 0}, "lr must be a positive number, got 0"),
+            ({"lr": float("nan")}, "lr must be a positive number, got nan"),
+            ({"batch_size": 0}, "batch_size must be from 1 to the 60 training samples, got 0"),
+            ({"batch_size": 61}, "got 61"),
+            ({"steps": -1}, "steps must be at least 0, got -1"),
+            ({"measure_every": 0}, "measure_every and measure_samples must be at least 1"),
+            ({"measure_samples": 0}, "got 200 and 0"),
+            ({"loss": "l1"}, "loss must be one of mse, half-squared, got 'l1'"),
+        ],
+    )
+    def test_bad_settings_are_named_before_anything_moves(self, data, settings, says):
+        net = nets.mlp((6, 8, 3))
+        before = net.linear1.weight.clone()
+        with pytest.raises(ValueError, match=says):
+            train(net, data, progress=False, **settings)
+        assert torch.equal(net.linear1.weight, before)
+
+    def test_progress_bar_is_drawn_if_asked_for(self, data, capsys):
+        train(nets.mlp((6, 3)), data, steps=10, progress=False)
+        assert capsys.readouterr().err == ""
+        train(nets.mlp((6, 3)), data, steps=10)
+        assert "10/10" in capsys.readouterr().err
