@@ -134,12 +134,19 @@ def normalized_nmls(m: Measurement) -> float:
     return sum(float((layer.input_norm * layer.sensitivity).mean()) for layer in m.layers)
 
 
-def _bound(label: str, name: str, lhs: float, rhs: float, proven: bool) -> Bound:
-    size = max(abs(lhs), abs(rhs))
+def _bound(
+    label: str, name: str, lhs: float, rhs: float, proven: bool, smallest_size: float = 0.0
+) -> Bound:
+    size = max(abs(lhs), abs(rhs), smallest_size)
     # Infinite sides (a volume of 0, a zero input) compare as they are.
     rounding = ROUNDING * size if math.isfinite(size) else 0.0
     slack = 0.0 if lhs == rhs else rhs - lhs
     return Bound(label, name, lhs, rhs, lhs <= rhs + rounding, slack, proven)
+
+
+def _log_bound(label: str, name: str, lhs: float, rhs: float, proven: bool) -> Bound:
+    """An inequality of logarithms, where a relative error of either side is an absolute one."""
+    return _bound(label, name, lhs, rhs, proven, smallest_size=1.0)
 
 
 def _worst(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bound:
@@ -153,11 +160,26 @@ def _worst(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bou
 def _worst_log(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bound:
     gap = torch.where(lhs == -math.inf, torch.full_like(lhs, -math.inf), lhs - rhs)
     worst = int(gap.argmax())
-    return _bound(label, name, float(lhs[worst]), float(rhs[worst]), proven)
+    return _log_bound(label, name, float(lhs[worst]), float(rhs[worst]), proven)
 
 
 def _log_mean_exp(values: Tensor) -> float:
     return float(values.logsumexp(dim=0)) - math.log(len(values))
+
+
+def _frobenius(m: Measurement) -> Tensor:
+    """``||grad_x f||_F``, whose square may overflow or underflow where it does not."""
+    top = m.singular_values[:, :1]
+    relative = torch.where(top > 0, m.singular_values / top, 0.0)
+    return top[:, 0] * torch.linalg.vector_norm(relative, dim=1)
+
+
+def _root_mean_of_sums(values: Tensor) -> float:
+    """Root of the mean over samples of the sum over layers of ``values**2``, ``(layers, n)``."""
+    largest = float(values.max())
+    if largest == 0.0:
+        return 0.0
+    return largest * _root_mean((values / largest).square().sum(dim=0))
 
 
 def _log(value: float) -> float:
@@ -177,7 +199,8 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         m: from `flatlib.measure`.
 
     Returns:
-        `Bound` for each, in the order of the paper.
+        `Bound` for each, in the order of the paper; N.5 only if a Jacobian differs from 0, N.6
+        and N.7 only for a convolution in front.
 
     Raises:
         ValueError: a sample has input norm 0.
@@ -206,7 +229,7 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
     dense, counted = m.input_layer_is_dense, m.input_layer_is_dense and first.in_sharpness
     gradient = first.weight_gradient_energy.sqrt()
     whole = m.parameter_gradient_energy.sqrt()
-    frobenius = m.gradient_energy.sqrt()
+    frobenius = _frobenius(m)
     F2, F = first.weight_norm, first.weight_frobenius_norm
     smallest = float(m.input_norm.min())
     bounds = [
@@ -235,7 +258,7 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
 def _volume(m: Measurement) -> list[Bound]:
     first, N, n = m.layers[0], m.n_outputs, m.n
     dense, counted = m.input_layer_is_dense, m.input_layer_is_dense and first.in_sharpness
-    log_mean_square = (m.gradient_energy / N).log()
+    log_mean_square = 2 * _frobenius(m).log() - math.log(N)
     log_F, log_F2 = _log(first.weight_frobenius_norm), _log(first.weight_norm)
     log_smallest = math.log(float(m.input_norm.min()))
     energies = (N / 2) * log_mean_square
@@ -250,14 +273,15 @@ def _volume(m: Measurement) -> list[Bound]:
     return [
         _worst_log("11", "log volume by log of ||grad_x f||_F^N / N^(N/2)",
                    m.log_volume, energies, True),
-        _bound("12", "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
-               _log_mean_exp(m.log_volume), _log_mean_exp(energies), True),
-        _bound("12", "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
-               _log_mean_exp(energies), by_sharpness, counted),
-        _bound("21" if N >= 2 else "24", "log mean of ||grad_theta f||_F^N by sharpness",
-               by_norms, by_sharpness + (N / 2) * math.log(N), True),
-        _bound("N.3", "mean log volume by ||grad_W f||_F / ||x||", mean_log, by_weights, dense),
-        _bound("N.3", "||grad_W f||_F / ||x|| by sharpness", by_weights, last, counted),
+        _log_bound("12", "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
+                   _log_mean_exp(m.log_volume), _log_mean_exp(energies), True),
+        _log_bound("12", "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
+                   _log_mean_exp(energies), by_sharpness, counted),
+        _log_bound("21" if N >= 2 else "24", "log mean of ||grad_theta f||_F^N by sharpness",
+                   by_norms, by_sharpness + (N / 2) * math.log(N), True),
+        _log_bound("N.3", "mean log volume by ||grad_W f||_F / ||x||",
+                   mean_log, by_weights, dense),
+        _log_bound("N.3", "||grad_W f||_F / ||x|| by sharpness", by_weights, last, counted),
     ]
 
 
@@ -275,7 +299,7 @@ def _sensitivity(m: Measurement) -> list[Bound]:
 
 
 def _dimensionality(m: Measurement) -> list[Bound]:
-    moving = m.gradient_energy > 0
+    moving = m.mls > 0
     if not moving.any():
         return []
     energy, D_PR = m.gradient_energy[moving], m.local_dimensionality[moving]
@@ -292,7 +316,8 @@ def _stacked(layers: tuple[LayerMeasurement, ...], name: str) -> Tensor:
 
 def _over_layers(m: Measurement) -> list[Bound]:
     layers = m.layers
-    dense = all(layer.n_positions == 1 for layer in layers)
+    # A convolution with one position is no dense map either: it may read a part of its input.
+    dense = all(layer.kind == "Linear" and layer.n_positions == 1 for layer in layers)
     counted = dense and all(layer.in_sharpness for layer in layers)
     norms = m.mls.new_tensor([layer.weight_norm for layer in layers]).unsqueeze(1)
     sensitivity, x = _stacked(layers, "sensitivity"), _stacked(layers, "input_norm")
@@ -302,31 +327,24 @@ def _over_layers(m: Measurement) -> list[Bound]:
     if len(zero):
         layer, sample = zero[0].tolist()
         note = f" (infinite: what {layers[layer].name!r} reads of sample {sample} has norm 0)"
-    share = (norms / x).square().sum(dim=0).mean()
-    volumes = _stacked(layers, "log_volume")
-    volumes = volumes[volumes.isfinite().any(dim=1)]
-    bounds = [
+    share = float((norms / x).square().sum(dim=0).mean())
+    by_sharpness = math.inf if note else math.sqrt(share) * math.sqrt(m.sharpness)
+    volumes = _stacked(layers, "log_volume").flatten().logsumexp(dim=0)
+    return [
         _bound("N.9", f"NMLS by sharpness{note}", float(sensitivity.sum(dim=0).mean()),
-               math.sqrt(float(share)) * math.sqrt(m.sharpness), counted and not note),
+               by_sharpness, counted and not note),
+        _log_bound("N.10", f"log NVR by sharpness{note}", float(volumes) - math.log(m.n),
+                   math.inf if note else _nvr_bound(m, share), counted and not note),
         _worst("N.11", "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
                x * sensitivity, norms * gradient, dense),
         _bound("N.12", "normalized NMLS by relative sharpness", normalized_nmls(m),
-               math.sqrt(len(layers) * relative_sharpness(m)), dense),
+               math.sqrt(len(layers)) * _root_mean_of_sums(norms * gradient), dense),
     ]
-    if len(volumes):
-        rhs = _nvr_bound(m, norms, x, note != "")
-        nvr = float(volumes.flatten().logsumexp(dim=0)) - math.log(m.n)
-        bounds.insert(1, _bound("N.10", f"log NVR by sharpness{note}", nvr, rhs,
-                                counted and not note))
-    return bounds
 
 
-def _nvr_bound(m: Measurement, norms: Tensor, x: Tensor, undefined: bool) -> float:
+def _nvr_bound(m: Measurement, share: float) -> float:
     """Logarithm of ``n^(N-1) (mean_i sum_l ||W_l||^2 / ||x_i^l||^2)^(N/2) (S / N)^(N/2)``."""
-    if undefined:
-        return math.inf
     N = m.n_outputs
-    share = float((norms / x).square().sum(dim=0).mean())
     return (N - 1) * math.log(m.n) + (N / 2) * (_log(share) + _log(m.sharpness / N))
 
 
@@ -336,9 +354,11 @@ def _convolution(m: Measurement) -> list[Bound]:
         return []
     alone = bool(torch.equal(first.sensitivity, m.mls))
     delta, untied = first.output_gradient_energy.sqrt(), first.untied_gradient_energy.sqrt()
+    patch = first.smallest_patch_norm
+    by_untied = torch.where(patch > 0, first.operator_norm * untied / patch, math.inf)
     return [
         _worst("N.6", "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
                m.mls, first.operator_norm * delta, alone),
         _worst("N.7", "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
-               m.mls, first.operator_norm * untied / first.smallest_patch_norm, alone),
+               m.mls, by_untied, alone),
     ]
