@@ -53,7 +53,7 @@ class CheckResult:
     worst: float  # see `Equation.worst_means`
     seconds: float
     attained: float = math.nan  # largest relative gap at the equality cases; nan without any
-    failure: str = ""  # the first case that failed
+    failure: str = ""  # the first cases that failed, if any
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,21 @@ def _first_failure(formula: Formula, case: Any) -> str:
     return ""
 
 
+def _at_equality_cases(
+    equation: Equation, formula: Formula, seed: int
+) -> Iterator[tuple[float, str]]:
+    """At each equality case: the largest gap of the steps attained there, and any failure."""
+    for family in equation.tight:
+        for shift in range(EQUALITY_DRAWS):
+            case = family.make(seed + shift)
+            links = formula(case)
+            gap = max(_gap(links[position]) for position in family.links)
+            failure = _first_failure(formula, case)
+            if gap > IDENTITY_TOLERANCE:
+                failure = f"missed by {gap:.3g}"
+            yield gap, failure and f"equality case {family.make.__name__}: {failure}"
+
+
 def holds(equation: Equation, formula: Formula, seed: int, cases: int) -> bool:
     """Whether a formula passes the equation's check; stops at the first failure.
 
@@ -168,37 +183,33 @@ def holds(equation: Equation, formula: Formula, seed: int, cases: int) -> bool:
         seed: of the cases.
         cases: how many.
     """
-    for tight in equation.tight:
-        for draw_seed in range(EQUALITY_DRAWS):
-            links = formula(tight.make(seed + draw_seed))
-            if not all(_gap(links[position]) <= IDENTITY_TOLERANCE for position in tight.links):
-                return False
-            if not all(_excess(*link) <= allowed(link[1]) for link in links):
-                return False
+    if any(failure for _, failure in _at_equality_cases(equation, formula, seed)):
+        return False
     return not any(_first_failure(formula, case) for case in equation.cases(seed, cases))
+
+
+def _worst(equation: Equation, case: Any) -> float:
+    """The largest excess of the links that the equation's kind is about."""
+    links = equation.check(case)
+    relations = {link[1] for link in links}
+    main = {"identity": "=", "inequality": "<=", "definition": "~" if "~" in relations else "="}
+    return max(_excess(*link) for link in links if link[1] == main[equation.kind])
 
 
 def run(equation: Equation, seed: int, cases: int) -> CheckResult:
     """Evaluate the formula at every case and at every equality case."""
-    start, failure, worst = time.perf_counter(), "", -math.inf
-    main = {"identity": ("=",), "inequality": ("<=",), "definition": ("=", "~")}[equation.kind]
+    start, worst, failures = time.perf_counter(), -math.inf, []
     for number, case in enumerate(equation.cases(seed, cases)):
-        links = equation.check(case)
-        relations = ("~",) if main[-1] == "~" and any(k[1] == "~" for k in links) else main
-        worst = max([worst, *(_excess(*link) for link in links if link[1] in relations)])
+        worst = max(worst, _worst(equation, case))
         library = equation.library if number < LIBRARY_CASES else None
-        for source in filter(None, (equation.check, library)):
-            found = _first_failure(source, case)
-            if found and not failure:
-                failure = f"case {number} of seed {seed}: {source.__name__}: {found}"
-    attained = math.nan
-    for tight in equation.tight:
-        for draw_seed in range(EQUALITY_DRAWS):
-            links = equation.check(tight.make(seed + draw_seed))
-            gaps = [_gap(links[position]) for position in tight.links]
-            attained = max([*gaps, 0.0 if math.isnan(attained) else attained])
-    if attained > IDENTITY_TOLERANCE:
-        failure = failure or f"an equality case is missed by {attained:.3g}"
-    worst = -worst if equation.kind == "inequality" else worst
+        for formula in filter(None, (equation.check, library)):
+            found = _first_failure(formula, case)
+            if found:
+                failures.append(f"case {number} of seed {seed}: {formula.__name__}: {found}")
+    at_equality = list(_at_equality_cases(equation, equation.check, seed))
+    attained = max((gap for gap, _ in at_equality), default=math.nan)
+    failures += [failure for _, failure in at_equality if failure]
+    if equation.kind == "inequality":
+        worst = 0.0 - worst
     seconds = time.perf_counter() - start
-    return CheckResult(not failure, cases, worst, seconds, attained, failure)
+    return CheckResult(not failures, cases, worst, seconds, attained, "; ".join(failures[:3]))

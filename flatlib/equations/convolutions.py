@@ -14,8 +14,8 @@ from torch.nn.utils import skip_init
 from flatlib.equations.assumptions import SMOOTH
 from flatlib.equations.cases import frobenius, spectral, stream
 from flatlib.equations.checking import Equation, Link, Tight
+from flatlib.equations.library import same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
-from flatlib.equations.weights_to_inputs import library_of
 
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Identity)
 
@@ -251,7 +251,7 @@ _operator_bound = Equation(
     ),
     kind="inequality",
     check=operator_bound,
-    library=library_of("N.6"),
+    library=same_shares("N.6", operator_bound, (1,)),
     draw=draw_convolution,
     tight=(Tight(aligned, (1,)),),
     mutants={
@@ -299,7 +299,7 @@ _untied_bound = Equation(
     ),
     kind="inequality",
     check=untied_bound,
-    library=library_of("N.7"),
+    library=same_shares("N.7", untied_bound, (1,)),
     draw=draw_convolution,
     applies=_patches_alive,
     tight=(Tight(aligned, (1,)),),

@@ -8,9 +8,9 @@ from flatlib.equations import tight
 from flatlib.equations.assumptions import SMOOTH
 from flatlib.equations.cases import Case
 from flatlib.equations.checking import Equation, Link, Tight
+from flatlib.equations.library import same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.equations.volume import ROUNDING_FLOOR, resolved
-from flatlib.equations.weights_to_inputs import library_of
 from flatlib.measurement import measure
 
 GROUPS = 40  # of the propagated samples, for the jackknife
@@ -135,7 +135,7 @@ _sandwich = Equation(
     assumptions=("The Jacobian is not zero.", SMOOTH),
     kind="inequality",
     check=sandwich,
-    library=library_of("N.5"),
+    library=same_shares("N.5", sandwich, (0, 1)),
     applies=_moving,
     tight=(Tight(tight.isotropic, (0,)), Tight(tight.neuron, (0, 1))),
     mutants={

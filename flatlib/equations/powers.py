@@ -16,9 +16,9 @@ from flatlib.equations.assumptions import (
 )
 from flatlib.equations.cases import Case, mean
 from flatlib.equations.checking import Equation, Link, Tight
+from flatlib.equations.library import at_power_of_outputs, same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.equations.vectors import Vector, norm
-from flatlib.equations.weights_to_inputs import library_of
 
 
 def powers_by_weights(c: Case) -> list[Link]:
@@ -280,7 +280,7 @@ _high_powers_by_sharpness = Equation(
     assumptions=("k is at least 2.", NONZERO, SHARPNESS),
     kind="inequality",
     check=high_powers_by_sharpness,
-    library=library_of("21"),
+    library=same_shares("21", at_power_of_outputs(high_powers_by_sharpness), (0,), logarithms=True),
     tight=(Tight(tight.neuron_one_live, (0,)),),
     mutants={
         "power of n dropped": scaled_link(
@@ -386,6 +386,7 @@ _low_powers_by_sharpness = Equation(
     assumptions=("k is at least 1 and below 2.", NONZERO, SHARPNESS),
     kind="inequality",
     check=low_powers_by_sharpness,
+    library=same_shares("24", at_power_of_outputs(low_powers_by_sharpness), (0,), logarithms=True),
     tight=(Tight(tight.linear_functional, (0,)), Tight(tight.balanced, (0,))),
     mutants={
         "power of n dropped": scaled_link(

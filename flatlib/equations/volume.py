@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from flatlib import bounds
 from flatlib.equations import tight
 from flatlib.equations.assumptions import (
     DENSE,
@@ -19,9 +18,9 @@ from flatlib.equations.assumptions import (
 )
 from flatlib.equations.cases import GAUSSIAN_SAMPLES, Case, mean
 from flatlib.equations.checking import Equation, Link, Tight
+from flatlib.equations.library import reported, same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.equations.sensitivity import live_layers, weight_shares
-from flatlib.equations.weights_to_inputs import library_of
 from flatlib.measurement import measure
 
 ROUNDING_FLOOR = 1e-6  # of the ball's image, from float64 differences of outputs
@@ -110,6 +109,15 @@ def log_volume_bound(c: Case) -> list[Link]:
     return [(mean_log, "<=", middle, 1.0), (middle, "<=", last, 1.0)]
 
 
+def _library_log_volume(c: Case) -> list[Link]:
+    found, links = reported(c, "N.3"), log_volume_bound(c)
+    same = [(b.rhs, "=", link[2], 1.0) for b, link in zip(found, links, strict=True)]
+    if bool((c.sigma[:, -1] > 1e-6 * c.sigma[:, 0]).all()):
+        # A smaller singular value is known to fewer than nine digits.
+        same.append((found[0].lhs, "=", links[0][0], 1.0))
+    return same
+
+
 def network_volume(c: Case) -> Tensor:
     """NVR: volumes from every layer's input, summed over the layers of N inputs or more."""
     wide = [layer for layer in c.layers if layer.W.shape[1] >= c.N]
@@ -125,7 +133,7 @@ def network_volume_bound(c: Case) -> list[Link]:
 def _library_network_volume(c: Case) -> list[Link]:
     m = measure(c.net, c.x)
     # Where every volume is zero the library has nothing to bound.
-    found = [b for b in bounds.evaluate(m) if b.label == "N.10"]
+    found = reported(c, "N.10")
     rhs = network_volume_bound(c)[0][2]
     same = [(b.rhs, "=", rhs.log(), 1.0) for b in found]
     return [(m.summary()["nvr"], "=", network_volume(c), rhs), *same]
@@ -251,7 +259,7 @@ _volume_bound = Equation(
     assumptions=(SMOOTH,),
     kind="inequality",
     check=volume_bound,
-    library=library_of("11"),
+    library=same_shares("11", volume_bound, (0,), logarithms=True),
     tight=(Tight(tight.isotropic, (0,)), Tight(tight.rank_one, (0,))),
     mutants={
         "N^(-N/2) dropped": with_link(
@@ -284,7 +292,7 @@ _mean_volume_bound = Equation(
     assumptions=(DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     kind="inequality",
     check=mean_volume_bound,
-    library=library_of("12"),
+    library=same_shares("12", mean_volume_bound, (0, 1), logarithms=True),
     tight=(
         Tight(tight.isotropic_any_norm, (0,)),
         Tight(tight.linear_functional, (0, 1)),
@@ -324,7 +332,7 @@ _log_volume_bound = Equation(
     assumptions=(DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH, "Slack is in nats."),
     kind="inequality",
     check=log_volume_bound,
-    library=library_of("N.3"),
+    library=_library_log_volume,
     tight=(Tight(tight.isotropic, (0, 1)), Tight(tight.isotropic_any_norm, (0,))),
     mutants={
         "N dropped under the logarithm": with_link(

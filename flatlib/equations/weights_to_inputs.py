@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flatlib import bounds
 from flatlib.equations import tight
 from flatlib.equations.assumptions import DENSE, NONZERO, SMOOTH, TRAINABLE
 from flatlib.equations.cases import Case, frobenius, mean, rescaled
 from flatlib.equations.checking import Equation, Link, Tight
+from flatlib.equations.library import same_shares, same_shares_of_powers
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.measurement import measure
 
@@ -22,16 +22,6 @@ def linear_stability(c: Case) -> list[Link]:
         (c.grad_x, "=", c.J @ c.W, largest[:, None, None]),
         (c.J_2 * c.norm_x, "<=", c.J_F * c.norm_x),
     ]
-
-
-def library_of(*labels: str):
-    """A formula: what `flatlib.bounds` says of these labels, which must hold and be proven."""
-
-    def library_bounds(c: Case) -> list[Link]:
-        found = [b for b in bounds.evaluate(measure(c.net, c.x)) if b.label in labels]
-        return [(float(not (b.holds and b.proven)), "=", 0.0) for b in found]
-
-    return library_bounds
 
 
 def _library_norms(c: Case) -> list[Link]:
@@ -140,7 +130,7 @@ _gradient_bound = Equation(
     assumptions=(DENSE, NONZERO, SMOOTH),
     kind="inequality",
     check=gradient_bound,
-    library=library_of("5"),
+    library=same_shares("5", gradient_bound, (0, 1)),
     tight=(Tight(tight.neuron, (0, 1)), Tight(tight.rank_one, (0, 1))),
     mutants={
         "norm of x not divided by": with_link(
@@ -179,7 +169,7 @@ _mean_power_bound = Equation(
     assumptions=(DENSE, NONZERO, "k is at least 1.", TRAINABLE, SMOOTH),
     kind="inequality",
     check=mean_power_bound,
-    library=library_of("6"),
+    library=same_shares_of_powers("6", mean_power_bound, (0, 1)),
     tight=(Tight(tight.neuron, (0, 1)), Tight(tight.neuron_some_dead, (0, 1))),
     mutants={
         "largest input for the smallest": with_link(
@@ -234,7 +224,7 @@ _spectral_power_bound = Equation(
     assumptions=(DENSE, NONZERO, "k is at least 1.", TRAINABLE, SMOOTH),
     kind="inequality",
     check=spectral_power_bound,
-    library=library_of("7"),
+    library=same_shares_of_powers("7", spectral_power_bound, (0,)),
     tight=(Tight(tight.neuron, (0,)), Tight(tight.neuron_some_dead, (0,))),
     mutants={
         "largest input for the smallest": lambda c: [
@@ -278,7 +268,7 @@ _spectral_form = Equation(
     assumptions=(DENSE, NONZERO, TRAINABLE, SMOOTH),
     kind="inequality",
     check=spectral_form,
-    library=library_of("N.2"),
+    library=same_shares("N.2", spectral_form, (1,)),
     tight=(
         Tight(tight.isotropic, (0, 1)),
         Tight(tight.neuron, (0, 1, 2)),
@@ -320,7 +310,7 @@ _layerwise_bound = Equation(
     ),
     kind="inequality",
     check=layerwise_bound,
-    library=library_of("N.11"),
+    library=same_shares("N.11", layerwise_bound, (0,)),
     tight=(Tight(tight.balanced, (0,)), Tight(tight.rank_one, (0,))),
     mutants={
         "norm of x squared": with_link(

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flatlib import equations
+from flatlib import bounds, equations
+from flatlib.equations import library
 from flatlib.equations.checking import holds, run
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 
@@ -43,8 +44,7 @@ def test_one_entry_off_is_enough():
     assert not outcome("3", (sides, "=", other)).passed
 
 
-@pytest.mark.parametrize("relation", ("=", "<="))
-@pytest.mark.parametrize("label", ("3", "5"))
+@pytest.mark.parametrize("label, relation", (("3", "="), ("5", "<="), ("9", "~")))
 def test_nan_fails(label, relation):
     assert not outcome(label, (math.nan, relation, 1.0)).passed
     assert not outcome(label, (1.0, relation, math.nan)).passed
@@ -108,3 +108,22 @@ def test_statistical_equations_say_what_their_worst_number_is():
     meaning = {label: equations.find(label).worst_means for label in equations.register}
     assert {label for label, m in meaning.items() if "standard errors" in m} == {"8", "9", "14"}
     assert "slack" in meaning["13"] and "error" in meaning["3"]
+
+
+@pytest.mark.parametrize("label", ("5", "6", "11", "12", "21", "N.2", "N.5", "N.6", "N.11"))
+def test_a_bound_of_the_library_that_is_off_fails_the_check(label, monkeypatch):
+    def off(m):
+        return tuple(replace(b, rhs=b.rhs * (1 + 1e-6)) for b in bounds.evaluate(m))
+
+    found = equations.find(label)
+    assert run(found, 0, 6).passed
+    monkeypatch.setattr(library, "evaluate", off)
+    result = run(found, 0, 6)
+    assert not result.passed and found.library.__name__ in result.failure
+
+
+@pytest.mark.parametrize("label", ("13", "25", "26", "27", "28", "N.4"))
+def test_a_chain_of_the_library_that_is_off_fails_the_check(label, monkeypatch):
+    true = bounds.chain
+    monkeypatch.setattr(bounds, "chain", lambda m: replace(true(m), C=true(m).C * (1 + 1e-6)))
+    assert not run(equations.find(label), 0, 6).passed
