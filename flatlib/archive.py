@@ -1,0 +1,205 @@
+"""The runs behind one figure: read from the archive, with what is missing said plainly."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flatlib import experiments
+
+NETS = {
+    "vgg10": "VGG10",
+    "vgg10-gray": "VGG10 with one input channel",
+    "mlp": "MLP 784-500-500-500-10, tanh",
+    "mlp-small": "MLP 64-32-32-32-10, tanh",
+}
+DATA = {
+    "cifar10-0-1": "CIFAR-10, classes 0 and 1",
+    "fashion-mnist": "FashionMNIST",
+    "fashion-mnist-first-2000": "FashionMNIST, the first 2,000 images",
+    "digits": "scikit-learn's digits",
+    "digit-images-0-1": "scikit-learn's digits 0 and 1 as 32 x 32 images",
+}
+LOSSES = {
+    "mse": "mean over samples and outputs, whose gradient is 2/N of the paper's formula",
+    "half-squared": "as the paper writes it, half the squared error, mean over samples",
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Archived runs of one experiment."""
+
+    name: str  # of the experiment
+    asked: str  # scale that was asked for
+    scale: str  # scale that the numbers have
+    table: pd.DataFrame  # as `flatlib.experiments.load` gives it, with ``root_sharpness``
+    manifests: tuple[dict, ...]  # one a run
+
+    @property
+    def settings(self) -> tuple[tuple[float, int], ...]:
+        """``(lr, batch_size)`` that the figure asks for, in its order."""
+        return experiments.EXPERIMENTS[self.name].settings
+
+    @property
+    def missing(self) -> tuple[tuple[float, int], ...]:
+        """Settings that the figure asks for and no run has."""
+        there = set(zip(self.table["lr"], self.table["batch_size"], strict=True))
+        return tuple(setting for setting in self.settings if setting not in there)
+
+    @property
+    def reached(self) -> pd.Series:
+        """The last archived step of each run, by ``(lr, batch_size, seed)``."""
+        return self.table.groupby(["lr", "batch_size", "seed"])["step"].max()
+
+    @property
+    def last(self) -> pd.DataFrame:
+        """Each run's last archived row on training samples, by ``(lr, batch_size, seed)``."""
+        rows = self.on("train")
+        last = rows.loc[rows.groupby("run")["step"].idxmax()]
+        return last.set_index(["lr", "batch_size", "seed"]).sort_index()
+
+    @property
+    def steps_planned(self) -> int:
+        """Length of a run at this scale."""
+        return experiments.configurations(self.name, self.scale)[0].steps
+
+    @property
+    def seeds_planned(self) -> tuple[int, ...]:
+        """Seeds of this scale."""
+        runs = experiments.configurations(self.name, self.scale)
+        return tuple(dict.fromkeys(run.seed for run in runs))
+
+    def on(self, samples: str) -> pd.DataFrame:
+        """The rows measured on ``"train"``, ``"test"`` or ``"misclassified"`` samples."""
+        return self.table[self.table["samples"] == samples]
+
+    def at_one_step(self) -> tuple[pd.DataFrame, int, list[str]]:
+        """Rows on training samples at the last step that all runs have.
+
+        Returns:
+            The rows, the step, and the runs left out: those that diverged or are shorter than
+            half of the longest.
+        """
+        table = self.on("train")
+        reached = table.groupby("run")["step"].max()
+        diverged = {m["run"] for m in self.manifests if m["status"] == "diverged"}
+        out = sorted(set(reached.index[reached < reached.max() / 2]) | diverged)
+        kept = reached.drop(out)
+        if kept.empty:
+            raise ValueError(f"every long run of {self.name} at {self.scale} scale diverged")
+        step = int(kept.min())
+        rows = table[(table["step"] == step) & table["run"].isin(kept.index)]
+        return rows, step, out
+
+    def caption(self) -> str:
+        """Data, scale, loss, seeds and steps reached of each setting, and what is missing."""
+        made = self.manifests[0]["configuration"]
+        n_train = self.manifests[0]["data"]["n_train"]
+        measured = int(self.on("train")["n"].iloc[0])
+        sentences = [
+            *self._fallback(),
+            f"{NETS[made['net']]} on {DATA[made['data']]} ({n_train:,} training images), "
+            f"{self.scale} scale, measured on {measured} samples; loss: {LOSSES[made['loss']]}.",
+            *(self._setting(setting) for setting in self.settings if setting not in self.missing),
+            *self._absences(),
+        ]
+        return " ".join(sentences)
+
+    def _fallback(self) -> list[str]:
+        if self.scale == self.asked:
+            return []
+        return [
+            f"No run at {self.asked} scale is archived, so this is the {self.scale} scale, "
+            "computed just now on embedded data: not the paper's experiment."
+        ]
+
+    def _setting(self, setting: tuple[float, int]) -> str:
+        reached = self.reached.loc[setting]
+        seeds = ", ".join(str(seed) for seed in reached.index)
+        steps = [f"{step:,}" for step in (reached if reached.nunique() > 1 else reached.head(1))]
+        word = "seed" if len(reached) == 1 else "seeds"
+        ends = self.last.loc[setting]["train_loss"]
+        return (
+            f"{label(setting)}: {word} {seeds} to step {', '.join(steps)}, "
+            f"train loss {ends.mean():.1e}."
+        )
+
+    def _absences(self) -> list[str]:
+        sentences = []
+        if self.missing:
+            names = "; ".join(label(setting) for setting in self.missing)
+            sentences.append(f"Missing, no run archived: {names}.")
+        planned = len(self.seeds_planned)
+        few = [s for s in self.settings if s not in self.missing and len(self.reached[s]) < planned]
+        if few and self.scale == self.asked != "smoke":
+            names = "; ".join(label(setting) for setting in few)
+            sentences.append(f"Fewer than the {planned} seeds planned: {names}.")
+        short = int((self.reached < self.steps_planned).sum())
+        if short and self.scale != "smoke":
+            sentences.append(
+                f"{short} of {len(self.reached)} runs are short of {self.steps_planned:,} steps."
+            )
+        for manifest in self.manifests:
+            if manifest["status"] == "diverged":
+                sentences.append(f"{manifest['run']} diverged: {manifest['note']}")
+        return sentences
+
+
+def label(setting: tuple[float, int]) -> str:
+    """A setting as figures name it.
+
+    >>> label((0.05, 20))
+    'lr 0.05, batch 20'
+    """
+    lr, batch_size = setting
+    return f"lr {lr:g}, batch {batch_size}"
+
+
+def read(
+    name: str, scale: str = "laptop", results: Path | None = None, seeds: Sequence[int] = (1,)
+) -> Runs:
+    """The archived runs of one experiment; the smoke ones, computed now, where there are none.
+
+    Args:
+        name: of the experiment, a key of ``flatlib.experiments.EXPERIMENTS``.
+        scale: ``"smoke"``, ``"laptop"`` or ``"paper"``. Without ``results``, ``"smoke"`` is
+            always computed: seconds, on embedded data.
+        results: the archive; by default that of the checkout.
+        seeds: of the runs that are computed.
+
+    Returns:
+        `Runs`; its caption says if the scale is not the one asked for.
+
+    Raises:
+        ValueError: an unknown experiment or scale.
+        RecordError: an archived record was altered.
+    """
+    asked = scale
+    archived = experiments.records(name, scale, results)
+    if not archived or (scale == "smoke" and results is None):
+        scale, results = "smoke", _computed(name, tuple(seeds))
+    table = experiments.load(name, scale, results)
+    table = table.assign(root_sharpness=np.sqrt(table["sharpness"]))
+    manifests = tuple(experiments.manifests(name, scale, results))
+    return Runs(name, asked, scale, table, manifests)
+
+
+@lru_cache
+def _folder(seeds: tuple[int, ...]) -> tempfile.TemporaryDirectory:
+    """One folder a process for what it computes, gone when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="flatlib-smoke-")
+
+
+def _computed(name: str, seeds: tuple[int, ...]) -> Path:
+    """Smoke runs of these seeds; what this process has computed before is not run again."""
+    folder = Path(_folder(seeds).name)
+    for configuration in experiments.configurations(name, "smoke", seeds):
+        experiments.execute(configuration, "smoke", folder)
+    return folder

@@ -1,0 +1,140 @@
+"""Numbers about numbers: correlations with intervals, spread over seeds, paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95  # of every interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its confidence interval; ends are NaN where the data allow none."""
+
+    value: float
+    low: float
+    high: float
+    n: int  # pairs that it rests on
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is there and lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+def _pairs(x, y) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"need two lists of equal length, got shapes {x.shape} and {y.shape}")
+    finite = np.isfinite(x) & np.isfinite(y)
+    return x[finite], y[finite]
+
+
+def pearson(x, y) -> Estimate:
+    r"""Pearson's correlation with Fisher's 95 % confidence interval.
+
+    .. math:: \rho=\frac{\sum_i(x_i-\bar x)(y_i-\bar y)}
+       {\sqrt{\sum_i(x_i-\bar x)^2\sum_i(y_i-\bar y)^2}},\qquad
+       \tanh\Big(\operatorname{artanh}\rho\pm\frac{1.96}{\sqrt{n-3}}\Big)
+
+    Args:
+        x: ``(n,)`` numbers.
+        y: ``(n,)`` numbers; pairs with an infinite or undefined member are left out.
+
+    Returns:
+        `Estimate`. The value is NaN for fewer than two pairs or a constant list, the interval
+        for fewer than four pairs.
+
+    Raises:
+        ValueError: lists of different length.
+
+    >>> pearson([0, 1, 2, 3], [1, 3, 5, 7]).value
+    1.0
+    >>> pearson([0, 1], [1, 0])
+    Estimate(value=-1.0, low=nan, high=nan, n=2)
+    """
+    x, y = _pairs(x, y)
+    n = len(x)
+    if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    dx, dy = x - x.mean(), y - y.mean()
+    dx, dy = dx / np.abs(dx).max(), dy / np.abs(dy).max()
+    rho = float(np.clip((dx @ dy) / math.sqrt((dx @ dx) * (dy @ dy)), -1.0, 1.0))
+    if n < 4:
+        return Estimate(rho, math.nan, math.nan, n)
+    if abs(rho) == 1:
+        return Estimate(rho, rho, rho, n)
+    half = stats.norm.ppf(0.5 + CONFIDENCE / 2) / math.sqrt(n - 3)
+    low, high = np.tanh([np.arctanh(rho) - half, np.arctanh(rho) + half])
+    return Estimate(rho, float(low), float(high), n)
+
+
+def paired_difference(first, second) -> Estimate:
+    r"""Mean of ``second - first`` over pairs, such as seeds, with Student's 95 % interval.
+
+    .. math:: \bar d\pm t_{n-1}\,s_d/\sqrt n
+
+    Args:
+        first: ``(n,)`` numbers.
+        second: ``(n,)`` numbers; pairs with an infinite or undefined member are left out.
+
+    Returns:
+        `Estimate`. The value is NaN without pairs, the interval with fewer than two.
+
+    Raises:
+        ValueError: lists of different length.
+
+    >>> paired_difference([1.0, 2.0], [1.5, 2.5])
+    Estimate(value=0.5, low=0.5, high=0.5, n=2)
+    """
+    first, second = _pairs(first, second)
+    difference = second - first
+    n = len(difference)
+    if n < 2:
+        value = float(difference[0]) if n else math.nan
+        return Estimate(value, math.nan, math.nan, n)
+    mean = float(difference.mean())
+    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def mean_and_spread(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Mean and standard deviation of some columns over the rows that agree in others.
+
+    Args:
+        table: one row a run and step.
+        by: columns that name a point of a curve, such as setting and step.
+        columns: what is averaged. Undefined entries are left out.
+
+    Returns:
+        A table with the columns ``by`` and, for each averaged one, ``NAME.mean``,
+        ``NAME.spread`` (standard deviation with n - 1, NaN for one row) and ``NAME.n``.
+
+    Raises:
+        ValueError: columns that the table lacks.
+
+    >>> table = pd.DataFrame({"step": [0, 0, 5], "loss": [1.0, 3.0, 7.0]})
+    >>> print(mean_and_spread(table, ["step"], ["loss"]).to_string(index=False))
+     step  loss.mean  loss.spread  loss.n
+        0        2.0     1.414214       2
+        5        7.0          NaN       1
+    """
+    missing = [name for name in (*by, *columns) if name not in table.columns]
+    if missing:
+        raise ValueError(
+            f"the table has no column {missing}; it has {list(table.columns)[:12]} ..."
+        )
+    grouped = table.groupby(list(by), sort=True)
+    parts = {}
+    for name in columns:
+        parts[f"{name}.mean"] = grouped[name].mean()
+        parts[f"{name}.spread"] = grouped[name].std(ddof=1)
+        parts[f"{name}.n"] = grouped[name].count()
+    return pd.concat(parts, axis=1).reset_index()

@@ -1,0 +1,101 @@
+"""flatlib.statistics against SciPy, closed forms, and intervals that cover what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from flatlib.statistics import mean_and_spread, paired_difference, pearson
+
+finite = st.floats(-1e3, 1e3)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=4, max_size=30))
+def test_pearson_agrees_with_scipy(pairs):
+    x, y = np.array(pairs).T
+    if np.ptp(x) < 1e-6 or np.ptp(y) < 1e-6:
+        return
+    theirs = stats.pearsonr(x, y)
+    ours = pearson(x, y)
+    assert ours.value == pytest.approx(theirs.statistic, abs=1e-9)
+    if abs(ours.value) < 1 - 1e-6:
+        interval = theirs.confidence_interval(0.95)
+        assert (ours.low, ours.high) == pytest.approx(tuple(interval), abs=1e-6)
+    assert ours.n == len(pairs)
+
+
+def test_pearson_is_sure_of_neither_sign_nor_size_on_few_or_constant_values():
+    assert math.isnan(pearson([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]).value)
+    assert math.isnan(pearson([1.0], [2.0]).value)
+    three = pearson([1, 2, 3], [1, 2, 4])
+    assert three.value > 0.9
+    assert math.isnan(three.low)
+    assert not three.excludes_zero
+
+
+def test_pearson_leaves_infinite_and_undefined_pairs_out():
+    x, y = [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 3.0, 2.0, 5.0, 4.0]
+    assert pearson([*x, math.inf, 7.0], [*y, 1.0, math.nan]) == pearson(x, y)
+
+
+def test_pearson_survives_values_whose_squares_do_not():
+    x = np.array([1e-200, 2e-200, 4e-200, 3e-200])
+    assert pearson(x, x * 1e300).value == pytest.approx(1)
+
+
+def test_interval_of_pearson_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    rho, covered, draws = 0.6, 0, 2_000
+    for _ in range(draws):
+        x = rng.standard_normal(20)
+        y = rho * x + math.sqrt(1 - rho**2) * rng.standard_normal(20)
+        found = pearson(x, y)
+        covered += found.low <= rho <= found.high
+    assert covered / draws == pytest.approx(0.95, abs=0.02)
+
+
+@given(st.lists(st.tuples(finite, finite), min_size=2, max_size=20))
+def test_paired_difference_agrees_with_scipy(pairs):
+    first, second = np.array(pairs).T
+    if np.ptp(second - first) < 1e-6:
+        return
+    interval = stats.ttest_rel(second, first).confidence_interval(0.95)
+    ours = paired_difference(first, second)
+    assert ours.value == pytest.approx((second - first).mean(), abs=1e-9)
+    assert (ours.low, ours.high) == pytest.approx(tuple(interval), rel=1e-6, abs=1e-6)
+
+
+def test_paired_difference_of_one_pair_and_of_none():
+    one = paired_difference([1.0], [4.0])
+    assert (one.value, one.n, one.excludes_zero) == (3.0, 1, False)
+    assert math.isnan(paired_difference([], []).value)
+    assert paired_difference([1, 2, 3], [2.0, 3.1, 4.05]).excludes_zero
+
+
+@pytest.mark.parametrize("function", [pearson, paired_difference])
+def test_lists_of_different_length_are_refused(function):
+    with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
+        function([1, 2], [1, 2, 3])
+
+
+def test_mean_and_spread_are_numpys():
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((4, 3))  # seeds, steps
+    rows = [(seed, step, values[seed, step]) for seed in range(4) for step in range(3)]
+    table = pd.DataFrame(rows, columns=["seed", "step", "loss"])
+    found = mean_and_spread(table.sample(frac=1, random_state=0), ["step"], ["loss"])
+    assert found["step"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found["loss.mean"], values.mean(axis=0))
+    np.testing.assert_allclose(found["loss.spread"], values.std(axis=0, ddof=1))
+    assert (found["loss.n"] == 4).all()
+
+
+def test_mean_and_spread_say_which_column_is_missing():
+    with pytest.raises(ValueError, match=r"no column \['mls'\]"):
+        mean_and_spread(pd.DataFrame({"step": [0]}), ["step"], ["mls"])
