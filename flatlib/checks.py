@@ -24,7 +24,7 @@ def all_finite(tensor: Tensor) -> bool:
 
 def first_not_finite(tensor: Tensor) -> int:
     """The first sample, along axis 0, that holds NaN or infinite values."""
-    return int((~torch.isfinite(tensor).flatten(1).all(dim=1)).nonzero()[0])
+    return int((~torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)).nonzero()[0])
 
 
 def check_network(net: nn.Module) -> None:

@@ -118,16 +118,22 @@ class Float64Network:
         return check_output(output, x.shape[0])
 
 
+def _kind(module: nn.Module) -> str | None:
+    """"Linear", "Conv1d" or "Conv2d" for a layer that computes what these do, else None."""
+    kind = LAYER_FORWARDS.get(getattr(type(module), "forward", None))
+    plain = getattr(nn, kind) if kind else None
+    own = any(
+        name in vars(module) or getattr(type(module), name, None) is not getattr(plain, name, None)
+        for name in ("forward", "_conv_forward")
+    )
+    return None if own else kind
+
+
 @contextmanager
 def float64_network(net: nn.Module) -> Iterator[Float64Network]:
     """Check ``net`` and view it in float64; see `Float64Network`."""
     check_network(net)
-    kinds = {
-        name: LAYER_FORWARDS[type(module).forward]
-        for name, module in net.named_modules()
-        if getattr(type(module), "forward", None) in LAYER_FORWARDS
-        and "forward" not in vars(module)
-    }
+    kinds = {name: kind for name, module in net.named_modules() if (kind := _kind(module))}
     if not kinds:
         raise ValueError(
             f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
@@ -236,12 +242,24 @@ def _forward(network: Float64Network, x: Tensor, samples: Sequence[int]) -> _For
             f"the output for sample {samples[row]} holds NaN or infinite values{where}"
         )
     for name, made in calls.items():
+        _check_rows(name, made, len(x))
         if any(call.value._version != call.version for call in made):
             raise ValueError(
                 f"what layer {name!r} read is overwritten in place later in the forward pass, so "
                 "its gradient is lost; replace the in-place operation after it"
             )
     return _Forward(x, output, calls, weights)
+
+
+def _check_rows(name: str, made: list[_Call], n_samples: int) -> None:
+    """Refuse a layer whose rows are not the samples, one each."""
+    for call in made:
+        if call.value.shape[0] != n_samples:
+            raise ValueError(
+                f"layer {name!r} reads shape {tuple(call.value.shape)} for {n_samples} samples, so "
+                "its rows are not the samples; keep the batch as the first axis there, as in "
+                "(n, T, d) instead of (n * T, d) or (T, n, d)"
+            )
 
 
 def _weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> tuple[Counter[str], set]:
@@ -288,21 +306,37 @@ class Probe:
         )
 
 
+def _random_state(device: torch.device) -> Tensor:
+    """The global random state that operations on ``device`` draw from."""
+    state = torch.get_rng_state()
+    if device.type == "cuda":
+        state = torch.cat([state, torch.cuda.get_rng_state(device)])
+    return state
+
+
 def _probe(network: Float64Network, x: Tensor) -> tuple[Probe, _Forward]:
     """Run ``network`` twice on a few samples of ``x`` and on one that is not among them."""
     check_batch(network.net, x)
     samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
-    rows = x[list(samples)]
-    company = torch.cat([rows, 0.5 * rows[:1] + 0.25])
+    rows = x[list(samples)].detach()
+    # Unlike any sample, and as many that the batch sizes differ.
+    other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0
+    company = torch.cat([rows, other, other] if len(rows) + 1 == len(x) else [rows, other])
+    state = _random_state(x.device)
     first, again = _forward(network, company, samples), _forward(network, company, samples)
-    output = first.output[:-1].detach()
+    output = first.output[: len(samples)].detach()
     check_same(
         output,
-        again.output[:-1].detach(),
+        again.output[: len(samples)].detach(),
         samples,
         "the network is not deterministic: two runs on sample {sample} differ; switch off its "
         "randomness (net.eval())",
     )
+    if not torch.equal(state, _random_state(x.device)):
+        raise ValueError(
+            "the network draws random numbers in its forward, so it is not deterministic, be it "
+            "rarely; switch off its randomness (net.eval())"
+        )
     return Probe(samples, output), first
 
 

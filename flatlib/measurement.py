@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlib import geometry
+from flatlib.checks import all_finite, first_not_finite
 from flatlib.derivatives import (
     Derivatives,
     LayerDerivatives,
@@ -221,7 +222,7 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 50
     (tensor([4.], dtype=torch.float64), 50.0)
     """
-    if max_memory < 1:
+    if not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
     with float64_network(net) as network:
         planned = plan(network, x)
@@ -232,18 +233,24 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
             parts.append(_measure_part(part, planned, x[start:stop]))
             start = stop
         whole = _join(parts)
-        if not planned.other_parameters:
-            return whole
-        rows = sample_parameter_gradients(network, x, planned.other_parameters)
-        others = torch.stack([row.square().sum() for row in rows])
-        return replace(
-            whole, parameter_gradient_energy=whole.parameter_gradient_energy + others
+        if planned.other_parameters:
+            rows = sample_parameter_gradients(network, x, planned.other_parameters)
+            others = torch.stack([row.square().sum() for row in rows])
+            energy = whole.parameter_gradient_energy + others
+            whole = replace(whole, parameter_gradient_energy=energy)
+    if not all_finite(whole.parameter_gradient_energy):
+        sample = first_not_finite(whole.parameter_gradient_energy)
+        raise ValueError(
+            f"the parameter gradients of sample {sample} are NaN, infinite or too large to square "
+            "in float64; look for a square root or division at 0, or a diverged network"
         )
+    return whole
 
 
 def _measure_part(part: Derivatives, planned: Plan, x: Tensor) -> Measurement:
     """The measurement of one part of the batch, parameters outside the layers left out."""
     s = geometry.singular_values(part.jacobian)
+    x = x.double().flatten(1)
     energy = torch.zeros_like(s[:, 0])
     layers = []
     for derivatives in part.layers:
@@ -260,11 +267,11 @@ def _measure_part(part: Derivatives, planned: Plan, x: Tensor) -> Measurement:
         log_volume=geometry.log_volume(s),
         local_dimensionality=geometry.local_dimensionality(s),
         parameter_gradient_energy=energy,
-        input_norm=torch.linalg.vector_norm(x.double().flatten(1), dim=1),
+        input_norm=torch.linalg.vector_norm(x, dim=1),
         layers=tuple(layers),
         n_outputs=s.shape[1],
         input_dimension=part.jacobian.shape[2],
-        input_layer_is_dense=_is_dense_at_input(part.layers[0], layers[0], part.jacobian),
+        input_layer_is_dense=_is_dense_at_input(part.layers[0], layers[0], part.jacobian, x),
     )
 
 
@@ -310,14 +317,14 @@ def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
 
 
 def _is_dense_at_input(
-    derivatives: LayerDerivatives, layer: LayerMeasurement, jacobian: Tensor
+    derivatives: LayerDerivatives, layer: LayerMeasurement, jacobian: Tensor, x: Tensor
 ) -> bool:
     """Whether the input reaches the output only through ``layer``, a dense linear map of it."""
-    if layer.kind != "Linear" or layer.n_positions != 1 or layer.input_dimension != len(
-        jacobian[0, 0]
-    ):
+    if layer.kind != "Linear" or layer.n_positions != 1:
         return False
-    return _identical(derivatives.input_gradients[0].flatten(2), jacobian)
+    read, gradient = derivatives.inputs[0].flatten(1), derivatives.input_gradients[0].flatten(2)
+    # A shifted input has the same Jacobian, and another norm.
+    return torch.equal(read, x) and _identical(gradient, jacobian)
 
 
 def _identical(a: Tensor, b: Tensor) -> bool:

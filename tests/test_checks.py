@@ -66,7 +66,7 @@ def test_a_missing_batch_axis():
 
 def test_a_missing_batch_axis_before_a_convolution():
     net = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten())
-    refuses(ValueError, r"'0' \(Conv2d\).*\(2, 4, 4\) without a batch axis.*\(n, \*input_shape\)",
+    refuses(ValueError, r"'0' \(Conv2d\).*\(\d, 4, 4\) without a batch axis.*\(n, \*input_shape\)",
             net, torch.ones(2, 4, 4))
     refuses(ValueError, r"'0' \(Conv1d\).*without a batch axis",
             nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten()), torch.ones(2, 4))
@@ -129,6 +129,11 @@ def test_a_memory_limit_below_one_byte(max_memory):
             max_memory=max_memory)
 
 
+@pytest.mark.parametrize("limit", [math.nan, -math.inf])
+def test_a_memory_limit_that_is_no_number(limit):
+    refuses(ValueError, "max_memory must be at least 1 byte", mlp(), batch(), max_memory=limit)
+
+
 # --- the network -------------------------------------------------------------------------------
 
 
@@ -185,6 +190,34 @@ def test_samples_that_influence_each_other_only_forwards():
     refuses(ValueError, "influence each other", Shifted(), batch())
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -2.0, 1e6])
+@pytest.mark.parametrize("n", [1, 3])
+def test_samples_that_influence_each_other_and_are_all_equal(value, n):
+    refuses(ValueError, "influence each other", Centred(), torch.full((n, 3), value))
+
+
+class Folded(nn.Module):
+    """Tokens folded into the batch, or put before it."""
+
+    def __init__(self, fold):
+        super().__init__()
+        self.fold, self.first, self.last = fold, nn.Linear(3, 2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.first(x.reshape(-1, 3) if self.fold else x.transpose(0, 1))
+        h = h.reshape(len(x), 8) if self.fold else h.transpose(0, 1).flatten(1)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
+def test_a_layer_whose_rows_are_not_the_samples(fold, n):
+    """Not even where the number of tokens, 4, happens to be the number of samples."""
+    x = torch.linspace(-1, 1, n * 12).reshape(n, 4, 3)
+    refuses(ValueError, r"'first' reads shape .* for \d+ samples.*batch as the first axis",
+            Folded(fold), x)
+
+
 def test_a_mean_over_the_sample_itself_is_fine():
     assert flatlib.measure(Centred(1), batch()).n == 4
 
@@ -203,9 +236,10 @@ class Random(nn.Module):
     lambda h: h + torch.randn_like(h),
     lambda h: h * torch.rand(()),
     lambda h: h + 1e-4 * torch.randn(1, 2),
+    lambda h: nn.functional.dropout(h, 1e-6),  # hardly ever differs
 ])
 def test_a_network_that_is_not_deterministic(draw):
-    refuses(ValueError, "not deterministic.*sample.*net.eval", Random(draw), batch(40))
+    refuses(ValueError, "not deterministic.*net.eval", Random(draw), batch(40))
 
 
 @pytest.mark.parametrize("net", [
@@ -331,6 +365,19 @@ def test_a_gradient_that_overflows_names_the_sample():
             Root(), torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
 
 
+def test_a_parameter_gradient_that_is_infinite_names_the_sample():
+    class RootOfParameter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.raw = nn.Linear(3, 2), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return self.linear(x) + torch.sqrt(self.raw * (x[:, :1] > 1))
+
+    refuses(ValueError, "parameter gradients of sample 0 .*infinite.*square root or division at 0",
+            RootOfParameter(), batch())
+
+
 def test_a_layer_with_gradients_switched_off():
     class Half(nn.Module):
         def __init__(self):
@@ -441,3 +488,4 @@ def test_sums_that_overflow_are_still_finite():
     assert not all_finite(torch.tensor([math.inf, -math.inf]))
     assert not all_finite(torch.tensor([1.0, math.nan]))
     assert first_not_finite(torch.tensor([[1.0, 1.0], [1.0, math.nan], [math.inf, 1.0]])) == 1
+    assert first_not_finite(torch.tensor([1.0, 2.0, math.nan])) == 2

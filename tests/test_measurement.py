@@ -14,7 +14,7 @@ from architectures import Concatenate, InputAgain, Repeat, Residual, WeightElsew
 from compare import assert_matches_oracle
 from hypothesis import given, settings
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 import flatlib
@@ -183,6 +183,7 @@ WRAPPED = {
     "spectral norm": lambda: parametrizations.spectral_norm(nn.Linear(4, 4)),
     "old weight norm": lambda: nn.utils.weight_norm(nn.Linear(4, 4)),
     "old spectral norm": lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
+    "pruned": lambda: prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(4, 4)),
 }
 
@@ -193,6 +194,62 @@ def test_reparametrized_layers_match_the_oracle(wrapped):
     net = seeded(lambda: nn.Sequential(WRAPPED[wrapped](), nn.Tanh(), nn.Linear(4, 2)))
     m = assert_matches_oracle(net, gaussian(3, 4))
     assert not m.layers[0].in_sharpness, "its weight is no parameter"
+
+
+class Keyword(nn.Module):
+    """A layer that is called by keyword, from a module list, and one that is thrown away."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
+
+    def forward(self, x):
+        self.parts[1](input=torch.tanh(self.parts[0](input=x)))
+        return self.parts[1](input=torch.relu(self.parts[0](x)))
+
+
+def test_layers_called_by_keyword_and_calls_thrown_away():
+    assert_matches_oracle(seeded(Keyword), gaussian(3, 3))
+
+
+class CalledInVain(nn.Module):
+    """The call of the layer reaches the output only as a constant; its weight does otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        gate = self.layer(x).detach()
+        return self.last(gate * nn.functional.linear(x, self.layer.weight, self.layer.bias))
+
+
+def test_a_call_in_vain_does_not_stand_for_a_use_elsewhere():
+    m = assert_matches_oracle(seeded(CalledInVain), gaussian(3, 3))
+    assert not m.layers[0].in_sharpness and (m.layers[0].weight_gradient_energy == 0).all()
+
+
+class StandardizedConv(nn.Conv2d):
+    """A convolution of its own kind, by the method that Conv2d.forward calls."""
+
+    def _conv_forward(self, input, weight, bias):
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std()
+        return super()._conv_forward(input, weight, bias)
+
+
+class MaskedLinear(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.tril(), self.bias)
+
+
+def test_layers_of_the_users_own_kind_count_by_the_slow_route():
+    net = seeded(lambda: nn.Sequential(
+        StandardizedConv(1, 2, 2), nn.Flatten(), MaskedLinear(8, 4), nn.Tanh(), nn.Linear(4, 2)
+    ))
+    m = flatlib.measure(net, gaussian(3, 1, 3, 3))
+    assert [layer.name for layer in m.layers] == ["4"]
+    K = flatlib.derivatives.parameter_jacobian(net, gaussian(3, 1, 3, 3))
+    assert m.sharpness == pytest.approx(float(K.square().sum() / 3), rel=1e-12)
 
 
 def test_the_layer_reads_its_input_alone():
@@ -222,6 +279,13 @@ def test_sensitivity_of_a_chain_is_the_gradient_at_each_hidden_layer():
             assert layer.log_volume[i].item() == pytest.approx(s.log().sum().item(), rel=1e-10)
 
 
+class Shifted(nn.Module):
+    """The input less a constant: the same Jacobian, another norm."""
+
+    def forward(self, x):
+        return x - 1.0
+
+
 def test_the_input_layer_is_dense_only_where_it_is():
     def dense(build, *shape):
         return flatlib.measure(seeded(build), gaussian(2, *shape)).input_layer_is_dense
@@ -231,6 +295,8 @@ def test_the_input_layer_is_dense_only_where_it_is():
     assert not dense(lambda: nn.Sequential(nn.Linear(3, 2), nn.Flatten()), 2, 3)  # tokens
     assert not dense(lambda: nn.Sequential(nn.Conv1d(1, 1, 1), nn.Flatten()), 1, 3)
     assert not dense(lambda: nn.Sequential(nn.Tanh(), nn.Linear(3, 2)), 3)
+    assert not dense(lambda: nn.Sequential(Shifted(), nn.Linear(3, 2)), 3)  # norms differ
+    assert not dense(lambda: nn.Sequential(nn.Softplus(), nn.Linear(3, 2)), 3)
     assert not dense(lambda: InputAgain(nn.Linear(3, 2), nn.Linear(5, 2)), 3)
     assert not dense(lambda: Concatenate(nn.Linear(3, 2), 1), 3)
 
@@ -324,6 +390,15 @@ def test_modes_around_the_call_change_nothing(context):
     if net[0].weight.dtype == torch.float32:
         assert_same(reference, m)
     assert not any(value.requires_grad for value in fields_of(m))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_the_slow_route_and_the_hessian_under_other_modes(context):
+    net, x, y = seeded(RawParameters), gaussian(4, 3), gaussian(4, 3, seed=1)
+    sharpness, trace = flatlib.measure(net, x).sharpness, flatlib.hessian_trace(net, x, y)
+    with context():
+        assert flatlib.measure(net, x.clone()).sharpness == sharpness
+        assert flatlib.hessian_trace(net, x.clone(), y.clone()) == trace
 
 
 def test_hooks_of_the_user_run_and_change_nothing():
