@@ -186,7 +186,7 @@ def read(
     if not archived or (scale == "smoke" and results is None):
         scale, results = "smoke", _computed(name, tuple(seeds))
     table = experiments.load(name, scale, results)
-    table = table.assign(root_sharpness=np.sqrt(table["sharpness"]))
+    table = table.copy().assign(root_sharpness=np.sqrt(table["sharpness"]))
     manifests = tuple(experiments.manifests(name, scale, results))
     return Runs(name, asked, scale, table, manifests)
 

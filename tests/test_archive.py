@@ -1,0 +1,102 @@
+"""Reading runs for a figure: what is there, what is missing, and smoke runs where nothing is."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic_archive import SEED_SHIFT, write
+
+from flatlib import archive
+from flatlib.experiments import RecordError
+
+BASE = [(0.1, 20, seed, 60_000) for seed in SEED_SHIFT]
+
+
+def test_caption_of_a_whole_archive_names_data_scale_seeds_and_steps(tmp_path):
+    write(tmp_path, "vgg10-test-set", BASE)
+    caption = archive.read("vgg10-test-set", "laptop", tmp_path).caption()
+    for words in (
+        "VGG10 on CIFAR-10, classes 0 and 1 (2,000 training images), laptop scale",
+        "measured on 100 samples",
+        "mean over samples and outputs, whose gradient is 2/N",
+        "lr 0.1, batch 20: seeds 0, 1, 2 to step 60,000, train loss 1.0e-03.",
+    ):
+        assert words in caption
+    for absent in ("Missing", "Fewer", "short of", "No run", "diverged"):
+        assert absent not in caption
+
+
+def test_caption_names_settings_seeds_and_steps_that_are_missing(tmp_path):
+    write(tmp_path, "mlp-batch-size", [*BASE, (0.1, 8, 1, 30_000)])
+    runs = archive.read("mlp-batch-size", "laptop", tmp_path)
+    assert runs.missing == ((0.1, 32),)
+    caption = runs.caption()
+    assert "Missing, no run archived: lr 0.1, batch 32." in caption
+    assert "Fewer than the 3 seeds planned: lr 0.1, batch 8." in caption
+    assert "1 of 4 runs are short of 60,000 steps." in caption
+    assert "lr 0.1, batch 8: seed 1 to step 30,000" in caption
+
+
+def test_seeds_of_different_length_are_told_apart(tmp_path):
+    write(tmp_path, "mlp-bounds", [(0.1, 20, 0, 60_000), (0.1, 20, 1, 30_000)])
+    caption = archive.read("mlp-bounds", "laptop", tmp_path).caption()
+    assert "seeds 0, 1 to step 60,000, 30,000" in caption
+
+
+def test_a_diverged_run_is_named_and_left_out_of_comparisons(tmp_path):
+    write(tmp_path, "mlp-batch-size", BASE)
+    write(tmp_path, "mlp-batch-size", [(0.1, 8, 0, 60_000)], "diverged", "loss infinite")
+    runs = archive.read("mlp-batch-size", "laptop", tmp_path)
+    assert "batch8_seed0 diverged: loss infinite" in runs.caption()
+    rows, step, out = runs.at_one_step()
+    assert (len(rows), step) == (3, 60_000)
+    assert out == ["mlp_fashion-mnist-first-2000_lr0.1_batch8_seed0"]
+
+
+def test_nothing_to_compare_if_all_diverged(tmp_path):
+    write(tmp_path, "mlp-bounds", BASE, "diverged", "loss infinite")
+    with pytest.raises(ValueError, match="every long run of mlp-bounds at laptop scale diverged"):
+        archive.read("mlp-bounds", "laptop", tmp_path).at_one_step()
+
+
+def test_runs_of_another_experiment_are_not_read(tmp_path):
+    write(tmp_path, "mlp-learning-rate", [(0.05, 20, 0, 60_000), (0.1, 20, 0, 60_000)])
+    write(tmp_path, "vgg10-test-set", BASE)
+    runs = archive.read("mlp-batch-size", "laptop", tmp_path)
+    assert set(runs.table["run"]) == {"mlp_fashion-mnist-first-2000_lr0.1_batch20_seed0"}
+
+
+def test_last_rows_and_root_of_sharpness(tmp_path):
+    write(tmp_path, "mlp-batch-size", [*BASE, (0.1, 8, 1, 30_000)])
+    last = archive.read("mlp-batch-size", "laptop", tmp_path).last
+    assert last.loc[(0.1, 8, 1), "step"] == 30_000
+    assert (last["root_sharpness"] ** 2 - last["sharpness"]).abs().max() < 1e-9
+    assert last.index.tolist() == [(0.1, 8, 1), (0.1, 20, 0), (0.1, 20, 1), (0.1, 20, 2)]
+
+
+def test_an_empty_archive_gives_the_smoke_runs_and_says_so(tmp_path):
+    runs = archive.read("mlp-bounds", "laptop", tmp_path, seeds=(3,))
+    assert (runs.asked, runs.scale) == ("laptop", "smoke")
+    assert runs.table["seed"].unique().tolist() == [3]
+    assert runs.caption().startswith(
+        "No run at laptop scale is archived, so this is the smoke scale, computed just now"
+    )
+    assert "digits" in runs.caption()
+    assert not list(tmp_path.iterdir()), "what is computed for a page stays out of the archive"
+    again = archive.read("mlp-bounds", "smoke", seeds=(3,))
+    assert again.table.equals(runs.table)
+    assert "No run at" not in again.caption()
+
+
+def test_an_altered_archive_is_an_error_and_no_reason_to_compute(tmp_path):
+    write(tmp_path, "mlp-bounds", BASE)
+    table = next(tmp_path.glob("laptop/*/measurements.csv"))
+    table.write_text(table.read_text().replace("0.9", "0.8", 1))
+    with pytest.raises(RecordError, match="is altered"):
+        archive.read("mlp-bounds", "laptop", tmp_path)
+
+
+def test_unknown_experiments_and_scales_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no experiment is called 'vgg'"):
+        archive.read("vgg", "laptop", tmp_path)
+    with pytest.raises(ValueError, match="scale must be one of"):
+        archive.read("mlp-bounds", "tiny", tmp_path)
