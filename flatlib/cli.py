@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help="see: flatlib list")
     command.add_argument("--scale", choices=SCALES, default="smoke")
     command.add_argument("--steps", type=int, help="length, instead of the scale's own")
-    command.add_argument("--seeds", type=_seeds, help="such as 0,1,2, instead of the scale's own")
+    command.add_argument("--seeds", type=seeds, help="such as 0,1,2, instead of the scale's own")
     command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
     command.add_argument("--no-progress", action="store_true", help="draw no bars")
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 

@@ -11,8 +11,8 @@ from flatlib.records import LockedError, Record, RecordError, default_results
 
 from .catalog import EXPERIMENTS, SCALES, Experiment, configurations
 from .config import RunConfig
-from .execute import execute
 from .many import Outcome, run_many
+from .single import execute
 
 __all__ = [
     "EXPERIMENTS",
@@ -117,10 +117,9 @@ def load(name: str, scale: str, results: Path | None = None) -> pd.DataFrame:
     for record in records(name, scale, results):
         made = record.read_manifest()["configuration"]
         table = record.read_table()
-        for position, key in enumerate(("lr", "batch_size", "seed")):
-            table.insert(position, key, made[key])
-        table.insert(0, "run", record.run)
-        tables.append(table)
+        front = {key: made[key] for key in ("lr", "batch_size", "seed")}
+        setting = pd.DataFrame({"run": record.run} | front, index=table.index)
+        tables.append(pd.concat([setting, table], axis=1))
     if not tables:
         folder = Path(results or default_results()) / scale
         raise RecordError(

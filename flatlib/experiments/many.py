@@ -15,7 +15,7 @@ from flatlib.records import Record
 
 from . import worker
 from .config import RunConfig
-from .execute import execute
+from .single import execute
 
 LOOK_EVERY = 1.0  # seconds between two looks at the runs' progress
 LOST_WORKERS = 5  # how often a cluster may lose the worker of one run

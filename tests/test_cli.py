@@ -1,0 +1,88 @@
+"""The command line: what it prints, and what it returns to the shell."""
+
+from __future__ import annotations
+
+import pytest
+
+from flatlib import cli
+from flatlib.experiments import EXPERIMENTS, Outcome, Record, configurations, execute
+
+
+def test_list_names_every_experiment(capsys):
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    assert "25 at paper" in next(line for line in lines if line.startswith("correlations-vgg10"))
+
+
+def test_run_hands_its_options_on(monkeypatch, tmp_path, capsys):
+    asked = {}
+
+    def fake(name, scale, **options):
+        asked.update(options, name=name, scale=scale)
+        return [Outcome("one", "complete"), Outcome("two", "failed", "OSError: disk full")]
+
+    monkeypatch.setattr(cli, "run", fake)
+    words = "run mlp-bounds --scale paper --steps 100 --seeds 0,2 --workers 3 --no-progress"
+    code = cli.main([*words.split(), "--scheduler", "tcp://a:1", "--results", str(tmp_path)])
+    assert code == 1
+    assert asked == {
+        "name": "mlp-bounds",
+        "scale": "paper",
+        "steps": 100,
+        "seeds": (0, 2),
+        "workers": 3,
+        "scheduler": "tcp://a:1",
+        "results": tmp_path,
+        "progress": False,
+    }
+    out = capsys.readouterr().out.splitlines()
+    assert out == ["complete  one", "failed    two OSError: disk full"]
+
+
+def test_status_tells_running_from_stopped(tmp_path, capsys):
+    whole = configurations("mlp-bounds")[0]
+    execute(whole, "smoke", tmp_path)
+    record = Record(tmp_path, "smoke", "interrupted")
+    manifest = Record(tmp_path, "smoke", whole.name).read_manifest()
+    record.write([{"step": 0}], {**manifest, "status": "running", "steps": 200})
+    assert cli.main(["status", "--results", str(tmp_path)]) == 0
+    stopped, complete = capsys.readouterr().out.splitlines()
+    assert stopped.split() == ["smoke", "stopped", "200/600", "interrupted"]
+    assert complete.split() == ["smoke", "complete", "600/600", whole.name]
+    with record.lock():
+        cli.main(["status", "--scale", "smoke", "--results", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[0].split()[1] == "running"
+    cli.main(["status", "--scale", "paper", "--results", str(tmp_path)])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "fig1"], "invalid choice"),
+        (["run", "mlp-bounds", "--seeds", "a"], "invalid seeds value"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_words_end_with_usage(words, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_bad_settings_end_with_one_line(tmp_path, capsys):
+    assert cli.main(["run", "mlp-bounds", "--steps", "70", "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("flatlib: steps must be a multiple of measure_every")
+    assert error.count("\n") == 1
+
+
+def test_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert cli.main(["run", "mlp-bounds"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err

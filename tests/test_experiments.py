@@ -1,0 +1,503 @@
+"""Runs: what they are, that they go on to the same bits, and that many arrive whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flatlib import experiments
+from flatlib.bounds import chain
+from flatlib.experiments import (
+    EXPERIMENTS,
+    LockedError,
+    Record,
+    RecordError,
+    RunConfig,
+    configurations,
+    execute,
+    load,
+    manifests,
+    records,
+    run_many,
+)
+from flatlib.experiments.config import MeasuredSamples, load_data
+from flatlib.measurement import measure
+
+TINY = RunConfig(
+    "mlp-small", "digits", 0.5, 20, seed=3, steps=60, measure_every=20, measure_samples=4
+)
+
+
+def record_of(run: RunConfig, results: Path) -> Record:
+    return Record(results, "smoke", run.name)
+
+
+def outcome(run: RunConfig, results: Path) -> tuple[bytes, str, bytes]:
+    """All numbers of a run: its table, its weights' hash and its archived weights."""
+    record = record_of(run, results)
+    manifest = record.read_manifest()
+    weights = record.folder / manifest["weights"]["file"]
+    return record.table_path.read_bytes(), manifest["weights_sha256"], weights.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An archive with the tiny run, made without a stop."""
+    results = tmp_path_factory.mktemp("whole")
+    assert execute(TINY, "smoke", results) == "complete"
+    return results
+
+
+class TestConfiguration:
+    def test_is_immutable(self):
+        with pytest.raises(FrozenInstanceError):
+            TINY.lr = 0.2
+
+    def test_name_tells_runs_apart(self):
+        others = [
+            replace(TINY, lr=0.25),
+            replace(TINY, batch_size=8),
+            replace(TINY, seed=4),
+            replace(TINY, loss="half-squared"),
+            replace(TINY, data="digit-images-0-1"),
+        ]
+        assert len({run.name for run in [TINY, *others]}) == 6
+
+    def test_length_is_no_part_of_the_identity(self):
+        assert replace(TINY, steps=120).identity_hash == TINY.identity_hash
+        assert replace(TINY, measure_samples=5).identity_hash != TINY.identity_hash
+
+    @pytest.mark.parametrize("every", [20, 100, 1250, 12500])
+    def test_longer_runs_begin_with_the_same_checkpoints(self, every):
+        short = replace(TINY, steps=2 * every, measure_every=every).checkpoints()
+        long = replace(TINY, steps=6 * every, measure_every=every).checkpoints()
+        assert long[: len(short)] == short
+        assert short[0] == 0
+        assert short[-1] == 2 * every
+
+    def test_about_sixty_checkpoints_at_the_published_lengths(self):
+        for name, scale in (("vgg10-learning-rate", "laptop"), ("mlp-batch-size", "paper")):
+            run = configurations(name, scale)[0]
+            assert 55 <= len(run.checkpoints()) <= 85
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"net": "vgg"}, "net must be one of"),
+            ({"data": "mnist"}, "data must be one of"),
+            ({"lr": -1}, "lr must be a positive number"),
+            ({"steps": 50}, "steps must be a multiple of measure_every"),
+            ({"measure_samples": 0}, "must be at least 1"),
+            ({"loss": "l1"}, "loss must be one of"),
+        ],
+    )
+    def test_nonsense_is_refused(self, change, says):
+        with pytest.raises(ValueError, match=says):
+            replace(TINY, **change)
+
+    def test_measured_samples_are_the_same_for_every_run(self):
+        before = torch.random.get_rng_state()
+        data = load_data("digits")
+        first, again = MeasuredSamples.draw(data, 100), MeasuredSamples.draw(data, 50)
+        assert torch.equal(first.train[:50], again.train)
+        assert torch.equal(first.test_order, again.test_order)
+        assert len(first.train.unique()) == 100
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class TestCatalog:
+    def test_settings_are_the_protocols(self):
+        rates = {(r.lr, r.batch_size) for r in configurations("vgg10-learning-rate", "paper")}
+        sizes = {(r.lr, r.batch_size) for r in configurations("mlp-batch-size", "paper")}
+        assert rates == {(0.05, 20), (0.1, 20), (0.2, 20)}
+        assert sizes == {(0.1, 8), (0.1, 20), (0.1, 32)}
+
+    def test_paper_scale_is_the_published_one(self):
+        vgg, mlp = (configurations(f"correlations-{net}", "paper") for net in ("vgg10", "mlp"))
+        assert len(vgg) == len(mlp) == 25
+        assert {run.steps for run in vgg} == {150_000}
+        assert {run.steps for run in mlp} == {750_000}
+        assert {(run.net, run.data) for run in vgg} == {("vgg10", "cifar10-0-1")}
+        assert {(run.net, run.data) for run in mlp} == {("mlp", "fashion-mnist")}
+        assert {run.loss for run in vgg + mlp} == {"mse"}
+
+    def test_figures_share_runs(self):
+        for net in ("vgg10", "mlp"):
+            whole = set(configurations(f"correlations-{net}", "laptop"))
+            for name in EXPERIMENTS:
+                if name.startswith(net) and name != "mlp-all-images":
+                    assert set(configurations(name, "laptop")) <= whole
+
+    def test_one_set_of_settings_comes_first(self):
+        seeds = [run.seed for run in configurations("correlations-vgg10", "laptop")]
+        assert seeds == sorted(seeds)
+
+    def test_unknown_names_are_refused(self):
+        with pytest.raises(ValueError, match="no experiment is called 'fig1'; there are vgg10"):
+            configurations("fig1")
+        with pytest.raises(ValueError, match="scale must be one of smoke, laptop, paper"):
+            configurations("mlp-bounds", "huge")
+
+
+class TestOneRun:
+    def test_rows_are_measurements_of_the_network(self, whole):
+        """The archived weights, measured again, give the last rows."""
+        record = record_of(TINY, whole)
+        table, data = record.read_table(), load_data("digits")
+        net = TINY.network()
+        net.load_state_dict(record.read_weights())
+        samples = MeasuredSamples.draw(data, 4)
+        last = table[table.step == 60].set_index("samples")
+        outputs = net(data.test_x)
+        correct = outputs.argmax(1) == data.test_y.argmax(1)
+        wrong = [i for i in samples.test_order.tolist() if not correct[i]][:4]
+        for name, x in (
+            ("train", data.train_x[samples.train]),
+            ("test", data.test_x[samples.test]),
+            ("misclassified", data.test_x[wrong]),
+        ):
+            m = measure(net, x)
+            expected = m.summary() | {"A": chain(m).A, "D": chain(m).D, "n": len(x)}
+            for column, value in expected.items():
+                assert last.loc[name, column] == pytest.approx(value, rel=1e-9)
+        mean_square = float((outputs - data.test_y).square().mean().detach())
+        assert last.test_loss.tolist() == pytest.approx([mean_square] * 3, rel=1e-5)
+        assert last.loc["misclassified", "samples_accuracy"] == 0
+        assert last.hessian_gap.notna().tolist() == [True, False, False]
+
+    def test_every_checkpoint_has_three_sets_of_samples(self, whole):
+        table = record_of(TINY, whole).read_table()
+        assert table.step.drop_duplicates().tolist() == TINY.checkpoints()
+        assert table.samples.tolist() == ["train", "test", "misclassified"] * len(
+            TINY.checkpoints()
+        )
+
+    def test_manifest_says_where_the_numbers_come_from(self, whole):
+        manifest = record_of(TINY, whole).read_manifest()
+        assert manifest["status"] == "complete"
+        assert manifest["steps"] == manifest["steps_asked"] == 60
+        assert manifest["configuration"] == TINY.identity
+        assert manifest["data"]["sha256"] == load_data("digits").content_hash
+        session = manifest["sessions"][-1]
+        assert session["torch"] == torch.__version__.split("+")[0] or session["torch"]
+        assert {"commit", "processor", "python", "threads", "device"} <= set(session)
+        assert session["training_seconds"] > 0
+        assert session["measuring_seconds"] > 0
+        assert manifest["bounds"]["13"] == {"label": "13", "name": "A <= D", "proven": True}
+        table = record_of(TINY, whole).read_table()
+        assert {f"lhs_{key}" for key in manifest["bounds"]} <= set(table.columns)
+
+    def test_proven_bounds_hold_in_every_row(self, whole):
+        record = record_of(TINY, whole)
+        table = record.read_table()
+        for key, bound in record.read_manifest()["bounds"].items():
+            if bound["proven"]:
+                lhs, rhs = table[f"lhs_{key}"], table[f"rhs_{key}"]
+                assert (lhs <= rhs + 1e-8 * rhs.abs()).all(), bound["name"]
+
+    def test_done_is_done(self, whole, monkeypatch):
+        before = outcome(TINY, whole)
+        monkeypatch.setattr(
+            "flatlib.experiments.single.load_data", lambda name: pytest.fail("ran again")
+        )
+        assert execute(TINY, "smoke", whole) == "complete"
+        assert execute(replace(TINY, steps=20), "smoke", whole) == "complete"
+        assert outcome(TINY, whole) == before
+
+    def test_extended_run_is_the_long_run(self, whole, tmp_path):
+        for steps in (20, 60):
+            execute(replace(TINY, steps=steps), "smoke", tmp_path)
+        assert outcome(TINY, tmp_path) == outcome(TINY, whole)
+        spans = [(s["from_step"], s["to_step"]) for s in manifest_sessions(tmp_path)]
+        assert spans == [(0, 20), (20, 60)]
+        assert {p.name for p in record_of(TINY, tmp_path).folder.glob("weights*")} >= {
+            "weights-60.npz"
+        }
+
+    def test_threads_come_back(self, tmp_path):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            execute(replace(TINY, steps=20), "smoke", tmp_path)
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(threads)
+
+    def test_nothing_misclassified_leaves_an_empty_row(self, tmp_path, monkeypatch):
+        data = load_data("digits").first(40)
+        perfect = replace_test(data)
+        monkeypatch.setattr("flatlib.experiments.single.load_data", lambda name: perfect)
+        easy = replace(TINY, lr=2.0, batch_size=2, steps=600, measure_every=300)
+        execute(easy, "smoke", tmp_path)
+        last = record_of(easy, tmp_path).read_table().iloc[-1]
+        assert last.test_accuracy == 1
+        assert (last.samples, last.n) == ("misclassified", 0)
+        assert np.isnan(last.sharpness)
+
+    def test_divergence_is_recorded_and_loses_nothing(self, tmp_path):
+        wild = replace(TINY, lr=1e30)
+        assert execute(wild, "smoke", tmp_path) == "diverged"
+        manifest = record_of(wild, tmp_path).read_manifest()
+        assert manifest["status"] == "diverged"
+        assert "choose a smaller one" in manifest["note"]
+        assert 0 < manifest["steps"] < 60
+        assert record_of(wild, tmp_path).read_table().step.tolist()[:3] == [0, 0, 0]
+        assert execute(wild, "smoke", tmp_path) == "diverged"
+
+
+def replace_test(data):
+    """The same data tested on two of its training samples, one a class."""
+    labels = data.train_y.argmax(1)
+    chosen = torch.stack([(labels == label).nonzero()[0, 0] for label in (0, 1)])
+    keep = labels <= 1
+    return replace(
+        data,
+        train_x=data.train_x[keep],
+        train_y=data.train_y[keep],
+        test_x=data.train_x[chosen],
+        test_y=data.train_y[chosen],
+    )
+
+
+def manifest_sessions(results: Path) -> list[dict]:
+    return record_of(TINY, results).read_manifest()["sessions"]
+
+
+class TestRefusals:
+    def test_another_configuration_is_named(self, whole):
+        other = replace(TINY, measure_samples=5)
+        with pytest.raises(RecordError, match="measure_samples is 4 there and 5 here"):
+            execute(other, "smoke", whole)
+
+    def test_other_data_are_named(self, tmp_path, monkeypatch):
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        data = load_data("digits")
+        changed = replace(data, train_x=data.train_x + 0.001)
+        monkeypatch.setattr("flatlib.experiments.single.load_data", lambda name: changed)
+        with pytest.raises(RecordError, match=f"has SHA-256 {data.content_hash} there and"):
+            execute(TINY, "smoke", tmp_path)
+
+    def test_lost_state_is_named(self, tmp_path):
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        record = record_of(TINY, tmp_path)
+        record.state_path.unlink()
+        before = record.table_path.read_bytes()
+        with pytest.raises(RecordError, match="reaches step 20, and the state to go on from"):
+            execute(TINY, "smoke", tmp_path)
+        assert record.table_path.read_bytes() == before
+
+    def test_state_of_another_run_is_named(self, tmp_path):
+        other = replace(TINY, steps=20, seed=9)
+        execute(other, "smoke", tmp_path)
+        target = record_of(TINY, tmp_path)
+        target.state_folder.mkdir(parents=True)
+        target.state_path.write_bytes(record_of(other, tmp_path).state_path.read_bytes())
+        with pytest.raises(RecordError, match="state.pt was made by another configuration"):
+            execute(TINY, "smoke", tmp_path)
+
+    def test_altered_table_is_named(self, tmp_path):
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        path = record_of(TINY, tmp_path).table_path
+        path.write_bytes(path.read_bytes().replace(b"train", b"Train"))
+        for steps in (20, 60):
+            with pytest.raises(RecordError, match="measurements.csv is altered"):
+                execute(replace(TINY, steps=steps), "smoke", tmp_path)
+
+    def test_second_process_is_turned_away(self, tmp_path):
+        with record_of(TINY, tmp_path).lock():
+            with pytest.raises(LockedError):
+                execute(TINY, "smoke", tmp_path)
+        assert record_of(TINY, tmp_path).read_manifest() is None
+
+
+EXECUTE = """
+import resource, sys
+from pathlib import Path
+from flatlib.experiments import RunConfig, execute
+from flatlib.experiments.config import load_data
+limit = int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+run = RunConfig("mlp-small", "digits", 0.5, 20, seed=3, steps=60, measure_every=20,
+                measure_samples=4)
+load_data(run.data)
+print("ready", flush=True)
+execute(run, "smoke", Path(sys.argv[1]))
+"""
+
+
+def start(results: Path, largest_file: int = 0) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", EXECUTE, str(results), str(largest_file)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_whole(results: Path) -> None:
+    """Whatever is archived can be read, and is the beginning of a run."""
+    record = record_of(TINY, results)
+    manifest = record.read_manifest()
+    if manifest is not None:
+        steps = record.read_table().step.drop_duplicates().tolist()
+        assert steps == TINY.checkpoints()[: len(steps)]
+        assert steps[-1] == manifest["steps"]
+
+
+def steps_of(results: Path) -> int:
+    """How far the archive says the run is; -1 before its first checkpoint."""
+    manifest = record_of(TINY, results).read_manifest()
+    return -1 if manifest is None else manifest["steps"]
+
+
+@pytest.mark.slow
+class TestCrashes:
+    def test_kill_at_random_instants_ends_at_the_same_bits(self, whole, tmp_path):
+        moments, amid = random.Random(0), 0
+        for reached in (-1, 0, 15, 40):  # past this step, kill at any instant of what follows
+            process = start(tmp_path)
+            assert process.stdout.readline() == "ready\n"
+            while process.poll() is None and steps_of(tmp_path) < reached:
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.05))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            assert_whole(tmp_path)
+            amid += 0 <= steps_of(tmp_path) < 60
+        assert amid >= 1
+        execute(TINY, "smoke", tmp_path)
+        assert outcome(TINY, tmp_path) == outcome(TINY, whole)
+        leftovers = [p for p in record_of(TINY, tmp_path).folder.iterdir() if ".part" in p.name]
+        for path in leftovers:  # a kill may strand a temporary file, never under a real name
+            assert path.name.startswith(".")
+
+    def test_full_disk_stops_a_run_that_then_goes_on(self, whole, tmp_path):
+        table = len(outcome(TINY, whole)[0])
+        state = record_of(TINY, whole).state_path.stat().st_size
+        failures = 0
+        for limit in (table // 4, (table + state) // 2, state - 100):
+            process = start(tmp_path, largest_file=limit)
+            errors = process.communicate()[1]
+            failures += process.returncode != 0
+            assert process.returncode == 0 or "File too large" in errors
+            assert_whole(tmp_path)
+        assert failures >= 2
+        execute(TINY, "smoke", tmp_path)
+        assert outcome(TINY, tmp_path) == outcome(TINY, whole)
+
+    def test_two_processes_on_one_folder(self, whole, tmp_path):
+        both = [start(tmp_path), start(tmp_path)]
+        errors = [process.communicate()[1] for process in both]
+        codes = sorted(process.returncode for process in both)
+        assert codes[0] == 0
+        assert codes[1] == 0 or any("LockedError" in text for text in errors)
+        assert outcome(TINY, tmp_path) == outcome(TINY, whole)
+
+
+class TestArchive:
+    def test_runs_of_one_experiment_as_one_table(self, tmp_path):
+        runs = [replace(r, steps=100) for r in configurations("mlp-learning-rate")]
+        for run in runs[1:]:
+            execute(run, "smoke", tmp_path)
+        table = load("mlp-learning-rate", "smoke", tmp_path)
+        assert table.columns[:4].tolist() == ["run", "lr", "batch_size", "seed"]
+        assert sorted(table.lr.unique()) == [0.1, 0.2]
+        assert len(records("mlp-batch-size", "smoke", tmp_path)) == 1
+        assert [m["steps"] for m in manifests("mlp-bounds", "smoke", tmp_path)] == [100]
+        assert isinstance(table, pd.DataFrame)
+
+    def test_empty_archive_says_how_to_fill_it(self, tmp_path):
+        with pytest.raises(RecordError, match="flatlib run mlp-bounds --scale smoke"):
+            load("mlp-bounds", "smoke", tmp_path)
+
+    def test_committed_records_are_whole(self):
+        """Every archived table is the one that its manifest was written with."""
+        results = experiments.default_results()
+        for path in results.glob("*/*/manifest.json"):
+            record = Record(results, path.parent.parent.name, path.parent.name)
+            manifest, table = record.read_manifest(), record.read_table()
+            assert table.step.max() == manifest["steps"] or manifest["status"] == "diverged"
+            assert not table.duplicated(["step", "samples"]).any()
+
+
+class TestMany:
+    @pytest.mark.slow
+    def test_pool_runs_each_once_and_survives_a_bad_one(self, tmp_path, capsys):
+        short = replace(TINY, steps=20)
+        bad = replace(short, seed=7)
+        execute(bad, "smoke", tmp_path)
+        other = replace(bad, measure_samples=3)
+        outcomes = run_many([short, other, short, replace(short, seed=5)], "smoke", tmp_path)
+        assert [o.status for o in outcomes] == ["complete", "failed", "complete"]
+        assert "measure_samples is 4 there and 3 here" in outcomes[1].message
+        assert len(manifest_sessions(tmp_path)) == 1
+        assert "3/3" in capsys.readouterr().err
+
+    def test_no_workers_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+            run_many([TINY], "smoke", tmp_path, workers=0)
+
+    @pytest.mark.slow
+    def test_cluster_that_loses_a_worker(self, tmp_path):
+        distributed = pytest.importorskip("distributed")
+        runs = [
+            replace(TINY, seed=seed, steps=4000, measure_every=200, measure_samples=20)
+            for seed in range(3)
+        ]
+        with distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster:
+            killer = threading.Thread(target=kill_a_busy_worker, args=(cluster, runs, tmp_path))
+            killer.start()
+            outcomes = run_many(
+                runs, "smoke", tmp_path, scheduler=cluster.scheduler_address, progress=False
+            )
+            killer.join()
+        assert [o.status for o in outcomes] == ["complete"] * 3, outcomes
+        sessions = {}
+        for run in runs:
+            manifest = record_of(run, tmp_path).read_manifest()
+            table = record_of(run, tmp_path).read_table()
+            assert not table.duplicated(["step", "samples"]).any()
+            assert table.step.drop_duplicates().tolist() == run.checkpoints()
+            sessions[run.seed] = [(s["from_step"], s["to_step"]) for s in manifest["sessions"]]
+        killed = json.loads((tmp_path / "killed").read_text())
+        assert killed["steps"] > 0
+        # Every session went on where the one before stopped, and one run needed two.
+        for spans in sessions.values():
+            assert spans[0][0] == 0
+            assert spans[-1][1] == 4000
+            assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert max(len(spans) for spans in sessions.values()) >= 2
+
+
+def kill_a_busy_worker(cluster, runs: list[RunConfig], results: Path) -> None:
+    """Kill -9 the process of a worker once the run it works on is under way."""
+    from distributed import Client
+
+    with Client(cluster.scheduler_address) as client:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            manifest = record_of(runs[0], results).read_manifest()
+            if manifest is None or manifest["steps"] < 15:
+                continue
+            busy = [worker for worker, keys in client.processing().items() if keys]
+            pids = client.run(os.getpid, workers=busy[:1])
+            os.kill(next(iter(pids.values())), signal.SIGKILL)
+            (results / "killed").write_text(json.dumps({"steps": manifest["steps"]}))
+            return

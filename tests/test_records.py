@@ -1,0 +1,197 @@
+"""Records are whole or absent, and never change silently."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from flatlib.records import LockedError, Record, RecordError, default_results, render
+
+ROWS = [{"step": step, "loss": 1 / (step + 1), "samples": "train"} for step in range(4)]
+
+
+@pytest.fixture
+def record(tmp_path) -> Record:
+    return Record(tmp_path, "smoke", "some-run")
+
+
+@contextmanager
+def largest_file(n_bytes: int):
+    """Files beyond this size cannot be written, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class TestTable:
+    def test_comes_back_as_written(self, record):
+        record.write(ROWS, {"steps": 3})
+        table = record.read_table()
+        assert table.step.tolist() == [0, 1, 2, 3]
+        assert table.loss.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], rel=1e-9)
+        assert table.samples.tolist() == ["train"] * 4
+        assert record.read_manifest()["steps"] == 3
+
+    def test_undefined_and_infinite_numbers_survive(self, record):
+        record.write([{"a": math.nan, "b": -math.inf, "c": math.inf, "d": 1e-300}], {})
+        row = record.read_table().iloc[0]
+        assert math.isnan(row.a)
+        assert (row.b, row.c, row.d) == (-math.inf, math.inf, 1e-300)
+
+    def test_rows_of_different_columns_are_refused(self):
+        with pytest.raises(ValueError, match=r"these differ: \['b'\]"):
+            render([{"a": 1}, {"a": 1, "b": 2}])
+
+    def test_grows(self, record):
+        record.write(ROWS[:2], {"steps": 1})
+        record.write(ROWS, {"steps": 3})
+        assert len(record.read_table()) == 4
+
+    def test_manifest_vouches_for_the_beginning(self, record):
+        """A crash between the two files leaves a longer table with the older manifest."""
+        record.write(ROWS[:2], {"steps": 1})
+        older = record.manifest_path.read_bytes()
+        record.write(ROWS, {"steps": 3})
+        record.manifest_path.write_bytes(older)
+        assert record.read_table().step.tolist() == [0, 1]
+        record.write(ROWS, {"steps": 3})
+        assert record.read_table().step.tolist() == [0, 1, 2, 3]
+
+    def test_archived_row_never_changes(self, record):
+        record.write(ROWS, {"steps": 3})
+        changed = [*ROWS[:2], {**ROWS[2], "loss": 0.25}, ROWS[3]]
+        with pytest.raises(RecordError, match=r"would change in line 4: archived is '2,0\.333"):
+            record.write(changed, {"steps": 3})
+        assert record.read_table().loss[2] == pytest.approx(1 / 3)
+
+    @pytest.mark.parametrize("spoil", [lambda b: b[:-3], lambda b: b.replace(b"0.5", b"0.6")])
+    def test_altered_table_is_refused(self, record, spoil):
+        record.write(ROWS, {"steps": 3})
+        record.table_path.write_bytes(spoil(record.table_path.read_bytes()))
+        for use in (record.read_table, lambda: record.write(ROWS, {"steps": 3})):
+            with pytest.raises(RecordError, match="measurements.csv is altered"):
+                use()
+
+    def test_missing_files_are_named(self, record):
+        with pytest.raises(RecordError, match="there is no record"):
+            record.read_table()
+        record.write(ROWS, {})
+        record.table_path.unlink()
+        with pytest.raises(RecordError, match="measurements.csv is missing"):
+            record.read_table()
+
+    def test_foreign_manifest_is_refused(self, record):
+        record.write(ROWS, {})
+        record.manifest_path.write_text("{ half")
+        with pytest.raises(RecordError, match="manifest.json is altered"):
+            record.read_manifest()
+        record.manifest_path.write_text(json.dumps({"format": 99}))
+        with pytest.raises(RecordError, match="has format 99"):
+            record.read_manifest()
+
+
+class TestState:
+    def test_comes_back_to_the_bit(self, record):
+        weights = torch.randn(50)
+        record.write_state({"weights": weights, "rows": [{"x": 0.1, "y": math.nan}]})
+        state = record.read_state()
+        assert torch.equal(state["weights"], weights)
+        assert state["rows"][0]["x"] == 0.1
+        assert Record(record.results, "smoke", "other").read_state() is None
+
+    def test_altered_state_is_refused(self, record):
+        record.write_state({"weights": torch.randn(50)})
+        content = bytearray(record.state_path.read_bytes())
+        content[len(content) // 2] ^= 1
+        record.state_path.write_bytes(content)
+        with pytest.raises(RecordError, match="state.pt is altered; delete it"):
+            record.read_state()
+
+    def test_weights(self, record):
+        weights = {"a.weight": torch.randn(3, 4), "a.bias": torch.randn(3)}
+        with pytest.raises(RecordError, match="holds no weights"):
+            record.read_weights()
+        described = record.write_weights(60, weights)
+        record.write(ROWS, {"weights": described})
+        found = record.read_weights()
+        assert all(torch.equal(found[name], weights[name]) for name in weights)
+        record.write_weights(60, {"a.weight": torch.zeros(3, 4), "a.bias": weights["a.bias"]})
+        with pytest.raises(RecordError, match="weights-60.npz is altered"):
+            record.read_weights()
+        (record.folder / "weights-60.npz").write_bytes(b"PK half")
+        with pytest.raises(RecordError, match="missing or altered"):
+            record.read_weights()
+
+
+class TestFullDisk:
+    def test_what_was_there_stays_whole(self, record):
+        record.write(ROWS[:2], {"steps": 1})
+        record.write_state({"step": 1})
+        before = sorted(p.name for p in record.results.rglob("*"))
+        with largest_file(40):
+            with pytest.raises(OSError):
+                record.write(ROWS, {"steps": 3})
+            with pytest.raises(OSError):
+                record.write_state({"step": 3})
+        assert record.read_manifest()["steps"] == 1
+        assert record.read_table().step.tolist() == [0, 1]
+        assert record.read_state() == {"step": 1}
+        assert sorted(p.name for p in record.results.rglob("*")) == before
+
+    def test_room_for_the_table_alone(self, record):
+        record.write(ROWS[:1], {"steps": 0})
+        long = {"steps": 3, "note": "x" * 1000}
+        with largest_file(500), pytest.raises(OSError):
+            record.write(ROWS, long)
+        assert record.read_table().step.tolist() == [0]
+        record.write(ROWS, long)
+        assert record.read_table().step.tolist() == [0, 1, 2, 3]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flatlib.records import Record
+with Record(Path(sys.argv[1]), "smoke", "some-run").lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_lock_keeps_others_out_and_dies_with_its_process(record):
+    with record.lock():
+        with pytest.raises(LockedError, match="another process is at work on smoke/some-run"):
+            with record.lock():
+                pass
+        with Record(record.results, "smoke", "other-run").lock():
+            pass
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(record.results)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LockedError), record.lock():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with record.lock():
+        pass
+
+
+def test_archive_is_the_checkouts_unless_chosen(monkeypatch, tmp_path):
+    monkeypatch.delenv("FLATLIB_RESULTS", raising=False)
+    assert default_results().name == "results"
+    assert (default_results().parent / "pyproject.toml").exists()
+    monkeypatch.setenv("FLATLIB_RESULTS", str(tmp_path))
+    assert default_results() == tmp_path
