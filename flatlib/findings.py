@@ -171,7 +171,7 @@ def correlated(numbers: pd.DataFrame, first: str, second: str, sign: int) -> Fin
     """Whether two quantities correlate over networks with the paper's sign.
 
     Args:
-        numbers: of a figure made by `flatlib.archive_figures.correlations`.
+        numbers: of a figure made by `flatlib.figures.archived.correlations`.
         first: a column's name.
         second: another's.
         sign: 1 or -1, the paper's.

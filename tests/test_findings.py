@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib import archive_figures, findings
+from flatlib import findings
 from flatlib.archive import read
+from flatlib.figures import archived
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))
 
@@ -40,9 +41,7 @@ def test_order_fails_the_other_way_round(runs):
 def test_order_names_what_is_not_there_and_decides_nothing(tmp_path):
     write(tmp_path, "mlp-learning-rate", whole(RATES[:1]))
     write(tmp_path, "mlp-learning-rate", whole(RATES[1:2], last=0))
-    found = findings.order(
-        read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES
-    )
+    found = findings.order(read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES)
     assert found.agrees is None
     assert "None long enough: lr 0.1, batch 20; lr 0.2, batch 20." in found.sentence
     assert "Nothing to compare." in found.sentence
@@ -50,9 +49,7 @@ def test_order_names_what_is_not_there_and_decides_nothing(tmp_path):
 
 def test_two_seeds_decide_nothing(tmp_path):
     write(tmp_path, "mlp-learning-rate", [r for r in whole(RATES) if r[2] < 2])
-    found = findings.order(
-        read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES
-    )
+    found = findings.order(read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES)
     assert "2 of 2 seeds" in found.sentence
     assert found.agrees is None
 
@@ -89,7 +86,7 @@ def test_misclassified_samples_against_all(runs):
 
 
 def test_correlations_count_only_beside_their_interval(runs):
-    numbers = archive_figures.correlations("D.6", runs, archive_figures.METRICS).numbers
+    numbers = archived.correlations("D.6", runs, archived.METRICS).numbers
     assert findings.correlated(numbers, "mls", "gradient_energy", 1).agrees is True
     assert findings.correlated(numbers, "mls", "gradient_energy", -1).agrees is False
     numbers = numbers.assign(low=-0.1, high=0.9)

@@ -21,7 +21,8 @@ from matplotlib.ticker import MaxNLocator
 
 from flatlib import statistics
 from flatlib.archive import Runs, label, read
-from flatlib.figures import COLORS, CYCLE, LINES, WIDTH, canvas, show
+
+from .style import COLORS, CYCLE, LINES, WIDTH, canvas, show
 
 PANELS = {  # column: (title, logarithmic axis), in the paper's order; the last is of later versions
     "train_loss": ("train loss", True),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from synthetic_archive import SEED_SHIFT, STEPS, level, write
 
-from flatlib import archive_figures, figures
+from flatlib import figures
 from flatlib.archive import read
+from flatlib.figures import archived
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))
 BATCHES = ((0.1, 8), (0.1, 20), (0.1, 32))
@@ -39,28 +40,28 @@ def known(setting, factor=1.0):
 @pytest.mark.parametrize(
     ("function", "settings"),
     [
-        (archive_figures.figure_1, RATES),
-        (archive_figures.figure_2, BATCHES),
-        (archive_figures.figure_E8, RATES),
-        (archive_figures.figure_E7, BATCHES),
+        (archived.figure_1, RATES),
+        (archived.figure_2, BATCHES),
+        (archived.figure_E8, RATES),
+        (archived.figure_E7, BATCHES),
     ],
 )
 def test_lines_are_the_known_means_in_the_papers_order(archive, function, settings):
     found = function("laptop", archive)
     titles = [ax.get_title(loc="left") for ax in found.figure.axes[:8]]
-    assert titles == [title for title, _ in archive_figures.PANELS.values()]
+    assert titles == [title for title, _ in archived.PANELS.values()]
     factors = {2: 1.0, 3: -1.0, 4: -0.5, 5: 2.0, 7: 1.0}
     for panel, factor in factors.items():
         drawn = lines(found.figure.axes[panel])
         assert len(drawn) == 3
         for setting in settings:
-            line = drawn[archive_figures.label(setting)]
+            line = drawn[archived.label(setting)]
             np.testing.assert_array_equal(line.get_xdata(), STEPS)
             np.testing.assert_allclose(line.get_ydata(), known(setting, factor), rtol=1e-9)
 
 
 def test_bands_are_one_standard_deviation_to_each_side(archive):
-    found = archive_figures.figure_1("laptop", archive)
+    found = archived.figure_1("laptop", archive)
     band = found.figure.axes[2].collections[0].get_paths()[0].vertices
     for step, mean in zip(STEPS, known(RATES[0]), strict=True):
         at_step = band[band[:, 0] == step][:, 1]
@@ -70,7 +71,7 @@ def test_bands_are_one_standard_deviation_to_each_side(archive):
 
 
 def test_figure_3_keeps_misclassified_samples_apart(archive):
-    found = archive_figures.figure_3("laptop", archive)
+    found = archived.figure_3("laptop", archive)
     sharpness, loss, wrong = found.figure.axes[2], found.figure.axes[1], found.figure.axes[7]
     for samples, extra in (("train", 0), ("test", 1), ("misclassified", 2)):
         line = lines(sharpness)[f"{samples} samples"]
@@ -83,7 +84,7 @@ def test_figure_3_keeps_misclassified_samples_apart(archive):
 
 
 def test_figure_d4_shows_the_chain_and_its_gaps(archive):
-    found = archive_figures.figure_D4("laptop", archive)
+    found = archived.figure_D4("laptop", archive)
     chain, gaps = (lines(ax) for ax in found.figure.axes)
     for name, factor in {"A": 1, "B": 2, "C": 3, "C′": 2.5, "D": 12}.items():
         np.testing.assert_allclose(chain[name].get_ydata(), known((0.1, 20), factor))
@@ -91,12 +92,12 @@ def test_figure_d4_shows_the_chain_and_its_gaps(archive):
         np.testing.assert_allclose(gaps[name].get_ydata(), factor)
 
 
-@pytest.mark.parametrize("function", [archive_figures.figure_D5, archive_figures.figure_D6])
+@pytest.mark.parametrize("function", [archived.figure_D5, archived.figure_D6])
 def test_correlations_are_numpys_over_all_networks(archive, function):
     found = function("laptop", archive)
     rows, step, out = found.runs.at_one_step()
     assert (len(rows), step, out) == (15, 60_000, [])
-    metrics = len(archive_figures.METRICS) + 2 * (function is archive_figures.figure_D6)
+    metrics = len(archived.METRICS) + 2 * (function is archived.figure_D6)
     assert len(found.numbers) == metrics * (metrics - 1) // 2
     for _, pair in found.numbers.iterrows():
         expected = np.corrcoef(rows[pair["first"]], rows[pair["second"]])[0, 1]
@@ -110,7 +111,7 @@ def test_correlations_are_numpys_over_all_networks(archive, function):
 def test_correlations_leave_short_runs_out_by_name(tmp_path):
     write(tmp_path, "correlations-mlp", whole(RATES))
     write(tmp_path, "correlations-mlp", [(0.1, 8, 0, 0), (0.1, 32, 1, 30_000)])
-    found = archive_figures.figure_D6("laptop", tmp_path)
+    found = archived.figure_D6("laptop", tmp_path)
     assert "10 networks at step 30,000" in found.caption
     assert "Left out, too short or diverged: mlp_fashion-mnist-first-2000_lr0.1_batch8_seed0." in (
         found.caption
@@ -120,7 +121,7 @@ def test_correlations_leave_short_runs_out_by_name(tmp_path):
 
 def test_both_sides_and_gaps_of_inequalities(archive):
     runs = read("correlations-mlp", "laptop", archive)
-    found = archive_figures.inequalities("sensitivity", runs)
+    found = archived.inequalities("sensitivity", runs)
     at = found.numbers.set_index(["key", "step"])
     value = dict(zip(STEPS, known((0.1, 20)), strict=True))
     for step in STEPS:
@@ -135,14 +136,14 @@ def test_both_sides_and_gaps_of_inequalities(archive):
 
 def test_gaps_between_logarithms_are_differences(archive):
     runs = read("correlations-mlp", "laptop", archive)
-    numbers = archive_figures.inequalities("volume", runs).numbers
+    numbers = archived.inequalities("volume", runs).numbers
     np.testing.assert_allclose(numbers["gap.mean"], np.log(10))
     np.testing.assert_allclose(numbers["decades.mean"], 1)
 
 
 def test_an_infinite_right_side_is_said_and_not_drawn(archive):
     runs = read("correlations-vgg10", "laptop", archive)
-    found = archive_figures.inequalities("convolutions", runs)
+    found = archived.inequalities("convolutions", runs)
     top, low = found.figure.axes
     assert "not proven here" in top.get_title(loc="left")
     assert set(lines(top)) == {"left side"}
@@ -152,7 +153,7 @@ def test_an_infinite_right_side_is_said_and_not_drawn(archive):
 
 def test_the_table_counts_where_an_inequality_held(archive):
     runs = read("correlations-mlp", "laptop", archive)
-    table = archive_figures.inequality_table(runs).set_index("key")
+    table = archived.inequality_table(runs).set_index("key")
     assert (table["measured"] == 15 * 3 * 2).all()  # runs, steps, sets of samples
     assert table.loc["25", "held"] == 90
     assert table.loc["13", "held"] == 90 - 15  # training samples at the last step
@@ -165,19 +166,19 @@ def test_the_table_counts_where_an_inequality_held(archive):
 def test_groups_that_are_unknown_or_not_recorded_are_refused(archive, group):
     runs = read("correlations-mlp", "laptop", archive)
     with pytest.raises(ValueError, match="group must be one of|no inequality on"):
-        archive_figures.inequalities(group, runs)
+        archived.inequalities(group, runs)
 
 
 def test_a_setting_without_runs_has_no_inequalities(tmp_path):
     write(tmp_path, "mlp-bounds", [(0.1, 20, 0, 60_000)])
     runs = read("correlations-mlp", "laptop", tmp_path)
     with pytest.raises(ValueError, match="no run of correlations-mlp .* lr 0.2, batch 20"):
-        archive_figures.inequalities("sensitivity", runs, (0.2, 20))
+        archived.inequalities("sensitivity", runs, (0.2, 20))
 
 
 def test_figures_of_a_partial_archive_draw_what_is_there(tmp_path):
     write(tmp_path, "mlp-batch-size", [(0.1, 20, 0, 60_000), (0.1, 8, 1, 30_000)])
-    found = archive_figures.figure_E7("laptop", tmp_path)
+    found = archived.figure_E7("laptop", tmp_path)
     drawn = lines(found.figure.axes[2])
     assert set(drawn) == {"lr 0.1, batch 8", "lr 0.1, batch 20"}
     assert len(drawn["lr 0.1, batch 8"].get_xdata()) == 2
@@ -187,7 +188,7 @@ def test_figures_of_a_partial_archive_draw_what_is_there(tmp_path):
 
 @pytest.mark.parametrize("name", ["1", "2", "3", "D4", "D5", "D6", "E7", "E8"])
 def test_every_figure_has_words_and_colours_for_both_themes(archive, name):
-    found = getattr(archive_figures, f"figure_{name}")("laptop", archive)
+    found = getattr(figures, f"figure_{name}")("laptop", archive)
     page = figures.to_html(found.figure, found.alt, found.caption)
     assert "laptop scale" in page
     dark = figures.to_svg(found.figure, "dark")
