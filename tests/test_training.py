@@ -19,6 +19,7 @@ from flatlib.training.batches import Batches
 from flatlib.training.checkpoint import bound_keys, measurement_row
 from flatlib.training.gap import lemma_gap
 from flatlib.training.loss import evaluate
+from flatlib.training.stack import StackedTrainer
 from flatlib.training.trainer import pooled_first
 
 
@@ -153,6 +154,54 @@ class TestTrainer:
         with pytest.raises(DivergenceError, match=r"the loss is (nan|inf) at step \d+.*lr 1e\+?08"):
             trainer.advance(1000)
         assert trainer.step < 1000
+
+
+class TestStack:
+    @pytest.mark.parametrize("kind", ["mlp", "vgg10"])
+    def test_every_member_takes_its_own_trainers_steps(self, kind):
+        torch.manual_seed(0)
+        if kind == "mlp":
+            x, seeds, steps = torch.rand(33, 6).double(), (0, 1, 2, 3), 50
+            make = lambda seed: nets.mlp((6, 8, 7, 10), seed=seed).double()  # noqa: E731
+        else:
+            x, seeds, steps = torch.rand(33, 1, 28, 28).double(), (0, 1), 50
+            make = lambda seed: nets.vgg10(in_channels=1, seed=seed).double()  # noqa: E731
+        y = torch.eye(10).double()[torch.arange(33) % 10]
+        lrs = [0.05 * (1 + seed) for seed in seeds]
+        members = [make(seed) for seed in seeds]
+        stack = StackedTrainer(members, x, y, lrs, batch_size=8, seeds=seeds)
+        stack.advance(steps)
+        stack.unstack()
+        for seed, lr, member in zip(seeds, lrs, members, strict=True):
+            alone = make(seed)
+            Trainer(alone, x, y, lr, 8, seed=seed).advance(steps)
+            for p, q, start in zip(
+                member.parameters(), alone.parameters(), make(seed).parameters(), strict=True
+            ):
+                assert float((p - q).detach().norm()) <= 1e-10 * float(q.detach().norm())
+                assert not torch.equal(p, start)
+
+    def test_a_diverging_member_is_named(self):
+        members = [nets.mlp((3, 4, 2), activation="relu", seed=seed) for seed in range(2)]
+        stack = StackedTrainer(members, torch.rand(9, 3), torch.rand(9, 2), (0.1, 1e8), 3)
+        with pytest.raises(DivergenceError, match="network 1 of the stack .* lr 1e"):
+            stack.advance(1000)
+
+    def test_what_cannot_be_stacked_is_named(self):
+        x, y = torch.rand(9, 3), torch.rand(9, 2)
+        one, other = nets.mlp((3, 4, 2)), nets.mlp((3, 5, 2))
+        with pytest.raises(ValueError, match="network 1 has other parameters"):
+            StackedTrainer([one, other], x, y, (0.1, 0.1), 3)
+        with pytest.raises(ValueError, match="got 1, 2 and 1"):
+            StackedTrainer([one], x, y, (0.1, 0.1), 3)
+        with pytest.raises(ValueError, match="lr must be a positive number, got -1"):
+            StackedTrainer([one], x, y, (-1,), 3)
+        other.linear1.weight.requires_grad_(False)
+        with pytest.raises(ValueError, match="network 0 has a frozen parameter"):
+            StackedTrainer([other], x, y, (0.1,), 3)
+        normed = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        with pytest.raises(ValueError, match="network 0 has buffers"):
+            StackedTrainer([normed], x, y, (0.1,), 3)
 
 
 class TestEvaluate:
