@@ -242,6 +242,14 @@ def test_a_network_that_is_not_deterministic(draw):
     refuses(ValueError, "not deterministic.*net.eval", Random(draw), batch(40))
 
 
+def test_spectral_norm_in_training_mode_moves_its_buffers():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wide = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 40))
+        net = nn.Sequential(nn.Linear(3, 40), wide).train()
+    refuses(ValueError, "not deterministic", net, batch())
+
+
 @pytest.mark.parametrize("net", [
     nn.Sequential(nn.Flatten(), nn.Tanh()), nn.LayerNorm(3), nn.Bilinear(3, 3, 2), nn.Identity(),
 ])

@@ -252,6 +252,23 @@ def test_layers_of_the_users_own_kind_count_by_the_slow_route():
     assert m.sharpness == pytest.approx(float(K.square().sum() / 3), rel=1e-12)
 
 
+class Recurrent(nn.Module):
+    """Weights that no Linear or Conv layer holds, before and after one that does."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.up = nn.LSTM(3, 4, batch_first=True), nn.ConvTranspose1d(1, 2, 3)
+        self.linear = nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.linear(self.up(self.lstm(x)[0][:, -1:]).flatten(1))
+
+
+def test_recurrent_and_transposed_layers_count_by_the_slow_route():
+    m = assert_matches_oracle(seeded(Recurrent), gaussian(2, 5, 3))
+    assert [layer.name for layer in m.layers] == ["linear"]
+
+
 def test_the_layer_reads_its_input_alone():
     """Sensitivity is through this layer only; the skip connection beside it does not count."""
     net = seeded(lambda: nn.Sequential(Residual(nn.Linear(3, 3))))
@@ -513,7 +530,8 @@ def test_a_linear_map_has_its_closed_forms():
 def test_a_two_layer_linear_net_has_its_closed_forms():
     net, x = flatlib.nets.mlp((4, 6, 2), "identity", bias=False, seed=2), gaussian(5, 4)
     m = flatlib.measure(net, x)
-    V, U, x = net.linear1.weight.double(), net.linear2.weight.double(), x.double()
+    V, U = net.linear1.weight.detach().double(), net.linear2.weight.detach().double()
+    x = x.double()
     expected = U.square().sum() * x.square().sum(dim=1) + 2 * (x @ V.T).square().sum(dim=1)
     assert m.parameter_gradient_energy.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
     assert m.mls[0].item() == pytest.approx(float(torch.linalg.matrix_norm(U @ V, 2)), rel=1e-12)
@@ -539,6 +557,7 @@ def witness(net: nn.Module, x: Tensor) -> float:
     return total / len(x)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_backpack_sees_the_same_sharpness():
     net, x = flatlib.nets.mlp((6, 8, 8, 3)), gaussian(5, 6)
     assert flatlib.measure(net, x).sharpness == pytest.approx(witness(net, x), rel=1e-11)
