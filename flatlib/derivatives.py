@@ -367,8 +367,8 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
 
     Raises:
-        ValueError: the network is not deterministic, calls no layer, or uses a layer's weight
-            otherwise than by calling the layer.
+        ValueError: the network is not deterministic, calls no layer, calls one on rows that are
+            not the samples, or uses the weight of a layer that it does not call.
     """
     probe, first = _probe(network, x)
     if not first.calls:

@@ -210,8 +210,9 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
         TypeError: net or x of the wrong kind, integer or complex input.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
-            a network that is not deterministic or has no Linear or Conv layer; another device;
-            max_memory below 1.
+            a network that is not deterministic or has no Linear or Conv layer; a layer whose
+            rows are not the samples, as after folding tokens into the batch, or whose weight is
+            used without calling it; another device; max_memory below 1.
 
     Source: Eqs. (3), (6), (10), (13), (14).
 
