@@ -29,7 +29,10 @@ def entry(label: str, **changes) -> dict:
         "cases": 200,
         "worst": 3.4e-12,
         "seconds": 0.5,
-        "mutants": ["wrong norm", "dropped factor"],
+        "worst_means": "least slack, relative to the right-hand side",
+        "attained": 2e-16,
+        "failure": "",
+        "mutants": {"wrong norm": True, "dropped factor": True},
         "code": "def check_it(seed, cases):\n    return seed\n",
         **changes,
     }
@@ -84,19 +87,27 @@ def test_the_register_page_has_statement_assumptions_numbers_code_and_pages(buil
         assert part in text
     assert r"x \ne 0" in text
     assert "check_it" in text
-    assert "2 mutants" in text
+    assert "Of 2 mutants the check caught 2." in text
     assert 'href="one.html#eq-13"' in html
 
 
 def test_the_tally_counts_what_the_run_found():
+    error = {"kind": "identity", "worst_means": "largest error, relative"}
     entries = [
-        entry("1", kind="identity", worst=2e-13, cases=1000),
-        entry("2", kind="identity", worst=5e-11),
+        entry("1", **error, worst=2e-13, cases=1000),
+        entry("2", **error, worst=5e-11, mutants={"wrong": False}),
         entry("3", worst=0.25),
+        entry("8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.0),
     ]
     text = equation_badges.tally(entries)
-    assert "3 of 3 equations checked on 1,400 cases" in text
-    assert "worst relative error of an identity is 5e-11" in text
+    assert "4 of 4 equations checked on 1,600 cases" in text
+    assert "worst relative error of an equality is 5e-11" in text
+    assert "Of 7 deliberately broken versions the checks caught 6." in text
+
+
+def test_a_sampled_definition_counts_standard_errors():
+    sampled = entry("8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.04)
+    assert equation_badges.badge_text(sampled).endswith("worst deviation 3.0 standard errors")
 
 
 def test_an_equation_that_nobody_registered_stops_the_build(build):
@@ -135,10 +146,10 @@ def test_an_intermediate_step_needs_no_check(build):
 
 
 def test_a_failed_check_stops_the_build(build):
-    failed = entry("13", passed=False, worst=0.4)
+    failed = entry("13", passed=False, worst=0.4, failure="case 7")
     status, printed, _ = build({"one": shows("13")}, failed)
     assert status != 0
-    assert "equation 13 (Name of 13): its check failed, worst slack 4e-1 in 200 cases" in printed
+    assert "equation 13 (Name of 13): its check failed, worst slack 4e-1 in 200 cases; case 7" in printed
 
 
 def test_a_failed_check_has_a_red_badge():

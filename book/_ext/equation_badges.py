@@ -69,15 +69,26 @@ def number(value: float) -> str:
     return "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e+")
 
 
-def worst_word(kind: str) -> str:
-    """What the check's worst number is."""
-    return "worst slack" if kind == "inequality" else "worst error"
+def worst(entry: dict) -> str:
+    """The check's worst number, in the words that fit it.
+
+    >>> worst({"kind": "inequality", "worst": 2e-3, "worst_means": "least slack, relative"})
+    'worst slack 2e-3'
+    """
+    if entry["worst_means"].endswith("standard errors"):
+        return f"worst deviation {entry['worst']:.1f} standard errors"
+    return f"worst {'slack' if entry['kind'] == 'inequality' else 'error'} {number(entry['worst'])}"
 
 
 def badge_text(entry: dict) -> str:
+    """What the badge says.
+
+    >>> badge_text({"passed": False})
+    'check FAILED'
+    """
     if not entry["passed"]:
         return "check FAILED"
-    return f"checked · {entry['cases']} cases · {worst_word(entry['kind'])} {number(entry['worst'])}"
+    return f"checked · {entry['cases']} cases · {worst(entry)}"
 
 
 def badge_html(entry: dict, uri: str) -> str:
@@ -174,11 +185,11 @@ def tally(entries: list[dict]) -> str:
     good = [entry for entry in entries if entry["passed"]]
     cases = sum(entry["cases"] for entry in entries)
     text = f"{len(good)} of {len(entries)} equations checked on {cases:,} cases"
-    errors = [entry["worst"] for entry in entries if entry["kind"] == "identity"]
+    errors = [entry["worst"] for entry in entries if entry["worst_means"].startswith("largest error")]
     if errors:
-        text += f"; the worst relative error of an identity is {number(max(errors))}"
-    mutants = sum(len(entry["mutants"]) for entry in entries)
-    return f"{text}. {mutants} deliberately broken versions are there to show that the checks can fail."
+        text += f"; the worst relative error of an equality is {number(max(errors))}"
+    mutants = [caught for entry in entries for caught in entry["mutants"].values()]
+    return f"{text}. Of {len(mutants)} deliberately broken versions the checks caught {sum(mutants)}."
 
 
 class RegisterDirective(SphinxDirective):
@@ -205,10 +216,14 @@ class RegisterDirective(SphinxDirective):
         lines = [f"Where: {found['where']}", ""]
         if found["assumptions"]:
             lines += ["Assumes:", ""] + [f"- {one}" for one in found["assumptions"]] + [""]
+        caught = sum(found["mutants"].values())
         lines += [
-            f"Kind: {found['kind']}; {found['cases']} cases in {found['seconds']:.2f} s; "
-            f"{worst_word(found['kind'])} {number(found['worst'])}; {len(found['mutants'])} mutants."
+            f"Kind: {found['kind']}. {found['cases']} cases in {found['seconds']:.2f} s; {worst(found)} "
+            f"({found['worst_means']}).",
+            f"Of {len(found['mutants'])} mutants the check caught {caught}.",
         ]
+        if found["attained"] is not None:
+            lines += [f"Its equality cases are attained to {number(found['attained'])}."]
         return lines
 
     def markdown(self, lines: list[str]) -> nodes.container:
@@ -248,8 +263,8 @@ def stop_on_faults(app: Sphinx, env) -> None:
     found = [text for name in sorted(faults(env)) for text in faults(env)[name]]
     results = register_of(env)
     found += [
-        f"equation {label} ({entry['name']}): its check failed, {worst_word(entry['kind'])} "
-        f"{number(entry['worst'])} in {entry['cases']} cases"
+        f"equation {label} ({entry['name']}): its check failed, {worst(entry)} in "
+        f"{entry['cases']} cases; {entry['failure']}"
         for label, entry in results.items()
         if not entry["passed"]
     ]

@@ -7,10 +7,12 @@ sheet then loads the same fonts well), and it names a host for live cells, which
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
+NO_SUMMARY_FROM_DISK = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
 UNWANTED = re.compile(
     r'<link rel="preload"[^>]*>\s*'
     r"|<script>const THEBE_JS_URL = .*?</script>\s*"
@@ -38,6 +40,13 @@ def clean_pages(app: Sphinx, error: Exception | None) -> None:
             path.write_text(without_unwanted(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def add_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy MathJax into the site late: scripts that stand there early are loaded by every page, twice."""
+    if error is None and app.builder.format == "html":
+        source = Path(app.srcdir) / "_vendor" / "mathjax"
+        shutil.copytree(source, Path(app.outdir) / "_static" / "mathjax", dirs_exist_ok=True)
+
+
 def follow_the_reader(app: Sphinx, pagename, templatename, context, doctree) -> None:
     """Light or dark as the reader's system is, until the reader chooses."""
     context["default_mode"] = "auto"
@@ -46,4 +55,7 @@ def follow_the_reader(app: Sphinx, pagename, templatename, context, doctree) -> 
 def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", follow_the_reader)
     app.connect("build-finished", clean_pages)
+    app.connect("build-finished", add_mathjax)
+    # A page from disk may not fetch others, which the lines of context under a search's results would need.
+    app.add_js_file(None, body=NO_SUMMARY_FROM_DISK)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import math
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,12 +28,15 @@ def entry(label: str) -> dict:
         "where": equation.where,
         "assumptions": list(equation.assumptions),
         "kind": equation.kind,
-        "passed": bool(result.passed),
-        "cases": int(result.cases),
-        "worst": float(result.worst),
-        "seconds": float(result.seconds),
-        "mutants": sorted(equation.mutants),
-        "code": inspect.getsource(equation.check),
+        "passed": result.passed,
+        "failure": result.failure,
+        "cases": result.cases,
+        "worst": result.worst,
+        "worst_means": equation.worst_means,
+        "attained": None if math.isnan(result.attained) else result.attained,
+        "seconds": result.seconds,
+        "mutants": equations.caught(equation, seed=SEED),
+        "code": equation.source,
     }
 
 
