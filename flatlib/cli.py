@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=seeds, help="such as 0,1,2, instead of the scale's own")
     command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
+    command.add_argument("--device", default="cpu", help="such as cuda: stacks runs of one shape")
     command.add_argument("--no-progress", action="store_true", help="draw no bars")
     command.set_defaults(command=_run)
 
@@ -67,6 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         results=options.results,
         workers=options.workers,
         scheduler=options.scheduler,
+        device=options.device,
         progress=not options.no_progress,
     )
     for outcome in outcomes:

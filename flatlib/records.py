@@ -168,7 +168,7 @@ class Record:
         Returns:
             What the manifest says of them: step, file and hash.
         """
-        arrays = {name: tensor.numpy() for name, tensor in weights.items()}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}
         path = self.folder / f"weights-{step}.npz"
         write_atomically(path, lambda file: np.savez(file, **arrays))
         return {"step": step, "file": path.name, "sha256": array_hash(arrays)}

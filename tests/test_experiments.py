@@ -28,12 +28,14 @@ from flatlib.experiments import (
     RunConfig,
     configurations,
     execute,
+    execute_stacked,
     load,
     manifests,
     records,
     run_many,
 )
 from flatlib.experiments.config import MeasuredSamples, load_data
+from flatlib.experiments.stacked import stacks
 from flatlib.measurement import measure
 
 TINY = RunConfig(
@@ -211,11 +213,18 @@ class TestOneRun:
     def test_done_is_done(self, whole, monkeypatch):
         before = outcome(TINY, whole)
         monkeypatch.setattr(
-            "flatlib.experiments.single.load_data", lambda name: pytest.fail("ran again")
+            "flatlib.experiments.work.load_data", lambda name: pytest.fail("ran again")
         )
         assert execute(TINY, "smoke", whole) == "complete"
         assert execute(replace(TINY, steps=20), "smoke", whole) == "complete"
         assert outcome(TINY, whole) == before
+
+    def test_crash_between_state_and_manifest_is_made_good(self, whole, tmp_path):
+        execute(TINY, "smoke", tmp_path)
+        record_of(TINY, tmp_path).manifest_path.unlink()
+        assert execute(TINY, "smoke", tmp_path) == "complete"
+        assert record_of(TINY, tmp_path).read_manifest()["status"] == "complete"
+        assert outcome(TINY, tmp_path) == outcome(TINY, whole)
 
     def test_extended_run_is_the_long_run(self, whole, tmp_path):
         for steps in (20, 60):
@@ -239,7 +248,7 @@ class TestOneRun:
     def test_nothing_misclassified_leaves_an_empty_row(self, tmp_path, monkeypatch):
         data = load_data("digits").first(40)
         perfect = replace_test(data)
-        monkeypatch.setattr("flatlib.experiments.single.load_data", lambda name: perfect)
+        monkeypatch.setattr("flatlib.experiments.work.load_data", lambda *name: perfect)
         easy = replace(TINY, lr=2.0, batch_size=2, steps=600, measure_every=300)
         execute(easy, "smoke", tmp_path)
         last = record_of(easy, tmp_path).read_table().iloc[-1]
@@ -276,6 +285,62 @@ def manifest_sessions(results: Path) -> list[dict]:
     return record_of(TINY, results).read_manifest()["sessions"]
 
 
+class TestStacked:
+    def test_members_agree_with_runs_alone(self, whole, tmp_path):
+        runs = [TINY, replace(TINY, seed=5, lr=0.25)]
+        execute(replace(TINY, steps=20), "smoke", tmp_path)  # one is ahead, and waits
+        assert set(execute_stacked(runs, "smoke", tmp_path).values()) == {"complete"}
+        expected, found = (record_of(TINY, path).read_table() for path in (whole, tmp_path))
+        assert found.columns.tolist() == expected.columns.tolist()
+        for column in ("train_loss", "sharpness", "mls", "D", "log_volume_top3"):
+            assert np.allclose(found[column], expected[column], rtol=1e-4, equal_nan=True)
+        execute(replace(runs[1]), "smoke", tmp_path / "alone")
+        alone = record_of(runs[1], tmp_path / "alone").read_table()
+        assert np.allclose(record_of(runs[1], tmp_path).read_table().D, alone.D, rtol=1e-4)
+
+    def test_a_stack_resumes_and_tells_its_size(self, tmp_path):
+        runs = [replace(TINY, seed=seed) for seed in range(3)]
+        execute_stacked([replace(run, steps=20) for run in runs], "smoke", tmp_path / "parts")
+        execute_stacked(runs, "smoke", tmp_path / "parts")
+        execute_stacked(runs, "smoke", tmp_path / "whole")
+        for run in runs:
+            assert outcome(run, tmp_path / "parts") == outcome(run, tmp_path / "whole")
+            sessions = record_of(run, tmp_path / "parts").read_manifest()["sessions"]
+            assert [(s["from_step"], s["to_step"], s["stacked"]) for s in sessions] == [
+                (0, 20, 3),
+                (20, 60, 3),
+            ]
+        assert execute_stacked(runs, "smoke", tmp_path / "whole") == dict.fromkeys(runs, "complete")
+
+    def test_a_diverging_member_leaves_the_others_going(self, tmp_path):
+        runs = [TINY, replace(TINY, lr=1e30), replace(TINY, seed=5)]
+        found = execute_stacked(runs, "smoke", tmp_path)
+        assert [found[run] for run in runs] == ["complete", "diverged", "complete"]
+        manifest = record_of(runs[1], tmp_path).read_manifest()
+        assert manifest["status"] == "diverged"
+        assert "network 1 of the stack" in manifest["note"]
+
+    def test_images_are_stacked_too(self, tmp_path):
+        runs = [replace(run, steps=40, measure_samples=2) for run in configurations(
+            "vgg10-learning-rate")[:2]]  # fmt: skip
+        outcomes = run_many(runs, "smoke", tmp_path, device="meta", progress=False)
+        assert {o.status for o in outcomes} == {"failed"}  # not a device that computes
+        execute_stacked(runs, "smoke", tmp_path)
+        execute(runs[0], "smoke", tmp_path / "alone")
+        found, alone = (record_of(runs[0], path).read_table() for path in
+                        (tmp_path, tmp_path / "alone"))  # fmt: skip
+        assert np.allclose(found.D, alone.D, rtol=1e-3)
+
+    def test_a_device_needs_no_scheduler(self, tmp_path):
+        with pytest.raises(ValueError, match="choose no device, got 'cuda'; leave one out"):
+            run_many([TINY], "smoke", tmp_path, scheduler="tcp://a:1", device="cuda")
+
+    def test_groups_differ_in_rate_and_seed_alone(self):
+        groups = stacks(configurations("correlations-vgg10", "paper"))
+        assert [len(group) for group in groups] == [15, 5, 5]
+        assert all(len({run.batch_size for run in group}) == 1 for group in groups)
+
+
 class TestRefusals:
     def test_another_configuration_is_named(self, whole):
         other = replace(TINY, measure_samples=5)
@@ -286,7 +351,7 @@ class TestRefusals:
         execute(replace(TINY, steps=20), "smoke", tmp_path)
         data = load_data("digits")
         changed = replace(data, train_x=data.train_x + 0.001)
-        monkeypatch.setattr("flatlib.experiments.single.load_data", lambda name: changed)
+        monkeypatch.setattr("flatlib.experiments.work.load_data", lambda *name: changed)
         with pytest.raises(RecordError, match=f"has SHA-256 {data.content_hash} there and"):
             execute(TINY, "smoke", tmp_path)
 

@@ -161,47 +161,65 @@ class TestStack:
     def test_every_member_takes_its_own_trainers_steps(self, kind):
         torch.manual_seed(0)
         if kind == "mlp":
-            x, seeds, steps = torch.rand(33, 6).double(), (0, 1, 2, 3), 50
-            make = lambda seed: nets.mlp((6, 8, 7, 10), seed=seed).double()  # noqa: E731
+            x, seeds = torch.rand(33, 6).double(), (0, 1, 2, 3)
         else:
-            x, seeds, steps = torch.rand(33, 1, 28, 28).double(), (0, 1), 50
-            make = lambda seed: nets.vgg10(in_channels=1, seed=seed).double()  # noqa: E731
+            x, seeds = torch.rand(33, 1, 28, 28).double(), (0, 1)
+            x = x.contiguous(memory_format=torch.channels_last)
         y = torch.eye(10).double()[torch.arange(33) % 10]
-        lrs = [0.05 * (1 + seed) for seed in seeds]
-        members = [make(seed) for seed in seeds]
-        stack = StackedTrainer(members, x, y, lrs, batch_size=8, seeds=seeds)
-        stack.advance(steps)
+
+        def trainer(seed):
+            if kind == "mlp":
+                net = nets.mlp((6, 8, 7, 10), seed=seed)
+            else:
+                net = nets.vgg10(in_channels=1, seed=seed)
+            return Trainer(net.double(), x, y, 0.05 * (1 + seed), 8, seed=seed)
+
+        members = [trainer(seed) for seed in seeds]
+        stack = StackedTrainer(members)
+        stack.advance(50)
         stack.unstack()
-        for seed, lr, member in zip(seeds, lrs, members, strict=True):
-            alone = make(seed)
-            Trainer(alone, x, y, lr, 8, seed=seed).advance(steps)
-            for p, q, start in zip(
-                member.parameters(), alone.parameters(), make(seed).parameters(), strict=True
-            ):
+        for seed, member in zip(seeds, members, strict=True):
+            alone, start = trainer(seed), trainer(seed)
+            alone.advance(50)
+            assert member.step == 50
+            for p, q, s in zip(member.parameters, alone.parameters, start.parameters, strict=True):
                 assert float((p - q).detach().norm()) <= 1e-10 * float(q.detach().norm())
-                assert not torch.equal(p, start)
+                assert not torch.equal(p, s)
 
     def test_a_diverging_member_is_named(self):
-        members = [nets.mlp((3, 4, 2), activation="relu", seed=seed) for seed in range(2)]
-        stack = StackedTrainer(members, torch.rand(9, 3), torch.rand(9, 2), (0.1, 1e8), 3)
-        with pytest.raises(DivergenceError, match="network 1 of the stack .* lr 1e"):
-            stack.advance(1000)
+        x, y = torch.rand(9, 3), torch.rand(9, 2)
+        members = [
+            Trainer(nets.mlp((3, 4, 2), activation="relu", seed=seed), x, y, lr, 3)
+            for seed, lr in enumerate((0.1, 1e8))
+        ]
+        with pytest.raises(DivergenceError, match="network 1 of the stack .* lr 1e") as caught:
+            StackedTrainer(members).advance(1000)
+        assert caught.value.member == 1
 
     def test_what_cannot_be_stacked_is_named(self):
         x, y = torch.rand(9, 3), torch.rand(9, 2)
-        one, other = nets.mlp((3, 4, 2)), nets.mlp((3, 5, 2))
-        with pytest.raises(ValueError, match="network 1 has other parameters"):
-            StackedTrainer([one, other], x, y, (0.1, 0.1), 3)
-        with pytest.raises(ValueError, match="got 1, 2 and 1"):
-            StackedTrainer([one], x, y, (0.1, 0.1), 3)
-        with pytest.raises(ValueError, match="lr must be a positive number, got -1"):
-            StackedTrainer([one], x, y, (-1,), 3)
-        other.linear1.weight.requires_grad_(False)
-        with pytest.raises(ValueError, match="network 0 has a frozen parameter"):
-            StackedTrainer([other], x, y, (0.1,), 3)
+
+        def trainer(net=None, x=x, batch_size=3, loss="mse"):
+            return Trainer(nets.mlp((3, 4, 2)) if net is None else net, x, y, 0.1, batch_size, loss)
+
+        with pytest.raises(ValueError, match="at least one trainer"):
+            StackedTrainer([])
+        frozen, moved = nets.mlp((3, 4, 2)), trainer()
+        frozen.linear1.weight.requires_grad_(False)
+        moved.advance(1)
+        for other, says in (
+            (trainer(nets.mlp((3, 5, 2))), "network 1 has other parameters than network 0"),
+            (trainer(frozen), "network 1 has a frozen parameter"),
+            (trainer(x=x.clone()), "trainer 1 has another samples"),
+            (trainer(batch_size=4), "trainer 1 has another batch size"),
+            (trainer(loss="half-squared"), "trainer 1 has another loss"),
+            (moved, "trainer 1 has another step"),
+        ):
+            with pytest.raises(ValueError, match=says):
+                StackedTrainer([trainer(), other])
         normed = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
         with pytest.raises(ValueError, match="network 0 has buffers"):
-            StackedTrainer([normed], x, y, (0.1,), 3)
+            StackedTrainer([trainer(normed)])
 
 
 class TestEvaluate:

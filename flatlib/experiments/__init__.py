@@ -13,6 +13,7 @@ from .catalog import EXPERIMENTS, SCALES, Experiment, configurations
 from .config import RunConfig
 from .many import Outcome, run_many
 from .single import execute
+from .stacked import execute_stacked
 
 __all__ = [
     "EXPERIMENTS",
@@ -25,6 +26,7 @@ __all__ = [
     "RunConfig",
     "configurations",
     "execute",
+    "execute_stacked",
     "load",
     "manifests",
     "records",
@@ -42,6 +44,7 @@ def run(
     results: Path | None = None,
     workers: int = 2,
     scheduler: str | None = None,
+    device: str = "cpu",
     progress: bool = True,
 ) -> list[Outcome]:
     """Bring every run of one experiment to its length; what is archived is not run again.
@@ -54,6 +57,7 @@ def run(
         results: the archive; by default that of the checkout.
         workers: processes.
         scheduler: address of a Dask scheduler, instead of processes here.
+        device: where to train; on another than ``"cpu"`` runs of one shape are stacked.
         progress: whether to draw progress bars.
 
     Returns:
@@ -69,6 +73,7 @@ def run(
         results or default_results(),
         workers=workers,
         scheduler=scheduler,
+        device=device,
         progress=progress,
     )
 

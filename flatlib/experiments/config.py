@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from flatlib import nets
 from flatlib.data import Data, load
 from flatlib.training.loss import loss_function
-from flatlib.training.trainer import check_settings
+from flatlib.training.trainer import check_settings, contiguous_for
 
 NETS: dict[str, Callable[[int], nn.Module]] = {
     "vgg10": lambda seed: nets.vgg10(in_channels=3, seed=seed),
@@ -105,10 +105,15 @@ class RunConfig:
         return NETS[self.net](self.seed).eval()
 
 
-@lru_cache(maxsize=2)
-def load_data(name: str) -> Data:
-    """The data set of this name; one process loads it once."""
-    return DATA[name]()
+@lru_cache(maxsize=4)
+def load_data(name: str, device: str = "cpu") -> Data:
+    """The data set of this name, laid out for training; one process loads it once."""
+    if device == "cpu":
+        data = DATA[name]()
+        return replace(data, train_x=contiguous_for(data.train_x))
+    data = load_data(name)
+    names = ("train_x", "train_y", "test_x", "test_y")
+    return replace(data, **{part: getattr(data, part).to(device) for part in names})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from flatlib.records import Record
 from . import worker
 from .config import RunConfig
 from .single import execute
+from .stacked import execute_stacked, stacks
 
 LOOK_EVERY = 1.0  # seconds between two looks at the runs' progress
 LOST_WORKERS = 5  # how often a cluster may lose the worker of one run
@@ -37,6 +38,7 @@ def run_many(
     *,
     workers: int = 2,
     scheduler: str | None = None,
+    device: str = "cpu",
     progress: bool = True,
 ) -> list[Outcome]:
     """Bring every run to its length, several at once.
@@ -47,19 +49,30 @@ def run_many(
         results: the archive; with a scheduler, a folder that every worker sees.
         workers: processes here; without effect with a scheduler.
         scheduler: address of a Dask scheduler, such as ``tcp://host:8786``.
+        device: ``"cpu"``, or such as ``"cuda"``: then runs of one shape are trained as a stack
+            there, one stack after another, in this process.
         progress: whether to draw progress bars.
 
     Returns:
         How each run ended, in the order asked. A run that fails does not stop the others.
 
     Raises:
-        ValueError: fewer than one worker.
+        ValueError: fewer than one worker; a device together with a scheduler.
         ImportError: a scheduler is given and ``distributed`` is not installed.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     runs = list(dict.fromkeys(runs))
     results = Path(results).resolve()
+    if device != "cpu":
+        if scheduler:
+            raise ValueError(
+                f"a scheduler's workers choose no device, got {device!r}; leave one out"
+            )
+        found: dict[RunConfig, Outcome] = {}
+        for stack in stacks(runs):
+            found |= _stacked(stack, scale, results, device, progress)
+        return [found[run] for run in runs]
     started = _dask(scheduler) if scheduler else _pool(min(workers, max(len(runs), 1)))
     outcomes: dict[RunConfig, Outcome] = {}
     with started as submit, _bars(runs, scale, results, progress) as look:
@@ -74,6 +87,18 @@ def task(run: RunConfig, scale: str, results: Path, workers: int) -> str:
     """One run in a worker process."""
     worker.prepare()
     return execute(run, scale, results, workers=workers)
+
+
+def _stacked(
+    stack: list[RunConfig], scale: str, results: Path, device: str, progress: bool
+) -> dict[RunConfig, Outcome]:
+    """One stack; a fault stops all of its runs and no others."""
+    try:
+        found = execute_stacked(stack, scale, results, device=device, progress=progress)
+        return {run: Outcome(run.name, found[run]) for run in stack}
+    except Exception as fault:  # whatever stopped this stack shall not stop the others
+        message = f"{type(fault).__name__}: {fault}"
+        return {run: Outcome(run.name, "failed", message) for run in stack}
 
 
 def _outcome(run: RunConfig, future: Future) -> Outcome:

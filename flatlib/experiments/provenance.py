@@ -7,19 +7,21 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 PACKAGES = ("torch", "numpy", "scipy")
 
 
-def environment() -> dict:
-    """Versions, commit, processor and threads of this session of a run."""
+def environment(device: str) -> dict:
+    """Versions, commit, processor, device and threads of this session of a run."""
     return {
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
         "commit": commit(),
         "system": platform.system(),
         "processor": processor(),
-        "device": "cpu",
-        "threads": 1,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
     }
 
 

@@ -1,29 +1,17 @@
-"""One run from start or from where it stopped to its length, recorded on the way."""
+"""One run from start or from where it stopped to its length."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from flatlib.bounds import evaluate as evaluate_bounds
-from flatlib.files import array_hash
-from flatlib.measurement import measure
-from flatlib.records import Record, RecordError
-from flatlib.training import DivergenceError, Trainer
-from flatlib.training.checkpoint import bound_keys, empty_row, measurement_row
-from flatlib.training.gap import lemma_gap
-from flatlib.training.loss import evaluate
+from flatlib.records import Record
+from flatlib.training import DivergenceError
 
-from .config import MeasuredSamples, RunConfig, load_data
-from .provenance import environment
-
-LARGEST_ARCHIVED_NET = 200_000  # parameters; larger networks' weights stay out of the archive
+from .config import RunConfig
+from .work import Work, ending
 
 
 def execute(
@@ -51,220 +39,37 @@ def execute(
         OSError: the disk is full; what was recorded before is whole.
     """
     record = Record(Path(results), scale, config.name)
-    done = _outcome(record, config)
+    done = ending(record, config)
     if done:
         return done
     with record.lock():
-        done = _outcome(record, config)  # another process may have finished it meanwhile
+        done = ending(record, config)  # another process may have finished it meanwhile
         if done:
             return done
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return _Run(config, record, workers).go(progress)
+            return _go(Work(config, record, workers), progress)
         finally:
             torch.set_num_threads(threads)
 
 
-def _outcome(record: Record, config: RunConfig) -> str | None:
-    """How the run ended, or None if there is something left to do."""
-    manifest = record.read_manifest()
-    if manifest is None:
-        return None
-    _require_same(record, manifest, config)
-    record.read_table_text(manifest)
-    if manifest["status"] == "diverged":
-        return "diverged"
-    return "complete" if manifest["steps"] >= config.steps else None
-
-
-def _require_same(record: Record, manifest: dict, config: RunConfig) -> None:
-    archived, asked = manifest["configuration"], config.identity
-    differing = [
-        f"{name} is {archived.get(name)!r} there and {asked.get(name)!r} here"
-        for name in sorted({*archived, *asked})
-        if archived.get(name) != asked.get(name)
-    ]
-    if differing:
-        raise RecordError(
-            f"{record.folder} was made by another configuration: {'; '.join(differing)}. "
-            "Use another results folder, or delete that one."
-        )
-
-
-class _Run:
-    """A run at work: trainer, rows so far and clocks."""
-
-    def __init__(self, config: RunConfig, record: Record, workers: int):
-        self.config, self.record = config, record
-        manifest = record.read_manifest()
-        self.data = load_data(config.data)
-        self._require_same_data(manifest)
-        self.samples = MeasuredSamples.draw(self.data, config.measure_samples)
-        self.net = config.network()
-        self.trainer = Trainer(
-            self.net,
-            self.data.train_x,
-            self.data.train_y,
-            config.lr,
-            config.batch_size,
-            config.loss,
-            config.seed,
-        )
-        first = self.data.train_x[self.samples.train[:1]]
-        self.bounds = bound_keys(evaluate_bounds(measure(self.net, first)))
-        self.rows: list[dict] = []
-        self.sessions: list[dict] = []
-        self.measured = -1  # the last checkpoint in the rows
-        self.weights: dict | None = None  # of the archived weights: step, file, hash
-        self._resume(manifest)
-        session = environment() | {"workers": workers, "from_step": self.trainer.step}
-        self.sessions.append(session | {"training_seconds": 0.0, "measuring_seconds": 0.0})
-
-    def _require_same_data(self, manifest: dict | None) -> None:
-        archived = manifest["data"]["sha256"] if manifest else self.data.content_hash
-        if archived != self.data.content_hash:
-            raise RecordError(
-                f"{self.record.folder} was made with other data: {self.data.name} has SHA-256 "
-                f"{archived} there and {self.data.content_hash} here. "
-                "Use another results folder, or delete that one."
-            )
-
-    def _resume(self, manifest: dict | None) -> None:
-        state = self.record.read_state()
-        if state is None:
-            if manifest is not None:
-                raise RecordError(
-                    f"{self.record.folder} reaches step {manifest['steps']}, and the state to go "
-                    f"on from, {self.record.state_path}, is missing. Run it in another results "
-                    "folder, or delete that one to start again."
-                )
-            return
-        found = (state["identity"], state["data"])
-        if found != (self.config.identity_hash, self.data.content_hash):
-            raise RecordError(
-                f"{self.record.state_path} was made by another configuration or with other data; "
-                "use another results folder, or delete it to start again"
-            )
-        self.trainer.restore(state["trainer"])
-        self.rows, self.sessions = state["rows"], state["sessions"]
-        self.weights = state["weights"]
-        self.measured = self.trainer.step
-
-    def go(self, progress: bool) -> str:
-        """Measure, step and record until the run's length is reached."""
-        if self.rows:
-            self._archive("running")  # a crash may have come between state and archive
-        todo = [step for step in self.config.checkpoints() if step > self.measured]
-        bar = tqdm(
-            total=self.config.steps,
-            initial=self.trainer.step,
-            unit="step",
-            desc=self.config.name,
-            disable=not progress,
-        )
-        with bar:
-            for step in todo:
-                try:
-                    with self._clock("training_seconds"):
-                        self.trainer.advance(step, bar.update)
-                except DivergenceError as fault:
-                    self._archive("diverged", str(fault))
-                    return "diverged"
-                with self._clock("measuring_seconds"):
-                    self.rows.extend(self._checkpoint())
-                self._save()
-        return "complete"
-
-    @contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.sessions[-1][name] += time.perf_counter() - start
-
-    def _checkpoint(self) -> Iterator[dict]:
-        """The rows of this moment: training samples, test samples, misclassified test samples."""
-        data, config, net = self.data, self.config, self.net
-        test_loss, correct = evaluate(net, data.test_x, data.test_y, config.loss)
-        train_loss, train_correct = evaluate(net, data.train_x, data.train_y, config.loss)
-        shared = {
-            "step": self.trainer.step,
-            "epoch": self.trainer.batches.epoch,
-            "train_loss": train_loss,
-            "train_accuracy": float(train_correct.double().mean()),
-            "test_loss": test_loss,
-            "test_accuracy": float(correct.double().mean()),
-        }
-        order = self.samples.test_order
-        wrong = order[~correct[order]][: config.measure_samples]
-        sets = {
-            "train": (data.train_x, data.train_y, self.samples.train),
-            "test": (data.test_x, data.test_y, self.samples.test),
-            "misclassified": (data.test_x, data.test_y, wrong),
-        }
-        names: list[str] = []
-        for samples, (x, y, index) in sets.items():
-            if len(index):
-                row = self._measured_row(x[index], y[index], samples)
-            else:
-                row = empty_row(names)
-            names = names or list(row)
-            yield shared | {"samples": samples} | row
-
-    def _measured_row(self, x: torch.Tensor, y: torch.Tensor, samples: str) -> dict:
-        loss, correct = evaluate(self.net, x, y, self.config.loss)
-        return {
-            "samples_loss": loss,
-            "samples_accuracy": float(correct.double().mean()),
-            "hessian_gap": lemma_gap(self.net, x, y) if samples == "train" else math.nan,
-        } | measurement_row(self.net, x, y)
-
-    def _save(self) -> None:
-        """State first: table and manifest can be made again from it."""
-        step = self.trainer.step
-        self.sessions[-1]["to_step"] = step
-        complete = step >= self.config.steps
-        if complete and sum(p.numel() for p in self.net.parameters()) <= LARGEST_ARCHIVED_NET:
-            self.weights = self.record.write_weights(step, self.net.state_dict())
-        self.record.write_state(
-            {
-                "identity": self.config.identity_hash,
-                "data": self.data.content_hash,
-                "trainer": self.trainer.state(),
-                "rows": self.rows,
-                "sessions": self.sessions,
-                "weights": self.weights,
-            }
-        )
-        self._archive("complete" if complete else "running")
-        self.measured = step
-
-    def _archive(self, status: str, note: str = "") -> None:
-        weights = {name: t.numpy() for name, t in self.net.state_dict().items()}
-        manifest = {
-            "run": self.config.name,
-            "scale": self.record.scale,
-            "status": status,
-            "note": note,
-            "steps": self.trainer.step,
-            "steps_asked": self.config.steps,
-            "configuration": self.config.identity,
-            "configuration_sha256": self.config.identity_hash,
-            "data": {
-                "name": self.data.name,
-                "sha256": self.data.content_hash,
-                "n_train": len(self.data.train_x),
-                "n_test": len(self.data.test_x),
-            },
-            "weights_sha256": array_hash(weights),
-            "weights": self.weights,
-            "losses_and_accuracies_over": "all training and all test samples",
-            "bounds": {
-                key: {"label": b.label, "name": b.name, "proven": b.proven}
-                for key, b in self.bounds.items()
-            },
-            "sessions": self.sessions,
-        }
-        self.record.write(self.rows, manifest)
+def _go(work: Work, progress: bool) -> str:
+    """Step, measure and record until the run's length is reached."""
+    bar = tqdm(
+        total=work.config.steps,
+        initial=work.trainer.step,
+        unit="step",
+        desc=work.config.name,
+        disable=not progress,
+    )
+    with bar:
+        for step in work.todo():
+            try:
+                with work.clock("training_seconds"):
+                    work.trainer.advance(step, bar.update)
+            except DivergenceError as fault:
+                work.archive(diverged=str(fault))
+                return "diverged"
+            work.checkpoint()
+    return "complete"

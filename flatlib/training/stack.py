@@ -3,115 +3,119 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
-from .batches import Batches
-from .loss import loss_function
-from .trainer import DivergenceError, check_settings, contiguous_for, pooled_first
+from .trainer import DivergenceError, Trainer
 
 
 class StackedTrainer:
-    r"""Stochastic gradient descent on R networks at once, each with its own rate and order.
+    r"""The steps of several trainers, taken for all of their networks at once.
 
-    Every network takes the steps that a :class:`~flatlib.training.Trainer` of its own would,
-    to rounding: sums run in another order. Weights live in one tensor ``(R, ...)`` each; call
-    :meth:`unstack` to put them back into the networks.
+    Every network takes the steps that its own trainer would, with its own learning rate and
+    order of the samples, to rounding: sums run in another order. Meanwhile the weights live in
+    one tensor ``(R, ...)`` each; :meth:`unstack` puts them back.
 
     Args:
-        nets: R networks of one shape, all parameters trainable, no buffers that training moves.
-        x: training inputs, ``(n, *input_shape)``, in the networks' dtype and on their device.
-        y: targets, ``(n, N)``.
-        lrs: learning rate of each network.
-        batch_size: samples a step, the same for all.
-        loss: ``"mse"`` or ``"half-squared"``.
-        seeds: of each network's order of the samples.
+        trainers: R trainers at the same step, with the same samples, batch size and loss, of
+            networks of one shape, all parameters trainable, without buffers.
 
     Raises:
-        ValueError: no network; networks, rates and seeds of different numbers; other shapes; a
-            frozen parameter; a buffer.
+        ValueError: no trainer, or trainers that differ in more than the values of weights, rate
+            and order.
 
     >>> import flatlib
     >>> data = flatlib.data.load("gaussian", n=30, M=4, N=2)
     >>> nets = [flatlib.nets.mlp((4, 5, 2), seed=seed) for seed in range(3)]
-    >>> stack = StackedTrainer(nets, data.train_x, data.train_y, (0.1, 0.2, 0.4), 10)
+    >>> trainers = [Trainer(net, data.train_x, data.train_y, 0.1, 10) for net in nets]
+    >>> stack = StackedTrainer(trainers)
     >>> stack.advance(5)
     >>> stack.unstack()
+    >>> [trainer.step for trainer in trainers]
+    [5, 5, 5]
     """
 
-    def __init__(
-        self,
-        nets: Sequence[nn.Module],
-        x: Tensor,
-        y: Tensor,
-        lrs: Sequence[float],
-        batch_size: int,
-        loss: str = "mse",
-        seeds: Sequence[int] | None = None,
-    ):
-        seeds = range(len(nets)) if seeds is None else seeds
-        if not nets or not len(nets) == len(lrs) == len(seeds):
-            raise ValueError(
-                "a stack needs at least one network and one rate and seed for each, got "
-                f"{len(nets)}, {len(lrs)} and {len(seeds)}"
-            )
-        for lr in lrs:
-            check_settings(lr, batch_size, 0, len(x))
-        _require_one_shape(nets)
-        self.nets = list(nets)
-        self.x, self.y = contiguous_for(x), y
-        self.batches = [Batches(len(x), batch_size, seed) for seed in seeds]
-        self.lrs = torch.tensor(list(lrs), dtype=x.dtype, device=x.device)
-        self.parameters, _ = stack_module_state([pooled_first(net) for net in nets])
-        self.step = 0
-        loss_of = loss_function(loss)
-        base = copy.deepcopy(pooled_first(nets[0])).to("meta")
+    def __init__(self, trainers: Sequence[Trainer]):
+        _require_alike(trainers)
+        first = trainers[0]
+        self.trainers = list(trainers)
+        self.x, self.y, self.step = first.x, first.y, first.step
+        rates = [trainer.lr for trainer in trainers]
+        self.rates = torch.tensor(rates, dtype=self.x.dtype, device=self.x.device)
+        self.parameters, _ = stack_module_state([trainer.forward for trainer in trainers])
+        base = copy.deepcopy(first.forward).to("meta")
 
         def loss_at(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return loss_of(functional_call(base, parameters, (x,)), y)
+            return first.loss(functional_call(base, parameters, (x,)), y)
 
         self._gradients = vmap(grad_and_value(loss_at))
 
-    def advance(self, until: int) -> None:
+    def advance(self, until: int, after_step: Callable[[], object] | None = None) -> None:
         """Take steps until ``step`` is ``until``.
 
         Raises:
-            DivergenceError: the loss of a network is NaN or infinite; which one is said.
+            DivergenceError: the loss of a network is NaN or infinite; ``member`` says which.
         """
         while self.step < until:
-            index = torch.stack([batches.next() for batches in self.batches]).to(self.x.device)
-            gradients, losses = self._gradients(self.parameters, self.x[index], self.y[index])
-            if not bool(losses.isfinite().all()):
-                bad = int((~losses.isfinite()).nonzero()[0])
-                raise DivergenceError(
-                    f"the loss of network {bad} of the stack is {losses[bad].item()} at step "
-                    f"{self.step}: training with lr {self.lrs[bad].item():g} diverged; choose a "
-                    "smaller one"
-                )
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    rate = self.lrs.view(-1, *[1] * (parameter.dim() - 1))
-                    parameter.sub_(rate * gradients[name])
-            self.step += 1
+            self._one_step()
+            if after_step is not None:
+                after_step()
+
+    def _one_step(self) -> None:
+        index = torch.stack([trainer.batches.next() for trainer in self.trainers])
+        index = index.to(self.x.device)
+        gradients, losses = self._gradients(self.parameters, self.x[index], self.y[index])
+        if not bool(losses.isfinite().all()):
+            self._refuse(losses)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                rates = self.rates.view(-1, *[1] * (parameter.dim() - 1))
+                parameter.sub_(rates * gradients[name])
+        self.step += 1
+
+    def _refuse(self, losses: Tensor) -> None:
+        member = int((~losses.isfinite()).nonzero()[0])
+        fault = DivergenceError(
+            f"the loss of network {member} of the stack is {losses[member].item()} at step "
+            f"{self.step}: training with lr {self.rates[member].item():g} diverged; choose a "
+            "smaller one"
+        )
+        fault.member = member
+        raise fault
 
     def unstack(self) -> None:
-        """Copy the weights into the networks that the stack was made of."""
+        """Bring the trainers and their networks to where the stack is."""
         with torch.no_grad():
-            for r, net in enumerate(self.nets):
-                for name, parameter in pooled_first(net).named_parameters():
+            for r, trainer in enumerate(self.trainers):
+                for name, parameter in trainer.forward.named_parameters():
                     parameter.copy_(self.parameters[name][r])
+                trainer.step = self.step
 
 
-def _require_one_shape(nets: Sequence[nn.Module]) -> None:
-    """Raise a ``ValueError`` unless the networks differ in the values of their weights alone."""
-    first = [(name, p.shape) for name, p in nets[0].named_parameters()]
-    for r, net in enumerate(nets):
-        if [(name, p.shape) for name, p in net.named_parameters()] != first:
+def _shape(net: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, parameter.shape) for name, parameter in net.named_parameters()]
+
+
+def _require_alike(trainers: Sequence[Trainer]) -> None:
+    """Raise a ``ValueError`` unless the trainers can be stacked."""
+    if not trainers:
+        raise ValueError("a stack needs at least one trainer")
+    first = trainers[0]
+    for r, trainer in enumerate(trainers):
+        if _shape(trainer.forward) != _shape(first.forward):
             raise ValueError(f"network {r} has other parameters than network 0; stack like ones")
-        if next(iter(net.buffers()), None) is not None:
+        if next(iter(trainer.net.buffers()), None) is not None:
             raise ValueError(f"network {r} has buffers, which a stack does not train; run it alone")
-        if not all(p.requires_grad for p in net.parameters()):
+        if not all(p.requires_grad for p in trainer.net.parameters()):
             raise ValueError(f"network {r} has a frozen parameter; run it alone")
+        for what, mine, its in (
+            ("samples", trainer.x.data_ptr(), first.x.data_ptr()),
+            ("batch size", trainer.batches.batch_size, first.batches.batch_size),
+            ("loss", trainer.loss, first.loss),
+            ("step", trainer.step, first.step),
+        ):
+            if mine != its:
+                raise ValueError(f"trainer {r} has another {what} than trainer 0; stack like ones")

@@ -16,6 +16,7 @@ class DivergenceError(ArithmeticError):
     """The loss became NaN or infinite; ``table`` holds what was measured before."""
 
     table = None  # DataFrame of the checkpoints before, where there is one
+    member = None  # which network of a stack it was, counted from 0
 
 
 def check_settings(lr: float, batch_size: int, steps: int, n: int) -> None:
@@ -119,7 +120,7 @@ class Trainer:
         """All that the coming steps depend on: step, weights, buffers, order of the samples."""
         return {
             "step": self.step,
-            "net": {name: t.detach().clone() for name, t in self.net.state_dict().items()},
+            "net": {name: t.detach().cpu().clone() for name, t in self.net.state_dict().items()},
             "batches": self.batches.state(),
         }
 
