@@ -23,8 +23,9 @@ def test_run_hands_its_options_on(monkeypatch, tmp_path, capsys):
         return [Outcome("one", "complete"), Outcome("two", "failed", "OSError: disk full")]
 
     monkeypatch.setattr(cli, "run", fake)
-    words = "run mlp-bounds --scale paper --steps 100 --seeds 0,2 --workers 3 --no-progress --device cuda"
-    code = cli.main([*words.split(), "--scheduler", "tcp://a:1", "--results", str(tmp_path)])
+    words = "run mlp-bounds --scale paper --steps 100 --seeds 0,2 --workers 3 --no-progress"
+    more = ["--device", "cuda", "--scheduler", "tcp://a:1", "--results", str(tmp_path)]
+    code = cli.main([*words.split(), *more])
     assert code == 1
     assert asked == {
         "name": "mlp-bounds",

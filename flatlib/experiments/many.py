@@ -62,13 +62,11 @@ def run_many(
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
+    if scheduler and device != "cpu":
+        raise ValueError(f"a cluster's workers choose no device, got {device!r}; leave one out")
     runs = list(dict.fromkeys(runs))
     results = Path(results).resolve()
     if device != "cpu":
-        if scheduler:
-            raise ValueError(
-                f"a scheduler's workers choose no device, got {device!r}; leave one out"
-            )
         found: dict[RunConfig, Outcome] = {}
         for stack in stacks(runs):
             found |= _stacked(stack, scale, results, device, progress)
