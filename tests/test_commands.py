@@ -1,4 +1,6 @@
-"""The front door: make's verbs, the continuous-integration script, the check of committed outputs."""
+"""The front door: make's verbs, the continuous-integration script, the check of committed
+outputs.
+"""
 
 from __future__ import annotations
 

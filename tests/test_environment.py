@@ -1,4 +1,6 @@
-"""environment.yml, constraints.txt and pyproject.toml say the same; what they ask for can be had."""
+"""environment.yml, constraints.txt and pyproject.toml say the same; what they ask for can be
+had.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def pins() -> dict[str, str]:
 def asked_for() -> list[Requirement]:
     """Every requirement of pyproject.toml, extras included."""
     extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + [one for name in extras if name != "all" for one in extras[name]]
+    lines = PROJECT["dependencies"] + [
+        one for name in extras if name != "all" for one in extras[name]
+    ]
     return [Requirement(line) for line in lines]
 
 
@@ -118,5 +122,7 @@ def test_conda_environments_pip_section_resolves(tmp_path):
 
 
 def test_the_installed_environment_is_consistent():
-    finished = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    finished = subprocess.run(
+        [sys.executable, "-m", "pip", "check"], capture_output=True, text=True
+    )
     assert finished.returncode == 0, finished.stdout

@@ -1,4 +1,6 @@
-"""book/_ext/equation_badges.py: badges show what the register's run found, and the build stops where it must."""
+"""book/_ext/equation_badges.py: badges show what the register's run found, and the build stops
+where it must.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def entry(label: str, **changes) -> dict:
 
 @pytest.fixture
 def build(tmp_path, capsys):
-    """Builds pages with a register; gives the exit status, what was printed and the site's folder."""
+    """Builds pages with a register; gives the exit status, what was printed and the site's
+    folder.
+    """
 
     def run(pages: dict[str, str], *entries: dict, config: str = ""):
         source = tmp_path / "source"
@@ -97,7 +101,9 @@ def test_the_tally_counts_what_the_run_found():
         entry("1", **error, worst=2e-13, cases=1000),
         entry("2", **error, worst=5e-11, mutants={"wrong": False}),
         entry("3", worst=0.25),
-        entry("8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.0),
+        entry(
+            "8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.0
+        ),
     ]
     text = equation_badges.tally(entries)
     assert "4 of 4 equations checked on 1,600 cases" in text
@@ -106,7 +112,9 @@ def test_the_tally_counts_what_the_run_found():
 
 
 def test_a_sampled_definition_counts_standard_errors():
-    sampled = entry("8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.04)
+    sampled = entry(
+        "8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.04
+    )
     assert equation_badges.badge_text(sampled).endswith("worst deviation 3.0 standard errors")
 
 
@@ -149,7 +157,10 @@ def test_a_failed_check_stops_the_build(build):
     failed = entry("13", passed=False, worst=0.4, failure="case 7")
     status, printed, _ = build({"one": shows("13")}, failed)
     assert status != 0
-    assert "equation 13 (Name of 13): its check failed, worst slack 4e-1 in 200 cases; case 7" in printed
+    assert (
+        "equation 13 (Name of 13): its check failed, worst slack 4e-1 in 200 cases; case 7"
+        in printed
+    )
 
 
 def test_a_failed_check_has_a_red_badge():

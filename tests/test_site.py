@@ -101,7 +101,9 @@ def test_no_page_loads_anything_from_another_host(pages):
     styles = [
         f"{path.relative_to(SITE)}: {found}"
         for path in SITE.rglob("*.css")
-        for found in re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\s]+", path.read_text())
+        for found in re.findall(
+            r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\s]+", path.read_text()
+        )
     ]
     assert not far + scripts + styles
 
@@ -217,7 +219,9 @@ def test_every_page_renders_its_maths_and_images(pages, reader):
             wrong.append(f"{name}: {bare} formulas are not rendered")
         for fault in page.locator("mjx-merror").evaluate_all("all => all.map(e => e.title)"):
             wrong.append(f"{name}: MathJax says {fault}")
-        raw = re.findall(r"\\[\[\](]|\$\$|\\(?:frac|lVert|sum|nabla|theta)\b", page.evaluate(READ_TEXT))
+        raw = re.findall(
+            r"\\[\[\](]|\$\$|\\(?:frac|lVert|sum|nabla|theta)\b", page.evaluate(READ_TEXT)
+        )
         if raw:
             wrong.append(f"{name}: raw TeX {raw[:3]}")
         empty = page.locator("article img").evaluate_all(
@@ -230,7 +234,8 @@ def test_every_page_renders_its_maths_and_images(pages, reader):
 def test_mathjax_uses_the_sites_own_fonts(pages, reader):
     page = reader.open(chapter_with_equation(pages))
     loaded = page.evaluate(
-        "document.fonts.ready.then(all => [...all].filter(f => f.status == 'loaded').map(f => f.family))"
+        "document.fonts.ready.then(all => [...all].filter(f => f.status == 'loaded')"
+        ".map(f => f.family))"
     )
     assert any("MJX" in family for family in loaded)
     assert any("Font Awesome" in family for family in loaded)
@@ -287,7 +292,9 @@ def test_the_theme_switch_goes_dark_and_back(pages, reader):
         seen[theme] = page.evaluate(background)
         page.locator("button.theme-switch-button").first.click()
     assert set(seen) == {"light", "dark"}
-    light, dark = (sum(map(int, re.findall(r"\d+", seen[theme])[:3])) for theme in ("light", "dark"))
+    light, dark = (
+        sum(map(int, re.findall(r"\d+", seen[theme])[:3])) for theme in ("light", "dark")
+    )
     assert dark < 200 < 600 < light
 
 

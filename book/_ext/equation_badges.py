@@ -1,8 +1,11 @@
 """Numbered equations that carry the result of their check.
 
-``{equation} LABEL`` shows a display equation with its number and a badge, ``{eqref}`LABEL``` links to it,
-``{equation-register}`` lists every registered equation, ``{equation-tally}`` sums them up. All numbers come
-from one file that the register's own run writes. The build stops on a numbered equation without a check,
+``{equation} LABEL`` shows a display equation with its number and a badge, ``{eqref}`LABEL```
+links to it,
+``{equation-register}`` lists every registered equation, ``{equation-tally}`` sums them up. All
+numbers come
+from one file that the register's own run writes. The build stops on a numbered equation
+without a check,
 on a failed check, and on a registered equation that no page shows.
 """
 
@@ -20,7 +23,9 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 # What gives an equation a number of its own, past the register.
-NUMBERED = re.compile(r"\\tag\*?\s*\{|\\label\s*\{|\\begin\{(equation|align|gather|multline|eqnarray)\}")
+NUMBERED = re.compile(
+    r"\\tag\*?\s*\{|\\label\s*\{|\\begin\{(equation|align|gather|multline|eqnarray)\}"
+)
 MARKS = {
     True: '<path d="M3 8.5 6.5 12 13 4.5" fill="none" stroke="currentColor" stroke-width="2.2"/>',
     False: '<path d="M4 4 12 12M12 4 4 12" fill="none" stroke="currentColor" stroke-width="2.2"/>',
@@ -95,7 +100,9 @@ def badge_html(entry: dict, uri: str) -> str:
     """The badge: a mark, a few words, a link to the entry, and a sentence for who cannot see it."""
     state = "passed" if entry["passed"] else "failed"
     text = badge_text(entry)
-    title = html.escape(f"Equation {entry['label']}, {entry['name']}: {text}. Opens its register entry.")
+    title = html.escape(
+        f"Equation {entry['label']}, {entry['name']}: {text}. Opens its register entry."
+    )
     return (
         f'<a class="equation-badge equation-{state}" href="{html.escape(uri)}" title="{title}" '
         f'aria-label="{title}"><svg viewBox="0 0 16 16" width="12" height="12" aria-hidden="true">'
@@ -185,11 +192,15 @@ def tally(entries: list[dict]) -> str:
     good = [entry for entry in entries if entry["passed"]]
     cases = sum(entry["cases"] for entry in entries)
     text = f"{len(good)} of {len(entries)} equations checked on {cases:,} cases"
-    errors = [entry["worst"] for entry in entries if entry["worst_means"].startswith("largest error")]
+    errors = [
+        entry["worst"] for entry in entries if entry["worst_means"].startswith("largest error")
+    ]
     if errors:
         text += f"; the worst relative error of an equality is {number(max(errors))}"
     mutants = [caught for entry in entries for caught in entry["mutants"].values()]
-    return f"{text}. Of {len(mutants)} deliberately broken versions the checks caught {sum(mutants)}."
+    return (
+        f"{text}. Of {len(mutants)} deliberately broken versions the checks caught {sum(mutants)}."
+    )
 
 
 class RegisterDirective(SphinxDirective):
@@ -218,7 +229,8 @@ class RegisterDirective(SphinxDirective):
             lines += ["Assumes:", ""] + [f"- {one}" for one in found["assumptions"]] + [""]
         caught = sum(found["mutants"].values())
         lines += [
-            f"Kind: {found['kind']}. {found['cases']} cases in {found['seconds']:.2f} s; {worst(found)} "
+            f"Kind: {found['kind']}. {found['cases']} cases in {found['seconds']:.2f} s; "
+            f"{worst(found)} "
             f"({found['worst_means']}).",
             f"Of {len(found['mutants'])} mutants the check caught {caught}.",
         ]
@@ -258,7 +270,8 @@ def stop_on_faults(app: Sphinx, env) -> None:
     """Fail the build, and name each fault.
 
     Raises:
-        ExtensionError: a numbered equation without a check, a failed check, or one that no page shows.
+        ExtensionError: a numbered equation without a check, a failed check, or one that no
+        page shows.
     """
     found = [text for name in sorted(faults(env)) for text in faults(env)[name]]
     results = register_of(env)
@@ -290,7 +303,9 @@ def resolve(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         page = first.get(label, env.config.equation_register_page)
         uri = f"{builder.get_relative_uri(docname, page)}#{anchor(label)}"
         text = f"({label})"
-        link = nodes.reference(text, text, refuri=uri, internal=True, classes=["equation-reference"])
+        link = nodes.reference(
+            text, text, refuri=uri, internal=True, classes=["equation-reference"]
+        )
         node.replace_self(link)
     for node in list(doctree.findall(shown_in_node)):
         label = node["label"]

@@ -1,7 +1,9 @@
 """What keeps the rendered pages whole without a network: no preloads, no script from another host.
 
-The theme preloads its icon fonts in a mode that a browser refuses for pages opened from disk (the style
-sheet then loads the same fonts well), and it names a host for live cells, which this site does not use.
+The theme preloads its icon fonts in a mode that a browser refuses for pages opened from disk
+(the style
+sheet then loads the same fonts well), and it names a host for live cells, which this site does
+not use.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-NO_SUMMARY_FROM_DISK = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
+NO_SUMMARY_FROM_DISK = (
+    'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
+)
 UNWANTED = re.compile(
     r'<link rel="preload"[^>]*>\s*'
     r"|<script>const THEBE_JS_URL = .*?</script>\s*"
@@ -41,7 +45,9 @@ def clean_pages(app: Sphinx, error: Exception | None) -> None:
 
 
 def add_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Copy MathJax into the site late: scripts that stand there early are loaded by every page, twice."""
+    """Copy MathJax into the site late: scripts that stand there early are loaded by every
+    page, twice.
+    """
     if error is None and app.builder.format == "html":
         source = Path(app.srcdir) / "_vendor" / "mathjax"
         shutil.copytree(source, Path(app.outdir) / "_static" / "mathjax", dirs_exist_ok=True)
@@ -56,6 +62,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", follow_the_reader)
     app.connect("build-finished", clean_pages)
     app.connect("build-finished", add_mathjax)
-    # A page from disk may not fetch others, which the lines of context under a search's results would need.
+    # A page from disk may not fetch others, which the lines of context under a search's
+    # results would need.
     app.add_js_file(None, body=NO_SUMMARY_FROM_DISK)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

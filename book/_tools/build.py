@@ -1,4 +1,6 @@
-"""Build the book: run its notebooks and the register's checks, then render the site, and say where it is."""
+"""Build the book: run its notebooks and the register's checks, then render the site, and say
+where it is.
+"""
 
 from __future__ import annotations
 

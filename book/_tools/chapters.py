@@ -1,4 +1,6 @@
-"""Run the notebooks through papermill, each at most once for the same source, library, parameters and data."""
+"""Run the notebooks through papermill, each at most once for the same source, library,
+parameters and data.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def tree_digest(folder: Path) -> str:
 
 
 def environment_digest() -> str:
-    """SHA-256 of Python's version and of every installed package's: embedded data come with them."""
+    """SHA-256 of Python's version and of every installed package's: embedded data come with
+    them.
+    """
     packages = {f"{found.name}=={found.version}" for found in distributions()}
     return digest(sys.version.encode(), "\n".join(sorted(packages)).encode())
 
@@ -69,7 +73,9 @@ def data_digest(scale: str) -> str:
     if scale == "smoke" or not folder:
         return digest(b"embedded")
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return digest(*(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode() for path in files))
+    return digest(
+        *(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode() for path in files)
+    )
 
 
 def declared_parameters(path: Path) -> dict[str, dict]:
@@ -94,7 +100,8 @@ def check_parameters(path: Path, parameters: dict) -> None:
     for name, value in parameters.items():
         if name not in declared:
             raise ChapterError(
-                f"{path.name} declares no parameter {name!r}; it declares {', '.join(sorted(declared))}"
+                f"{path.name} declares no parameter {name!r}; "
+                f"it declares {', '.join(sorted(declared))}"
             )
         expected = PYTHON_TYPES.get(declared[name]["inferred_type_name"])
         if expected is not None and type(value) is not expected:
@@ -102,13 +109,17 @@ def check_parameters(path: Path, parameters: dict) -> None:
                 f"{path.name}: parameter {name} must be {expected.__name__}, got {value!r}"
             )
     if parameters.get("scale", "smoke") not in SCALES:
-        raise ChapterError(f"unknown scale {parameters['scale']!r}; choose from {', '.join(SCALES)}")
+        raise ChapterError(
+            f"unknown scale {parameters['scale']!r}; choose from {', '.join(SCALES)}"
+        )
 
 
 def changed_parameters(path: Path, parameters: dict) -> dict:
     """Those parameters whose value is not the notebook's own default."""
     defaults = {name: found["default"] for name, found in declared_parameters(path).items()}
-    return {name: value for name, value in parameters.items() if repr(value) != _plain(defaults[name])}
+    return {
+        name: value for name, value in parameters.items() if repr(value) != _plain(defaults[name])
+    }
 
 
 def _plain(source: str) -> str:
@@ -121,7 +132,9 @@ def _plain(source: str) -> str:
 
 def reads_results(path: Path) -> bool:
     """Whether a notebook's code speaks of archived results."""
-    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = [
+        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+    ]
     return bool(re.search(r"results|records|archive", "\n".join(code)))
 
 
@@ -167,7 +180,8 @@ def execute(path: Path, parameters: dict, root: Path) -> nbformat.NotebookNode:
             raise ChapterError(failure(path, source, error)) from None
         except DeadKernelError:
             raise ChapterError(
-                f"{path.name}: its kernel died, most often for want of memory; run it by itself to see"
+                f"{path.name}: its kernel died, most often for want of memory; "
+                "run it by itself to see"
             ) from None
 
 
@@ -260,12 +274,16 @@ def _run_missing(missing, parameters, root, entries, workers) -> list[str]:
             for old in entries[path].parent.glob(f"{path.stem}-*.json"):
                 if old != entries[path] and time.time() - old.stat().st_mtime > 7 * 86400:
                     old.unlink()
-            print(f"  [{done}/{len(jobs)}] {path.stem}: {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(
+                f"  [{done}/{len(jobs)}] {path.stem}: {seconds:.1f} s", file=sys.stderr, flush=True
+            )
     return failures
 
 
 def page(run: Run) -> nbformat.NotebookNode:
-    """The run as the site shows it: a note of scale and seconds, no kernel chatter, no time stamps."""
+    """The run as the site shows it: a note of scale and seconds, no kernel chatter, no time
+    stamps.
+    """
     notebook = nbformat.from_dict(json.loads(json.dumps(run.notebook)))
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
@@ -275,6 +293,9 @@ def page(run: Run) -> nbformat.NotebookNode:
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
     title, _, rest = first.source.partition("\n")
-    note = f"This page's cells ran at scale *{run.scale}* with seed {run.seed} in {run.seconds:.1f} seconds."
+    note = (
+        f"This page's cells ran at scale *{run.scale}* with seed {run.seed} "
+        f"in {run.seconds:.1f} seconds."
+    )
     first.source = f"{title}\n\n```{{div}} run-note\n{note}\n```\n{rest}"
     return notebook

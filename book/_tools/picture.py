@@ -1,4 +1,6 @@
-"""Draw the README's picture: the paper's chain of bounds while a small network learns handwritten digits."""
+"""Draw the README's picture: the paper's chain of bounds while a small network learns
+handwritten digits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Refuse notebooks that carry outputs or execution counts: a chapter's numbers come from its run alone."""
+"""Refuse notebooks that carry outputs or execution counts: a chapter's numbers come from its
+run alone.
+"""
 
 import json
 import sys

@@ -1,4 +1,6 @@
-"""Run the check of every registered equation and write what it found, for the badges and the register page."""
+"""Run the check of every registered equation and write what it found, for the badges and the
+register page.
+"""
 
 from __future__ import annotations
 
