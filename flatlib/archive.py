@@ -98,8 +98,13 @@ class Runs:
         rows = table[(table["step"] == step) & table["run"].isin(kept.index)]
         return rows, step, out
 
-    def caption(self) -> str:
-        """Data, scale, loss, seeds and steps reached of each setting, and what is missing."""
+    def caption(self, settings: Sequence[tuple[float, int]] | None = None) -> str:
+        """Data, scale, loss, seeds and steps reached of each setting, and what is missing.
+
+        Args:
+            settings: those that are drawn; by default all that the figure asks for.
+        """
+        settings = self.settings if settings is None else settings
         made = self.manifests[0]["configuration"]
         n_train = self.manifests[0]["data"]["n_train"]
         measured = int(self.on("train")["n"].iloc[0])
@@ -107,8 +112,8 @@ class Runs:
             *self._fallback(),
             f"{NETS[made['net']]} on {DATA[made['data']]} ({n_train:,} training images), "
             f"{self.scale} scale, measured on {measured} samples; loss: {LOSSES[made['loss']]}.",
-            *(self._setting(setting) for setting in self.settings if setting not in self.missing),
-            *self._absences(),
+            *(self._setting(setting) for setting in settings if setting not in self.missing),
+            *self._absences(settings),
         ]
         return " ".join(sentences)
 
@@ -131,21 +136,20 @@ class Runs:
             f"train loss {ends.mean():.1e}."
         )
 
-    def _absences(self) -> list[str]:
+    def _absences(self, settings: Sequence[tuple[float, int]]) -> list[str]:
         sentences = []
-        if self.missing:
-            names = "; ".join(label(setting) for setting in self.missing)
-            sentences.append(f"Missing, no run archived: {names}.")
+        absent = [label(setting) for setting in settings if setting in self.missing]
+        if absent:
+            sentences.append(f"Missing, no run archived: {'; '.join(absent)}.")
+        there = {s: self.reached[s] for s in settings if s not in self.missing}
         planned = len(self.seeds_planned)
-        few = [s for s in self.settings if s not in self.missing and len(self.reached[s]) < planned]
+        few = [label(setting) for setting, reached in there.items() if len(reached) < planned]
         if few and self.scale == self.asked != "smoke":
-            names = "; ".join(label(setting) for setting in few)
-            sentences.append(f"Fewer than the {planned} seeds planned: {names}.")
-        short = int((self.reached < self.steps_planned).sum())
+            sentences.append(f"Fewer than the {planned} seeds planned: {'; '.join(few)}.")
+        short = sum(int((reached < self.steps_planned).sum()) for reached in there.values())
         if short and self.scale != "smoke":
-            sentences.append(
-                f"{short} of {len(self.reached)} runs are short of {self.steps_planned:,} steps."
-            )
+            runs = sum(len(reached) for reached in there.values())
+            sentences.append(f"{short} of {runs} runs are short of {self.steps_planned:,} steps.")
         for manifest in self.manifests:
             if manifest["status"] == "diverged":
                 sentences.append(f"{manifest['run']} diverged: {manifest['note']}")

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from flatlib import statistics
 from flatlib.archive import Runs, label, read
 
-from .style import COLORS, CYCLE, LINES, WIDTH, canvas, show
+from .style import COLORS, CYCLE, LINES, POINTS_PER_INCH, WIDTH, canvas, show
 
 PANELS = {  # column: (title, logarithmic axis), in the paper's order; the last is of later versions
     "train_loss": ("train loss", True),
@@ -270,7 +270,7 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     axes[0][1].set_ylabel("gap, decades", fontsize=7)
     alt = f"Both sides of {len(names)} inequalities against steps, gaps below: {'; '.join(said)}."
     opening = f"Inequalities on {group}, {label(setting)}: both sides, and the gap in decades."
-    caption = f"{opening} {_caption('', runs, numbers)}"
+    caption = f"{opening} {_caption('', runs, numbers, [setting])}"
     return ArchiveFigure(figure, runs, numbers, alt, caption)
 
 
@@ -292,7 +292,11 @@ def correlations(number: str, runs: Runs, metrics: dict[str, str]) -> ArchiveFig
     points, step, out = runs.at_one_step()
     left_out = f"Left out, too short or diverged: {', '.join(out)}. " if out else ""
     names = list(metrics)
-    figure, axes = canvas(len(names), len(names), height=WIDTH, sharex="col")
+    side, count = WIDTH / POINTS_PER_INCH, len(names)
+    figure = Figure(figsize=(side, side))  # all cells alike: nothing to lay out
+    edges = {"left": 0.01, "right": 0.99, "bottom": 0.11, "top": 0.99}
+    grid = edges | {"wspace": 0.08, "hspace": 0.08}
+    axes = figure.subplots(count, count, gridspec_kw=grid)
     rows = []
     for i, first in enumerate(names):
         for j, second in enumerate(names):
@@ -308,7 +312,7 @@ def correlations(number: str, runs: Runs, metrics: dict[str, str]) -> ArchiveFig
                 _word(ax, _correlation(rho), 6, "bold" if rho.excludes_zero else "normal")
     numbers = pd.DataFrame(rows, columns=["first", "second", "rho", "low", "high", "n"])
     handles, texts = axes[1, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=3, title=f"{runs.scale} scale")
+    figure.legend(handles, texts, loc="lower center", ncols=3, title=f"{runs.scale} scale")
     strongest = numbers.loc[numbers["rho"].abs().sort_values(ascending=False).index].head(3)
     alt = f"Scatter matrix over {len(points)} networks at step {step:,}. Strongest: " + "; ".join(
         f"{metrics[a]} with {metrics[b]} {rho:.2f}"
@@ -416,9 +420,23 @@ def _name(ax: Axes, title: str, logarithmic: bool) -> None:
     ax.set_title(title, fontsize=8.5)
     if logarithmic:
         ax.set_yscale("log", nonpositive="clip")
+        ax.yaxis.set_minor_formatter(lambda value, _: _between_decades(value, *ax.get_ylim()))
     ax.tick_params(which="both", labelsize=7)
     ax.xaxis.set_major_formatter(_thousands)
     ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _between_decades(value: float, low: float, high: float) -> str:
+    """A tick between powers of ten, where an axis is too short for those alone.
+
+    >>> _between_decades(0.5, 0.1, 9.0), _between_decades(3.0, 0.1, 9.0)
+    ('0.5', '')
+    >>> _between_decades(0.5, 1e-4, 9.0)
+    ''
+    """
+    leading = value / 10 ** math.floor(math.log10(value))
+    wanted = any(math.isclose(leading, digit) for digit in (2, 5))
+    return f"{value:g}" if wanted and high < 100 * low else ""
 
 
 def _thousands(step: float, _position: int | None = None) -> str:
@@ -465,6 +483,8 @@ def _spans_decades(curve: pd.DataFrame) -> bool:
 def _scatter(ax: Axes, points: pd.DataFrame, x: str, y: str, settings) -> None:
     for index, (lr, batch_size) in enumerate(settings):
         own = points[(points["lr"] == lr) & (points["batch_size"] == batch_size)]
+        if own.empty:
+            continue
         ax.scatter(
             own[x],
             own[y],
@@ -521,12 +541,12 @@ def _span(values: pd.Series) -> str:
     return f"{finite.min():.2g} to {finite.max():.2g}" if len(finite) else "undefined"
 
 
-def _caption(number: str, runs: Runs, numbers: pd.DataFrame) -> str:
+def _caption(number: str, runs: Runs, numbers: pd.DataFrame, settings=None) -> str:
     """Which figure, how it is drawn, and where the numbers come from."""
     spreads = numbers[[name for name in numbers.columns if name.endswith(".spread")]]
     means = numbers[[name for name in numbers.columns if name.endswith(".mean")]]
     sentences = [f"Figure {number} of the paper, from our runs."] if number else []
-    sentences.append(runs.caption())
+    sentences.append(runs.caption(settings))
     sentences.append(
         "Lines are means over seeds, bands one standard deviation."
         if spreads.notna().any(axis=None)

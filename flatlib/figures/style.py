@@ -77,13 +77,17 @@ STYLE = {
 }
 
 # The site's theme marks a dark page on <html>, JupyterLab on <body>; elsewhere light is shown.
+# On a dark page the theme puts outputs on a light ground, which the dark drawing must not stand on.
 SWITCH = """<style>
 html[data-theme="dark"] .flatlib-figure .only-light,
 body[data-jp-theme-light="false"] .flatlib-figure .only-light { display: none !important; }
 html[data-theme="dark"] .flatlib-figure .only-dark,
 body[data-jp-theme-light="false"] .flatlib-figure .only-dark { display: block !important; }
-.flatlib-figure { margin: 1em 0; }
-.flatlib-figure img { max-width: 100%; height: auto; background: transparent !important; }
+.flatlib-figure { margin: 1em 0; padding: 0; }
+.flatlib-figure img { max-width: 100%; height: auto; }
+html .bd-content div.cell_output .text_html:has(.flatlib-figure),
+html .bd-content div.cell_output .flatlib-figure img {
+  background: transparent !important; padding: 0 !important; color: inherit !important; }
 .flatlib-figure figcaption { font-size: 0.8em; opacity: 0.75; text-align: left; }
 </style>"""
 
