@@ -186,7 +186,9 @@ def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
         source = f"data:image/svg+xml;base64,{data}"
         images.append(f'<img class="only-{theme}"{hidden} alt="{label}" src="{source}">')
     caption = f"<figcaption>{html.escape(stamp)}</figcaption>" if stamp else ""
-    return f'{SWITCH}<figure class="flatlib-figure">{"".join(images)}{caption}</figure>'
+    # The theme hides a caption that is the sibling of an image of the other theme: hence the <div>.
+    drawing = f"<div>{''.join(images)}</div>"
+    return f'{SWITCH}<figure class="flatlib-figure">{drawing}{caption}</figure>'
 
 
 def show(figure: Figure, alt: str, stamp: str = "") -> None:
