@@ -21,6 +21,7 @@ from flatlib import nets
 
 TRAINING_STEPS = 300
 GAUSSIAN_SAMPLES = 4000  # propagated through the net for Eqs. (8), (9) and (14)
+SMALLEST_GRADIENT = 1e-20
 STATES = ("untrained", "trained", "solved")
 
 
@@ -378,30 +379,18 @@ def stream(seed: int, index: int) -> int:
     return (1_000_003 * seed + index) % 2**63
 
 
-@lru_cache(maxsize=512)
-def draw(seed: int, index: int) -> Case:
-    """Case ``index`` of the stream that ``seed`` names; the same two numbers, the same case.
-
-    Linear, deep linear, tanh, ReLU and GELU nets of one to five layers, N = 1 to 6 outputs,
-    n = 1 to 20 samples with unit or wildly varying norms, with or without biases, untrained,
-    trained, or with their last layer solved for.
-
-    >>> case = draw(0, 3)
-    >>> case.x.dtype, case is draw(0, 3)
-    (torch.float64, True)
-    """
-    case_seed = stream(seed, index)
+def _drawn(case_seed: int, activation: str, tame: bool) -> Case:
+    """One case; ``tame`` gives it inputs of norm 1 whatever was drawn."""
     generator = torch.Generator().manual_seed(case_seed)
 
     def pick(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    activation = sorted(nets.ACTIVATIONS)[index % len(nets.ACTIVATIONS)]
     n_layers, N, n = pick(1, 5), pick(1, 6), pick(1, 20)
     M = pick(N + 1, 9)
     widths = (M, *(pick(1, 7) for _ in range(n_layers - 1)), N)
     net = nets.mlp(widths, activation, bias=bool(pick(0, 1)), seed=case_seed).double()
-    x = _inputs(n, M, unit_norm=bool(pick(0, 1)), generator=generator)
+    x = _inputs(n, M, unit_norm=bool(pick(0, 1)) or tame, generator=generator)
     y = _targets(x, N, generator)
     state = STATES[pick(0, len(STATES) - 1)]
     if state == "trained":
@@ -410,6 +399,32 @@ def draw(seed: int, index: int) -> Case:
         _solve_last_layer(net, x, y)
     k = 1 + 5 * float(torch.rand((), generator=generator, dtype=torch.float64))
     return Case(net, x, y, k=k, seed=case_seed, state=state)
+
+
+def vanishing(*derivatives: Tensor) -> bool:
+    """Whether a sample's largest entry is so small, and not 0, that powers of it leave float64."""
+    largest = torch.cat([d.abs().flatten(1).amax(dim=1) for d in derivatives])
+    return bool(((largest > 0) & (largest < SMALLEST_GRADIENT)).any())
+
+
+@lru_cache(maxsize=512)
+def draw(seed: int, index: int) -> Case:
+    """Case ``index`` of the stream that ``seed`` names; the same two numbers, the same case.
+
+    Linear, deep linear, tanh, ReLU and GELU nets of one to five layers, N = 1 to 6 outputs,
+    n = 1 to 20 samples with unit or wildly varying norms, with or without biases, untrained,
+    trained, or with their last layer solved for. Where huge inputs saturate a net until its
+    gradients vanish in float64, it is drawn again with inputs of norm 1.
+
+    >>> case = draw(0, 3)
+    >>> case.x.dtype, case is draw(0, 3)
+    (torch.float64, True)
+    """
+    activation = sorted(nets.ACTIVATIONS)[index % len(nets.ACTIVATIONS)]
+    case = _drawn(stream(seed, index), activation, tame=False)
+    if any(vanishing(layer.grad_x, layer.grad_W, layer.J) for layer in case.layers):
+        return _drawn(stream(seed, index), activation, tame=True)
+    return case
 
 
 def rescaled(case: Case, factors: Sequence[float]) -> Case:

@@ -27,7 +27,6 @@ from flatlib.equations.cases import draw
 
 IDENTITY_TOLERANCE = 1e-9  # relative
 ROUNDING = 1e-12  # relative: some thousands of float64 operations, powers up to 6
-UNDERFLOW = 1e-100  # differences below this are 0: squares of a saturated net's gradients vanish
 STANDARD_ERRORS = 6.0  # some thousands of entries a check: one false alarm in a thousand runs
 EQUALITY_DRAWS = 3  # random versions of each equality case
 LIBRARY_CASES = 25  # at which the library's own numbers are compared as well
@@ -125,8 +124,7 @@ def _parts(lhs: Any, rhs: Any, scale: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _excess(lhs: Any, relation: str, rhs: Any, scale: Any = None) -> float:
     """How far one link is from what it states, relative to its scale; nan counts as infinite."""
     left, right, unit = _parts(lhs, rhs, scale)
-    equal = (left == right) | ((left - right).abs() < UNDERFLOW)
-    difference = torch.where(equal, torch.zeros_like(left), left - right)
+    difference = torch.where(left == right, torch.zeros_like(left), left - right)
     if relation != "<=":
         difference = difference.abs()
     relative = torch.where(difference == 0, difference, difference / unit)

@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 from torch.nn.utils import skip_init
 
 from flatlib.equations.assumptions import SMOOTH
-from flatlib.equations.cases import frobenius, spectral, stream
+from flatlib.equations.cases import frobenius, spectral, stream, vanishing
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
@@ -127,7 +127,10 @@ def _network(C_in: int, C_out: int, side: int, N: int, generator, **options) -> 
 
 @lru_cache(maxsize=512)
 def draw_convolution(seed: int, index: int) -> ConvolutionCase:
-    """Kernels of 1 to 3, strides 1 and 2, with and without padding, one to three channels."""
+    """Kernels of 1 to 3, strides 1 and 2, with and without padding, one to three channels.
+
+    Images of size 1, or of sizes 0.01 to 100 where that lets gradients vanish in no sample.
+    """
     generator = torch.Generator().manual_seed(stream(seed, index))
 
     def pick(low: int, high: int) -> int:
@@ -150,7 +153,9 @@ def draw_convolution(seed: int, index: int) -> ConvolutionCase:
     x = torch.randn(n, C_in, side, side, generator=generator, dtype=torch.float64)
     if pick(0, 1):
         exponents = 4 * torch.rand(n, 1, 1, 1, generator=generator, dtype=torch.float64) - 2
-        x = x * 10**exponents
+        wild = ConvolutionCase(net, x * 10**exponents)
+        if not vanishing(wild.delta, wild.grad_x):
+            return wild
     return ConvolutionCase(net, x)
 
 

@@ -14,7 +14,6 @@ from flatlib.equations.volume import ROUNDING_FLOOR, resolved
 from flatlib.measurement import measure
 
 GROUPS = 40  # of the propagated samples, for the jackknife
-MINIMUM_GRADIENT = 1e-60  # its fourth power is still a float64 number
 
 
 def participation_ratio(covariance: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def participation_ratio(covariance: Tensor) -> Tensor:
 
 
 def _moving(c: Case) -> bool:
-    return bool((c.grad_x_F > MINIMUM_GRADIENT).all())
+    return bool((c.grad_x_F > 0).all())
 
 
 def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,11 +63,6 @@ def volume(c: Case) -> Tensor:
     return c.sigma.prod(dim=1)
 
 
-def _representable(c: Case) -> bool:
-    """Whether the determinants are normal float64 numbers, or exactly zero."""
-    return bool(((c.grad_x_F == 0) | (c.grad_x_F > 1e-20)).all())
-
-
 def local_volume(c: Case) -> list[Link]:
     """(10), squared: the Gram determinant against the QR factor and the singular values."""
     gram = torch.linalg.det(c.grad_x @ c.grad_x.mT)
@@ -228,7 +223,6 @@ _local_volume = Equation(
     ),
     kind="definition",
     check=local_volume,
-    applies=_representable,
     library=_library_volume,
     mutants={
         "root dropped": with_link(
