@@ -190,6 +190,8 @@ def correlated(numbers: pd.DataFrame, first: str, second: str, sign: int) -> Fin
         raise ValueError(f"the figure has no pair {first!r} and {second!r}")
     rho, low, high, n = (pair.iloc[0][name] for name in ("rho", "low", "high", "n"))
     name = " with ".join(WORDS.get(column, f"bound {column}") for column in (first, second))
+    if math.isnan(low):
+        return Finding(f"{name}: {int(n)} networks are too few for an interval.", None)
     agrees = sign * rho > 0 if low > 0 or high < 0 else None
     sentence = f"{name}: correlation {rho:.2f} ({low:.2f} to {high:.2f}) over {int(n)} networks."
     return Finding(sentence, None if agrees is None else bool(agrees))

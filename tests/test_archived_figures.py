@@ -112,7 +112,7 @@ def test_correlations_leave_short_runs_out_by_name(tmp_path):
     write(tmp_path, "correlations-mlp", whole(RATES))
     write(tmp_path, "correlations-mlp", [(0.1, 8, 0, 0), (0.1, 32, 1, 30_000)])
     found = archived.figure_D6("laptop", tmp_path)
-    assert "10 networks at step 30,000" in found.caption
+    assert "networks: 10, at step 30,000" in found.caption
     assert "Left out, too short or diverged: mlp_fashion-mnist-first-2000_lr0.1_batch8_seed0." in (
         found.caption
     )

@@ -91,6 +91,8 @@ def test_correlations_count_only_beside_their_interval(runs):
     assert findings.correlated(numbers, "mls", "gradient_energy", -1).agrees is False
     numbers = numbers.assign(low=-0.1, high=0.9)
     assert findings.correlated(numbers, "mls", "gradient_energy", 1).agrees is None
+    few = findings.correlated(numbers.assign(low=float("nan"), n=3), "mls", "gradient_energy", 1)
+    assert (few.agrees, "3 networks are too few" in few.sentence) == (None, True)
     with pytest.raises(ValueError, match="no pair 'mls' and 'D'"):
         findings.correlated(numbers, "mls", "D", 1)
 

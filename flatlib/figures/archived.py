@@ -313,17 +313,22 @@ def correlations(number: str, runs: Runs, metrics: dict[str, str]) -> ArchiveFig
     numbers = pd.DataFrame(rows, columns=["first", "second", "rho", "low", "high", "n"])
     handles, texts = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="lower center", ncols=3, title=f"{runs.scale} scale")
-    strongest = numbers.loc[numbers["rho"].abs().sort_values(ascending=False).index].head(3)
-    alt = f"Scatter matrix over {len(points)} networks at step {step:,}. Strongest: " + "; ".join(
-        f"{metrics[a]} with {metrics[b]} {rho:.2f}"
-        for a, b, rho in zip(strongest["first"], strongest["second"], strongest["rho"], strict=True)
+    known = numbers.dropna(subset=["rho"])
+    strongest = known.loc[known["rho"].abs().sort_values(ascending=False).index].head(3)
+    words = "; ".join(
+        f"{metrics[pair.first]} with {metrics[pair.second]} {pair.rho:.2f}"
+        for pair in strongest.itertuples()
+    )
+    alt = (
+        f"Scatter matrix; networks: {len(points)}, at step {step:,}. "
+        f"Strongest correlations: {words or 'none, there are too few networks'}."
     )
     caption = (
-        f"Figure {number} of the paper, from our runs: {len(points)} networks at step {step:,}; "
+        f"Figure {number} of the paper, from our runs; networks: {len(points)}, at step {step:,}; "
         "above the diagonal Pearson's correlation with its 95 % interval, bold where that "
         f"excludes 0. {left_out}{runs.caption()}"
     )
-    return ArchiveFigure(figure, runs, numbers, alt + ".", caption)
+    return ArchiveFigure(figure, runs, numbers, alt, caption)
 
 
 def inequality_table(runs: Runs) -> pd.DataFrame:
@@ -431,11 +436,12 @@ def _between_decades(value: float, low: float, high: float) -> str:
 
     >>> _between_decades(0.5, 0.1, 9.0), _between_decades(3.0, 0.1, 9.0)
     ('0.5', '')
-    >>> _between_decades(0.5, 1e-4, 9.0)
-    ''
+    >>> _between_decades(3.0, 2.0, 9.0), _between_decades(0.5, 1e-4, 9.0)
+    ('3', '')
     """
     leading = value / 10 ** math.floor(math.log10(value))
-    wanted = any(math.isclose(leading, digit) for digit in (2, 5))
+    digits = (2, 3, 4, 5, 7) if high < 10 * low else (2, 5)
+    wanted = any(math.isclose(leading, digit) for digit in digits)
     return f"{value:g}" if wanted and high < 100 * low else ""
 
 
