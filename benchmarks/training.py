@@ -25,6 +25,7 @@ import flatlib
 from benchmarks.environment import environment
 from flatlib.experiments import worker
 from flatlib.training import Trainer
+from flatlib.training.layout import contiguous_for
 from flatlib.training.stack import StackedTrainer
 
 NETWORKS = {
@@ -53,7 +54,7 @@ def contenders(name: str, device: str) -> dict[str, tuple[int, Callable[[], None
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(N_SAMPLES, *shape, generator=generator).to(device)
     y = torch.eye(10)[torch.arange(N_SAMPLES) % 10].to(device)
-    laid_out = flatlib.training.trainer.contiguous_for(x)
+    laid_out = contiguous_for(x)
     n_steps, R = STEPS[device], STACK[device]
 
     def trainer(seed: int) -> Trainer:

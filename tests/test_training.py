@@ -18,9 +18,9 @@ from flatlib.training import DivergenceError, Trainer, train
 from flatlib.training.batches import Batches
 from flatlib.training.checkpoint import bound_keys, measurement_row
 from flatlib.training.gap import lemma_gap
+from flatlib.training.layout import pooled_first
 from flatlib.training.loss import evaluate
 from flatlib.training.stack import StackedTrainer
-from flatlib.training.trainer import pooled_first
 
 
 class TestBatches:
@@ -288,7 +288,9 @@ class TestRow:
         assert sum(row[f"mean_log_sigma_{k}"] for k in (1, 2, 3)) == pytest.approx(
             row["log_volume"], rel=1e-12
         )
-        assert row["max_residual"] == pytest.approx(float((net(x) - y).norm(dim=1).max()), rel=1e-6)
+        assert row["max_residual"] == pytest.approx(
+            float((net(x) - y).detach().norm(dim=1).max()), rel=1e-6
+        )
         assert row["linear2.sensitivity"] == float(m.layers[1].sensitivity.mean())
         for key, bound in bound_keys(flatlib.bounds.evaluate(m)).items():
             assert (row[f"lhs_{key}"], row[f"rhs_{key}"]) == (bound.lhs, bound.rhs)

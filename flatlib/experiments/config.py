@@ -13,8 +13,9 @@ from torch import nn
 
 from flatlib import nets
 from flatlib.data import Data, load
+from flatlib.training.layout import contiguous_for
 from flatlib.training.loss import loss_function
-from flatlib.training.trainer import check_settings, contiguous_for
+from flatlib.training.trainer import check_settings
 
 NETS: dict[str, Callable[[int], nn.Module]] = {
     "vgg10": lambda seed: nets.vgg10(in_channels=3, seed=seed),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .layout import contiguous_for, pooled_first
+
 
 def mse(output: Tensor, y: Tensor) -> Tensor:
     """Mean square over samples *and* outputs, as the authors ran it.
@@ -61,9 +63,10 @@ def evaluate(
         The loss, added up in float64, and ``(n,)`` booleans: the largest output is the target's.
     """
     total, correct = 0.0, []
+    forward = pooled_first(net)
     with torch.no_grad():
         for start in range(0, len(x), batch):
-            output = net(x[start : start + batch])
+            output = forward(contiguous_for(x[start : start + batch]))
             target = y[start : start + batch]
             part = LOSSES[loss](output.double(), target.double())
             total += float(part) * len(target)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import Batches
+from .layout import contiguous_for, pooled_first
 from .loss import loss_function
 
 
@@ -27,31 +28,6 @@ def check_settings(lr: float, batch_size: int, steps: int, n: int) -> None:
         raise ValueError(f"batch_size must be from 1 to the {n} training samples, got {batch_size}")
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
-
-
-def contiguous_for(x: Tensor) -> Tensor:
-    """Images with their channels last in memory, where CPU convolutions are fastest."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def pooled_first(net: nn.Module) -> nn.Module:
-    """The same function of the same parameters with less work: pooling before ReLU.
-
-    ReLU keeps order, so the largest of some rectified numbers is the largest of the numbers,
-    rectified. Outputs and gradients are the same to the last bit, and ReLU sees a quarter of the
-    numbers. Any network but a plain ``nn.Sequential`` comes back as it is.
-
-    >>> chain = pooled_first(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
-    >>> [type(module).__name__ for module in chain]
-    ['MaxPool2d', 'ReLU']
-    """
-    if type(net) is not nn.Sequential:
-        return net
-    modules = list(net)
-    for i in range(len(modules) - 1):
-        if type(modules[i]) is nn.ReLU and type(modules[i + 1]) is nn.MaxPool2d:
-            modules[i], modules[i + 1] = modules[i + 1], modules[i]
-    return nn.Sequential(*modules)
 
 
 class Trainer:
