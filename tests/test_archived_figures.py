@@ -189,10 +189,18 @@ def test_figures_of_a_partial_archive_draw_what_is_there(tmp_path):
 @pytest.mark.parametrize("name", ["1", "2", "3", "D4", "D5", "D6", "E7", "E8"])
 def test_every_figure_has_words_and_colours_for_both_themes(archive, name):
     found = getattr(figures, f"figure_{name}")("laptop", archive)
-    page = figures.to_html(found.figure, found.alt, found.caption)
-    assert "laptop scale" in page
     dark = figures.to_svg(found.figure, "dark")
     assert not [name for name, (light, _) in figures.PAIRS.items() if light in dark]
     number = name if name.isdigit() else f"{name[0]}.{name[1]}"
     assert found.caption.startswith(f"Figure {number} of the paper")
+    assert "laptop scale" in found.caption
+    assert found.alt
     assert "nan" not in found.alt
+
+
+def test_a_notebook_shows_figure_words_and_caption(archive, monkeypatch):
+    shown = []
+    monkeypatch.setattr(archived, "show", lambda *parts: shown.append(parts))
+    found = figures.figure_D4("laptop", archive)
+    found.show()
+    assert shown == [(found.figure, found.alt, found.caption)]

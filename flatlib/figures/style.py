@@ -152,11 +152,14 @@ def to_svg(figure: Figure, theme: str = "light") -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    if theme == "dark":
-        for light, dark in PAIRS.values():
-            text = text.replace(light, dark)
-    return text
+    return buffer.getvalue() if theme == "light" else _darkened(buffer.getvalue())
+
+
+def _darkened(svg: str) -> str:
+    """A light drawing with each named colour exchanged for its partner."""
+    for light, dark in PAIRS.values():
+        svg = svg.replace(light, dark)
+    return svg
 
 
 def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
@@ -180,9 +183,10 @@ def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
     label = html.escape(" ".join(alt.split()), quote=True)
-    images = []
-    for theme, hidden in (("light", ""), ("dark", ' style="display: none"')):
-        data = base64.b64encode(to_svg(figure, theme).encode()).decode()
+    images, light = [], to_svg(figure)
+    drawings = {"light": (light, ""), "dark": (_darkened(light), ' style="display: none"')}
+    for theme, (svg, hidden) in drawings.items():
+        data = base64.b64encode(svg.encode()).decode()
         source = f"data:image/svg+xml;base64,{data}"
         images.append(f'<img class="only-{theme}"{hidden} alt="{label}" src="{source}">')
     caption = f"<figcaption>{html.escape(stamp)}</figcaption>" if stamp else ""
