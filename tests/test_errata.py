@@ -260,3 +260,20 @@ def test_4_fails_behind_a_convolution():
     basis = torch.eye(36, dtype=torch.float64).view(36, 1, 6, 6)
     T_W = net.convolution(basis).detach().flatten(1).T
     assert spectral(J) <= spectral(T_W) * delta.norm() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("N", [2, 3, 5])
+def test_12_has_a_factor_to_spare_and_is_attained_with_it(N):
+    def sides(net, x):
+        """Mean volume and the right side of (12), one sample."""
+        W = next(net.parameters()).detach().norm() / x.norm()
+        volume = torch.linalg.svdvals(jacobian(net, x)[0]).prod().item()
+        return volume, float(W**N) * (sharpness(net, x) / N) ** (N / 2)
+
+    x = gaussian(1, N + 2, seed=24)
+    volume, printed = sides(toys.with_singular_values([0.7] * N, N + 2, seed=25), x)
+    assert close(volume, printed / N ** (N / 2))
+    for seed in range(10):
+        net = nets.mlp((N + 2, N + 3, N), "tanh", bias=False, seed=seed).double()
+        volume, printed = sides(net, x)
+        assert volume <= printed / N ** (N / 2)
