@@ -53,9 +53,11 @@ def digest(*parts: bytes) -> str:
 
 
 def tree_digest(folder: Path) -> str:
-    """SHA-256 of every file's name and content under a folder, compiled files aside."""
+    """SHA-256 of every file's name and content under a folder, compiled and hidden files aside."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     names = sorted((path.relative_to(folder).as_posix(), path) for path in files)
+    # A hidden folder holds what unfinished work needs to go on, which no page reads.
+    names = [(name, path) for name, path in names if not re.search(r"(^|/)\.", name)]
     return digest(*(part for name, path in names for part in (name.encode(), path.read_bytes())))
 
 
@@ -260,7 +262,8 @@ def _run_missing(missing, parameters, root, entries, workers) -> list[str]:
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_chatter_to, initargs=(log,)
     ) as pool:
-        jobs = {pool.submit(_timed, path, parameters, root): path for path in missing}
+        # The experiments come last by name and take longest: start them first, and no core idles.
+        jobs = {pool.submit(_timed, path, parameters, root): path for path in reversed(missing)}
         for done, job in enumerate(as_completed(jobs), 1):
             path = jobs[job]
             try:
