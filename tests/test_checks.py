@@ -35,7 +35,9 @@ def snapshot(net: nn.Module) -> list:
     ]
 
 
-def refuses(error: type[Exception], message: str, net: nn.Module, x: Tensor, **options) -> None:
+def expect_refusal(
+    error: type[Exception], message: str, net: nn.Module, x: Tensor, **options
+) -> None:
     """`measure` raises ``error`` matching ``message`` and changes neither net nor input."""
     before = snapshot(net)
     comparable = isinstance(x, Tensor) and x.device.type == "cpu" and not x.is_sparse
@@ -56,61 +58,80 @@ def refuses(error: type[Exception], message: str, net: nn.Module, x: Tensor, **o
 
 
 def test_an_empty_batch():
-    refuses(ValueError, r"\(0, 3\).*batch is empty; pass n >= 1", mlp(), batch()[:0])
+    expect_refusal(ValueError, r"\(0, 3\).*batch is empty; pass n >= 1", mlp(), batch()[:0])
 
 
 def test_a_missing_batch_axis():
-    refuses(ValueError, r"\(3,\).*no batch axis.*x.unsqueeze\(0\)", mlp(), batch()[0])
-    refuses(ValueError, "no batch axis", mlp(), torch.tensor(1.0))
+    expect_refusal(ValueError, r"\(3,\).*no batch axis.*x.unsqueeze\(0\)", mlp(), batch()[0])
+    expect_refusal(ValueError, "no batch axis", mlp(), torch.tensor(1.0))
 
 
 def test_a_missing_batch_axis_before_a_convolution():
     net = nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten())
-    refuses(ValueError, r"'0' \(Conv2d\).*\(\d, 4, 4\) without a batch axis.*\(n, \*input_shape\)",
-            net, torch.ones(2, 4, 4))
-    refuses(ValueError, r"'0' \(Conv1d\).*without a batch axis",
-            nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten()), torch.ones(2, 4))
+    expect_refusal(
+        ValueError,
+        r"'0' \(Conv2d\).*\(\d, 4, 4\) without a batch axis.*\(n, \*input_shape\)",
+        net,
+        torch.ones(2, 4, 4),
+    )
+    expect_refusal(
+        ValueError,
+        r"'0' \(Conv1d\).*without a batch axis",
+        nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten()),
+        torch.ones(2, 4),
+    )
 
 
 def test_samples_without_numbers():
-    refuses(ValueError, r"\(4, 0\).*hold no numbers", mlp(), torch.ones(4, 0))
+    expect_refusal(ValueError, r"\(4, 0\).*hold no numbers", mlp(), torch.ones(4, 0))
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
 def test_integers(dtype):
-    refuses(TypeError, rf"integers \({dtype}\); pass x.float\(\)", mlp(), batch().to(dtype))
+    expect_refusal(TypeError, rf"integers \({dtype}\); pass x.float\(\)", mlp(), batch().to(dtype))
 
 
 def test_complex_numbers():
-    refuses(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
+    expect_refusal(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
 
 
 @pytest.mark.parametrize("x", [[[1.0, 2.0, 3.0]], None, "x", batch().numpy()])
 def test_an_input_that_is_no_tensor(x):
     name = type(x).__name__
-    refuses(TypeError, f"x must be a torch.Tensor, got {name}; use torch.as_tensor", mlp(), x)
+    expect_refusal(
+        TypeError, f"x must be a torch.Tensor, got {name}; use torch.as_tensor", mlp(), x
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_an_input_that_is_not_finite_names_the_sample(value):
-    refuses(ValueError, "sample 2 of x holds NaN or infinite.*clean the input", mlp(),
-            with_value(value))
+    expect_refusal(
+        ValueError, "sample 2 of x holds NaN or infinite.*clean the input", mlp(), with_value(value)
+    )
 
 
 def test_infinities_of_both_signs_are_found():
     x = with_value(math.inf)
     x[3, 0] = -math.inf
-    refuses(ValueError, "sample 2 of x", mlp(), x)
+    expect_refusal(ValueError, "sample 2 of x", mlp(), x)
 
 
 def test_an_input_that_the_network_cannot_read():
-    refuses(ValueError, r"cannot be run.*\(\d+, 5\).*shapes cannot be multiplied", mlp(),
-            torch.ones(4, 5))
+    expect_refusal(
+        ValueError,
+        r"cannot be run.*\(\d+, 5\).*shapes cannot be multiplied",
+        mlp(),
+        torch.ones(4, 5),
+    )
 
 
 def test_an_input_on_another_device():
-    refuses(ValueError, r"x is on meta and parameter 'linear1.weight' on cpu; move.*x.to\('cpu'\)",
-            mlp(), torch.empty(4, 3, device="meta"))
+    expect_refusal(
+        ValueError,
+        r"x is on meta and parameter 'linear1.weight' on cpu; move.*x.to\('cpu'\)",
+        mlp(),
+        torch.empty(4, 3, device="meta"),
+    )
 
 
 def test_a_network_on_another_device():
@@ -120,18 +141,25 @@ def test_a_network_on_another_device():
 
 
 def test_a_sparse_input():
-    refuses(TypeError, "sparse.*to_dense", mlp(), batch().to_sparse())
+    expect_refusal(TypeError, "sparse.*to_dense", mlp(), batch().to_sparse())
 
 
 @pytest.mark.parametrize("max_memory", [0, -5])
 def test_a_memory_limit_below_one_byte(max_memory):
-    refuses(ValueError, f"max_memory must be at least 1 byte, got {max_memory}", mlp(), batch(),
-            max_memory=max_memory)
+    expect_refusal(
+        ValueError,
+        f"max_memory must be at least 1 byte, got {max_memory}",
+        mlp(),
+        batch(),
+        max_memory=max_memory,
+    )
 
 
 @pytest.mark.parametrize("limit", [math.nan, -math.inf])
 def test_a_memory_limit_that_is_no_number(limit):
-    refuses(ValueError, "max_memory must be at least 1 byte", mlp(), batch(), max_memory=limit)
+    expect_refusal(
+        ValueError, "max_memory must be at least 1 byte", mlp(), batch(), max_memory=limit
+    )
 
 
 # --- the network -------------------------------------------------------------------------------
@@ -147,7 +175,7 @@ def test_what_is_no_module():
 def test_training_mode_names_the_layer(layer):
     net = nn.Sequential(layer, nn.Linear(3, 2)).train()
     name = type(layer).__name__
-    refuses(ValueError, rf"'0' \({name}\) is in training mode.*net.eval\(\)", net, batch())
+    expect_refusal(ValueError, rf"'0' \({name}\) is in training mode.*net.eval\(\)", net, batch())
 
 
 def test_training_mode_without_effect_is_fine():
@@ -157,7 +185,7 @@ def test_training_mode_without_effect_is_fine():
 
 def test_batch_norm_without_running_statistics():
     net = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 2)).eval()
-    refuses(ValueError, "influence each other.*sample", net, batch())
+    expect_refusal(ValueError, "influence each other.*sample", net, batch())
 
 
 class Centred(nn.Module):
@@ -171,11 +199,11 @@ class Centred(nn.Module):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 50])
 def test_samples_that_influence_each_other(n):
-    refuses(ValueError, "samples influence each other.*sample", Centred(), batch(n))
+    expect_refusal(ValueError, "samples influence each other.*sample", Centred(), batch(n))
 
 
 def test_samples_that_influence_each_other_in_small_parts():
-    refuses(ValueError, "influence each other", Centred(), batch(), max_memory=1)
+    expect_refusal(ValueError, "influence each other", Centred(), batch(), max_memory=1)
 
 
 def test_samples_that_influence_each_other_only_forwards():
@@ -187,13 +215,13 @@ def test_samples_that_influence_each_other_only_forwards():
         def forward(self, x):
             return self.linear(x.cumsum(0))
 
-    refuses(ValueError, "influence each other", Shifted(), batch())
+    expect_refusal(ValueError, "influence each other", Shifted(), batch())
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, -2.0, 1e6])
 @pytest.mark.parametrize("n", [1, 3])
 def test_samples_that_influence_each_other_and_are_all_equal(value, n):
-    refuses(ValueError, "influence each other", Centred(), torch.full((n, 3), value))
+    expect_refusal(ValueError, "influence each other", Centred(), torch.full((n, 3), value))
 
 
 class Folded(nn.Module):
@@ -214,8 +242,12 @@ class Folded(nn.Module):
 def test_a_layer_whose_rows_are_not_the_samples(fold, n):
     """Not even where the number of tokens, 4, happens to be the number of samples."""
     x = torch.linspace(-1, 1, n * 12).reshape(n, 4, 3)
-    refuses(ValueError, r"'first' reads shape .* for \d+ samples.*batch as the first axis",
-            Folded(fold), x)
+    expect_refusal(
+        ValueError,
+        r"'first' reads shape .* for \d+ samples.*batch as the first axis",
+        Folded(fold),
+        x,
+    )
 
 
 def test_a_mean_over_the_sample_itself_is_fine():
@@ -231,15 +263,18 @@ class Random(nn.Module):
         return self.draw(self.linear(x))
 
 
-@pytest.mark.parametrize("draw", [
-    lambda h: nn.functional.dropout(h, 0.5),
-    lambda h: h + torch.randn_like(h),
-    lambda h: h * torch.rand(()),
-    lambda h: h + 1e-4 * torch.randn(1, 2),
-    lambda h: nn.functional.dropout(h, 1e-6),  # hardly ever differs
-])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda h: nn.functional.dropout(h, 0.5),
+        lambda h: h + torch.randn_like(h),
+        lambda h: h * torch.rand(()),
+        lambda h: h + 1e-4 * torch.randn(1, 2),
+        lambda h: nn.functional.dropout(h, 1e-6),  # hardly ever differs
+    ],
+)
 def test_a_network_that_is_not_deterministic(draw):
-    refuses(ValueError, "not deterministic.*net.eval", Random(draw), batch(40))
+    expect_refusal(ValueError, "not deterministic.*net.eval", Random(draw), batch(40))
 
 
 def test_spectral_norm_in_training_mode_moves_its_buffers():
@@ -247,14 +282,22 @@ def test_spectral_norm_in_training_mode_moves_its_buffers():
         torch.manual_seed(0)
         wide = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 40))
         net = nn.Sequential(nn.Linear(3, 40), wide).train()
-    refuses(ValueError, "not deterministic", net, batch())
+    expect_refusal(ValueError, "not deterministic", net, batch())
 
 
-@pytest.mark.parametrize("net", [
-    nn.Sequential(nn.Flatten(), nn.Tanh()), nn.LayerNorm(3), nn.Bilinear(3, 3, 2), nn.Identity(),
-])
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Flatten(), nn.Tanh()),
+        nn.LayerNorm(3),
+        nn.Bilinear(3, 3, 2),
+        nn.Identity(),
+    ],
+)
 def test_a_network_without_a_linear_or_convolutional_layer(net):
-    refuses(ValueError, f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer", net, batch())
+    expect_refusal(
+        ValueError, f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer", net, batch()
+    )
 
 
 def test_a_network_that_calls_no_layer():
@@ -266,7 +309,7 @@ def test_a_network_that_calls_no_layer():
         def forward(self, x):
             return x * 2
 
-    refuses(ValueError, "no Linear, Conv1d or Conv2d layer is called", Idle(), batch())
+    expect_refusal(ValueError, "no Linear, Conv1d or Conv2d layer is called", Idle(), batch())
 
 
 def test_a_weight_that_is_used_without_its_layer():
@@ -278,7 +321,7 @@ def test_a_weight_that_is_used_without_its_layer():
         def forward(self, x):
             return nn.functional.linear(self.called(x), self.fused.weight)
 
-    refuses(ValueError, "'fused.weight' is used without calling its layer", Fused(), batch())
+    expect_refusal(ValueError, "'fused.weight' is used without calling its layer", Fused(), batch())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -286,19 +329,20 @@ def test_a_weight_that_is_used_without_its_layer():
 def test_weights_that_are_not_finite_name_the_layer(value, name):
     net = mlp()
     getattr(net.linear2, name).data.view(-1)[1] = value
-    refuses(ValueError, rf"'{name}' of layer 'linear2' holds NaN or infinite.*diverged", net,
-            batch())
+    expect_refusal(
+        ValueError, rf"'{name}' of layer 'linear2' holds NaN or infinite.*diverged", net, batch()
+    )
 
 
 def test_buffers_that_are_not_finite_name_the_layer():
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).eval()
     net[1].running_var[0] = math.nan
-    refuses(ValueError, "'running_var' of layer '1' holds NaN", net, batch())
+    expect_refusal(ValueError, "'running_var' of layer '1' holds NaN", net, batch())
 
 
 def test_complex_weights():
     net = nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64))
-    refuses(TypeError, "'0.weight' is complex; only real", net, batch())
+    expect_refusal(TypeError, "'0.weight' is complex; only real", net, batch())
 
 
 def test_a_lazy_layer_that_has_seen_nothing():
@@ -319,25 +363,28 @@ class Returns(nn.Module):
         return self.change(self.linear(x))
 
 
-@pytest.mark.parametrize("change, error, message", [
-    (lambda h: (h, h), TypeError, "returned tuple; wrap it"),
-    (lambda h: {"logits": h}, TypeError, "returned dict; wrap it"),
-    (lambda h: h.argmax(1), TypeError, "returned torch.int64.*real"),
-    (lambda h: torch.complex(h, h), TypeError, "returned torch.complex128.*real"),
-    (lambda h: h.float(), ValueError, "returned torch.float32 for float64.*remove the cast"),
-    (lambda h: h.sum(), ValueError, r"returned shape \(\) for \d+ samples.*batch"),
-    (lambda h: h[:1], ValueError, r"returned shape \(1, 2\) for \d+ samples"),
-    (lambda h: h.T, ValueError, r"returned shape \(2, \d+\) for \d+ samples"),
-    (lambda h: h[:, :0], ValueError, "no outputs"),
-    (lambda h: h.detach(), ValueError, "does not depend"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda h: (h, h), TypeError, "returned tuple; wrap it"),
+        (lambda h: {"logits": h}, TypeError, "returned dict; wrap it"),
+        (lambda h: h.argmax(1), TypeError, "returned torch.int64.*real"),
+        (lambda h: torch.complex(h, h), TypeError, "returned torch.complex128.*real"),
+        (lambda h: h.float(), ValueError, "returned torch.float32 for float64.*remove the cast"),
+        (lambda h: h.sum(), ValueError, r"returned shape \(\) for \d+ samples.*batch"),
+        (lambda h: h[:1], ValueError, r"returned shape \(1, 2\) for \d+ samples"),
+        (lambda h: h.T, ValueError, r"returned shape \(2, \d+\) for \d+ samples"),
+        (lambda h: h[:, :0], ValueError, "no outputs"),
+        (lambda h: h.detach(), ValueError, "does not depend"),
+    ],
+)
 def test_outputs_of_the_wrong_kind(change, error, message):
-    refuses(error, message, Returns(change), batch())
+    expect_refusal(error, message, Returns(change), batch())
 
 
 def test_a_constant_output_that_never_sees_the_layer():
     net = Returns(lambda h: torch.zeros(len(h), 2, dtype=torch.float64))
-    refuses(ValueError, "does not depend", net, batch())
+    expect_refusal(ValueError, "does not depend", net, batch())
 
 
 @pytest.mark.parametrize("sample", [0, 1, 2, 3])
@@ -355,9 +402,13 @@ def test_an_output_that_overflows_names_sample_and_layer(sample):
 
     x = torch.zeros(4, 3)
     x[sample] = 1.0
-    refuses(ValueError, f"output for sample {sample} .*NaN or infinite.*read such.*'third'",
-            Exploding(), x)
-    refuses(ValueError, f"output for sample {sample} ", Exploding(), x, max_memory=1)
+    expect_refusal(
+        ValueError,
+        f"output for sample {sample} .*NaN or infinite.*read such.*'third'",
+        Exploding(),
+        x,
+    )
+    expect_refusal(ValueError, f"output for sample {sample} ", Exploding(), x, max_memory=1)
 
 
 def test_a_gradient_that_overflows_names_the_sample():
@@ -369,8 +420,12 @@ def test_a_gradient_that_overflows_names_the_sample():
         def forward(self, x):
             return self.linear(x).abs().sqrt()
 
-    refuses(ValueError, "gradient for sample 1 .*NaN or infinite.*square root or division at 0",
-            Root(), torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
+    expect_refusal(
+        ValueError,
+        "gradient for sample 1 .*NaN or infinite.*square root or division at 0",
+        Root(),
+        torch.tensor([[1.0, 1, 1], [0, 0, 0]]),
+    )
 
 
 def test_a_parameter_gradient_that_is_infinite_names_the_sample():
@@ -382,8 +437,12 @@ def test_a_parameter_gradient_that_is_infinite_names_the_sample():
         def forward(self, x):
             return self.linear(x) + torch.sqrt(self.raw * (x[:, :1] > 1))
 
-    refuses(ValueError, "parameter gradients of sample 0 .*infinite.*square root or division at 0",
-            RootOfParameter(), batch())
+    expect_refusal(
+        ValueError,
+        "parameter gradients of sample 0 .*infinite.*square root or division at 0",
+        RootOfParameter(),
+        batch(),
+    )
 
 
 def test_a_layer_with_gradients_switched_off():
@@ -397,7 +456,7 @@ def test_a_layer_with_gradients_switched_off():
                 h = self.first(x)
             return self.last(h)
 
-    refuses(ValueError, "'first' runs with gradients switched off.*no_grad", Half(), batch())
+    expect_refusal(ValueError, "'first' runs with gradients switched off.*no_grad", Half(), batch())
 
 
 def test_an_activation_in_place_over_what_a_layer_read():
@@ -411,13 +470,17 @@ def test_an_activation_in_place_over_what_a_layer_read():
             y = self.last(h)
             return y + h.relu_()
 
-    refuses(ValueError, "'last' read is overwritten in place.*replace the in-place", Overwrites(),
-            batch())
+    expect_refusal(
+        ValueError,
+        "'last' read is overwritten in place.*replace the in-place",
+        Overwrites(),
+        batch(),
+    )
 
 
 def test_an_in_place_operation_that_no_gradient_survives():
     net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.ReLU(inplace=True), nn.Linear(3, 2))
-    refuses(ValueError, "cannot be differentiated.*in-place.*out-of-place", net, batch())
+    expect_refusal(ValueError, "cannot be differentiated.*in-place.*out-of-place", net, batch())
 
 
 def test_a_forward_that_keeps_float32_tensors_inside():
@@ -429,24 +492,27 @@ def test_a_forward_that_keeps_float32_tensors_inside():
         def forward(self, x):
             return self.linear(x.float())
 
-    refuses(ValueError, "cannot be run in float64.*cast or keep float32", Casts(), batch())
+    expect_refusal(ValueError, "cannot be run in float64.*cast or keep float32", Casts(), batch())
 
 
 # --- targets -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("y, error, message", [
-    (torch.zeros(4), ValueError, r"y has shape \(4,\) but.*\(4, 2\); one-hot"),
-    (torch.zeros(3, 2), ValueError, r"y has shape \(3, 2\) but.*\(4, 2\)"),
-    (torch.zeros(0), ValueError, r"y has shape \(0,\)"),
-    (torch.tensor(1.0), ValueError, r"y has shape \(\)"),
-    (torch.zeros(4, dtype=torch.long), TypeError, "floating-point targets, got torch.int64"),
-    (torch.zeros(4, 2, dtype=torch.complex64), TypeError, "real floating-point"),
-    ([[0.0, 0.0]] * 4, TypeError, "y must be a torch.Tensor, got list"),
-    (torch.full((4, 2), math.nan), ValueError, "sample 0 of y holds NaN or infinite"),
-    (torch.tensor([[0, 0], [0, 0], [0, math.inf], [0, 0]]), ValueError, "sample 2 of y"),
-    (torch.zeros(4, 2, device="meta"), ValueError, "y is on meta"),
-])
+@pytest.mark.parametrize(
+    "y, error, message",
+    [
+        (torch.zeros(4), ValueError, r"y has shape \(4,\) but.*\(4, 2\); one-hot"),
+        (torch.zeros(3, 2), ValueError, r"y has shape \(3, 2\) but.*\(4, 2\)"),
+        (torch.zeros(0), ValueError, r"y has shape \(0,\)"),
+        (torch.tensor(1.0), ValueError, r"y has shape \(\)"),
+        (torch.zeros(4, dtype=torch.long), TypeError, "floating-point targets, got torch.int64"),
+        (torch.zeros(4, 2, dtype=torch.complex64), TypeError, "real floating-point"),
+        ([[0.0, 0.0]] * 4, TypeError, "y must be a torch.Tensor, got list"),
+        (torch.full((4, 2), math.nan), ValueError, "sample 0 of y holds NaN or infinite"),
+        (torch.tensor([[0, 0], [0, 0], [0, math.inf], [0, 0]]), ValueError, "sample 2 of y"),
+        (torch.zeros(4, 2, device="meta"), ValueError, "y is on meta"),
+    ],
+)
 def test_targets_of_the_wrong_kind(y, error, message):
     for function in (flatlib.hessian_trace, flatlib.sharpness.sharpness_gap):
         with pytest.raises(error, match=message):
@@ -459,12 +525,16 @@ def test_targets_of_a_single_output_need_no_axis():
     assert one == flatlib.hessian_trace(net, batch(), torch.zeros(4, 1)).estimate
 
 
-@pytest.mark.parametrize("function", [
-    flatlib.derivatives.input_jacobian, flatlib.derivatives.parameter_jacobian,
-    flatlib.sharpness.adaptive_sharpness,
-    lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
-    lambda net, x: flatlib.sharpness.sharpness_gap(net, x, torch.zeros(4, 2)),
-])
+@pytest.mark.parametrize(
+    "function",
+    [
+        flatlib.derivatives.input_jacobian,
+        flatlib.derivatives.parameter_jacobian,
+        flatlib.sharpness.adaptive_sharpness,
+        lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
+        lambda net, x: flatlib.sharpness.sharpness_gap(net, x, torch.zeros(4, 2)),
+    ],
+)
 def test_the_other_doors_refuse_the_same(function):
     with pytest.raises(TypeError, match="integers"):
         function(mlp(), batch().long())
@@ -478,10 +548,14 @@ def test_the_other_doors_refuse_the_same(function):
         function(Centred(), batch())
 
 
-@pytest.mark.parametrize("function", [
-    flatlib.derivatives.parameter_jacobian, flatlib.sharpness.adaptive_sharpness,
-    lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
-])
+@pytest.mark.parametrize(
+    "function",
+    [
+        flatlib.derivatives.parameter_jacobian,
+        flatlib.sharpness.adaptive_sharpness,
+        lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
+    ],
+)
 def test_nothing_to_differentiate(function):
     with pytest.raises(ValueError, match="every parameter is frozen; set requires_grad"):
         function(mlp().requires_grad_(False), batch())
