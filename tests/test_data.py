@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import http.server
 import importlib
-import os
 import pickle
 import tarfile
 import threading
@@ -404,30 +403,3 @@ class TestTorchvision:
         monkeypatch.setattr(vision.importlib, "import_module", fail)
         with pytest.raises(DataError, match=says):
             vision.datasets()
-
-
-class TestFiles:
-    def test_a_failed_write_keeps_the_old_file(self, tmp_path):
-        path = tmp_path / "file"
-        files.write_atomically(path, lambda file: file.write(b"old"))
-
-        def fail(file):
-            file.write(b"new, half of it")
-            raise OSError("disk full")
-
-        with pytest.raises(OSError, match="disk full"):
-            files.write_atomically(path, fail)
-        assert path.read_bytes() == b"old"
-        assert os.listdir(tmp_path) == ["file"]
-
-    def test_hash_of_arrays_sees_names_types_shapes_and_entries(self):
-        base = {"a": np.arange(6)}
-        others = [
-            {"b": np.arange(6)},
-            {"a": np.arange(6).astype(np.int32)},
-            {"a": np.arange(6).reshape(2, 3)},
-            {"a": np.arange(1, 7)},
-        ]
-        hashes = {files.array_hash(arrays) for arrays in [base, *others]}
-        assert len(hashes) == 5
-        assert files.array_hash({"a": np.arange(12)[::2] // 2}) == files.array_hash(base)
