@@ -50,7 +50,7 @@ class Scale:
 _PAPER_MLP = Scale("mlp", "fashion-mnist", 750_000, 12_500, 100, (0, 1, 2, 3, 4))
 SCALES: dict[str, dict[str, Scale]] = {
     "smoke": {
-        "vgg10": Scale("vgg10-gray", "digit-images-0-1", 120, 40, 20, (0,)),
+        "vgg10": Scale("vgg10-gray", "digit-images-0-1", 120, 60, 8, (0,)),
         "mlp": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
         "mlp-all-images": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
     },
