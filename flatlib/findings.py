@@ -155,12 +155,14 @@ def higher_on_misclassified(runs: Runs, column: str) -> Finding:
     """
     sides = runs.table.set_index(["run", "step"])
     wrong = sides[(sides["samples"] == "misclassified") & (sides["n"] > 0)]
+    if wrong.empty:
+        return Finding(f"{WORDS[column]}: no test sample was misclassified.", None)
     last = wrong.groupby("run").tail(1)
     everyone = sides[sides["samples"] == "test"].loc[last.index, column]
     higher = int((last[column] > everyone).sum())
     sentence = (
         f"{WORDS[column]}, misclassified against all test samples, at the last checkpoint with any "
-        f"({int(last['n'].min()) if len(last) else 0} or more): "
+        f"({int(last['n'].min())} or more): "
         f"{last[column].mean():.3g} against {everyone.mean():.3g}; higher in {higher} of "
         f"{len(last)} runs."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
@@ -81,6 +83,8 @@ def test_misclassified_samples_against_all(runs):
     found = findings.higher_on_misclassified(runs, "root_sharpness")
     assert found.agrees is True
     assert "higher in 9 of 9 runs" in found.sentence
+    none = replace(runs, table=runs.table[runs.table["samples"] != "misclassified"])
+    assert findings.higher_on_misclassified(none, "mls").agrees is None
     equal = findings.higher_on_misclassified(runs, "gradient_energy")
     assert equal.agrees is False
 
