@@ -124,7 +124,8 @@ def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
         weight = ((rows @ (X.mT @ X)).mul_(rows)).sum(dim=(1, 2, 3))
     else:
         weight = _energy(rows @ X.mT)
-    delta_energy = rows.square().sum(dim=2)
+    # Sample by sample, so that the squares stay in the processor's cache.
+    delta_energy = torch.stack([row.square().sum(dim=1) for row in rows])
     return GradientNorms(
         weight=weight,
         bias=_energy(rows.sum(dim=-1)),
