@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
-from benchmarks import measuring
+from benchmarks import measuring, training
 
 RECORDS = Path(__file__).parent / "records"
 
 if __name__ == "__main__":
     RECORDS.mkdir(exist_ok=True)
-    measuring.main(["--output", str(RECORDS / "measuring.json"), *sys.argv[1:]])
+    for name, benchmark in (("measuring", measuring), ("training", training)):
+        print(f"{name}:")
+        benchmark.main(["--output", str(RECORDS / f"{name}.json"), *sys.argv[1:]])

@@ -233,24 +233,54 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
     F2, F = first.weight_norm, first.weight_frobenius_norm
     smallest = float(m.input_norm.min())
     bounds = [
-        _worst("5", "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||",
-               frobenius, F * gradient / m.input_norm, dense),
-        _worst("5", "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||",
-               m.mls, F2 * gradient / m.input_norm, dense),
-        _worst("N.2", "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
-               frobenius, F2 * gradient / m.input_norm, dense),
+        _worst(
+            "5",
+            "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||",
+            frobenius,
+            F * gradient / m.input_norm,
+            dense,
+        ),
+        _worst(
+            "5",
+            "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||",
+            m.mls,
+            F2 * gradient / m.input_norm,
+            dense,
+        ),
+        _worst(
+            "N.2",
+            "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
+            frobenius,
+            F2 * gradient / m.input_norm,
+            dense,
+        ),
     ]
     for k in (1, 2):
         middle = (F / smallest) ** k * float((gradient**k).mean())
         last = (F / smallest) ** k * float((whole**k).mean())
         spectral = (F2 / smallest) ** k * float((whole**k).mean())
         bounds += [
-            _bound("6", f"k={k}: mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
-                   float((frobenius**k).mean()), middle, dense),
-            _bound("6", f"k={k}: mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
-                   middle, last, counted),
-            _bound("7", f"k={k}: mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
-                   float((m.mls**k).mean()), spectral, counted),
+            _bound(
+                "6",
+                f"k={k}: mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
+                float((frobenius**k).mean()),
+                middle,
+                dense,
+            ),
+            _bound(
+                "6",
+                f"k={k}: mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
+                middle,
+                last,
+                counted,
+            ),
+            _bound(
+                "7",
+                f"k={k}: mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
+                float((m.mls**k).mean()),
+                spectral,
+                counted,
+            ),
         ]
     return bounds
 
@@ -271,16 +301,31 @@ def _volume(m: Measurement) -> list[Bound]:
     last = (N / 2) * (2 * (log_F2 - log_smallest) + _log(m.sharpness / N))
     mean_log = float(m.log_volume.mean())
     return [
-        _worst_log("11", "log volume by log of ||grad_x f||_F^N / N^(N/2)",
-                   m.log_volume, energies, True),
-        _log_bound("12", "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
-                   _log_mean_exp(m.log_volume), _log_mean_exp(energies), True),
-        _log_bound("12", "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
-                   _log_mean_exp(energies), by_sharpness, counted),
-        _log_bound("21" if N >= 2 else "24", "log mean of ||grad_theta f||_F^N by sharpness",
-                   by_norms, by_sharpness + (N / 2) * math.log(N), True),
-        _log_bound("N.3", "mean log volume by ||grad_W f||_F / ||x||",
-                   mean_log, by_weights, dense),
+        _worst_log(
+            "11", "log volume by log of ||grad_x f||_F^N / N^(N/2)", m.log_volume, energies, True
+        ),
+        _log_bound(
+            "12",
+            "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
+            _log_mean_exp(m.log_volume),
+            _log_mean_exp(energies),
+            True,
+        ),
+        _log_bound(
+            "12",
+            "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
+            _log_mean_exp(energies),
+            by_sharpness,
+            counted,
+        ),
+        _log_bound(
+            "21" if N >= 2 else "24",
+            "log mean of ||grad_theta f||_F^N by sharpness",
+            by_norms,
+            by_sharpness + (N / 2) * math.log(N),
+            True,
+        ),
+        _log_bound("N.3", "mean log volume by ||grad_W f||_F / ||x||", mean_log, by_weights, dense),
         _log_bound("N.3", "||grad_W f||_F / ||x|| by sharpness", by_weights, last, counted),
     ]
 
@@ -331,14 +376,34 @@ def _over_layers(m: Measurement) -> list[Bound]:
     by_sharpness = math.inf if note else math.sqrt(share) * math.sqrt(m.sharpness)
     volumes = _stacked(layers, "log_volume").flatten().logsumexp(dim=0)
     return [
-        _bound("N.9", f"NMLS by sharpness{note}", float(sensitivity.sum(dim=0).mean()),
-               by_sharpness, counted and not note),
-        _log_bound("N.10", f"log NVR by sharpness{note}", float(volumes) - math.log(m.n),
-                   math.inf if note else _nvr_bound(m, share), counted and not note),
-        _worst("N.11", "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
-               x * sensitivity, norms * gradient, dense),
-        _bound("N.12", "normalized NMLS by relative sharpness", normalized_nmls(m),
-               math.sqrt(len(layers)) * _root_mean_of_sums(norms * gradient), dense),
+        _bound(
+            "N.9",
+            f"NMLS by sharpness{note}",
+            float(sensitivity.sum(dim=0).mean()),
+            by_sharpness,
+            counted and not note,
+        ),
+        _log_bound(
+            "N.10",
+            f"log NVR by sharpness{note}",
+            float(volumes) - math.log(m.n),
+            math.inf if note else _nvr_bound(m, share),
+            counted and not note,
+        ),
+        _worst(
+            "N.11",
+            "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
+            x * sensitivity,
+            norms * gradient,
+            dense,
+        ),
+        _bound(
+            "N.12",
+            "normalized NMLS by relative sharpness",
+            normalized_nmls(m),
+            math.sqrt(len(layers)) * _root_mean_of_sums(norms * gradient),
+            dense,
+        ),
     ]
 
 
@@ -357,8 +422,18 @@ def _convolution(m: Measurement) -> list[Bound]:
     patch = first.smallest_patch_norm
     by_untied = torch.where(patch > 0, first.operator_norm * untied / patch, math.inf)
     return [
-        _worst("N.6", "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
-               m.mls, first.operator_norm * delta, alone),
-        _worst("N.7", "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
-               m.mls, by_untied, alone),
+        _worst(
+            "N.6",
+            "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
+            m.mls,
+            first.operator_norm * delta,
+            alone,
+        ),
+        _worst(
+            "N.7",
+            "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
+            m.mls,
+            by_untied,
+            alone,
+        ),
     ]

@@ -132,9 +132,7 @@ def check_output(output: object, n_samples: int) -> Tensor:
     return output.reshape(n_samples, -1)
 
 
-def check_same(
-    reference: Tensor, again: Tensor, samples: Sequence[int], message: str
-) -> None:
+def check_same(reference: Tensor, again: Tensor, samples: Sequence[int], message: str) -> None:
     """Raise ``message`` with the first sample for which two evaluations ``(n, N)`` differ."""
     scale = torch.maximum(reference.abs().amax(), again.abs().amax())
     differs = ~((reference - again).abs() <= SAME_OUTPUT_TOLERANCE * scale).all(dim=1)

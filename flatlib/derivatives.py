@@ -119,7 +119,7 @@ class Float64Network:
 
 
 def _kind(module: nn.Module) -> str | None:
-    """"Linear", "Conv1d" or "Conv2d" for a layer that computes what these do, else None."""
+    """ "Linear", "Conv1d" or "Conv2d" for a layer that computes what these do, else None."""
     kind = LAYER_FORWARDS.get(getattr(type(module), "forward", None))
     plain = getattr(nn, kind) if kind else None
     own = any(
@@ -392,8 +392,7 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     own = frozenset(name for name in covered & network.trainable if uses[name] > 0)
     # In the network's own order: a set's would change the last bits from run to run.
     others = tuple(
-        name for name in network.parameters
-        if name in network.trainable - own and uses[name] > 0
+        name for name in network.parameters if name in network.trainable - own and uses[name] > 0
     )
     return Plan(first.weights, own, others, probe, _bytes_per_sample(first))
 

@@ -85,7 +85,12 @@ class ConvolutionGeometry:
         if not gram(start).any():
             return 0.0
         top = scipy.sparse.linalg.eigsh(
-            operator, k=1, which="LA", tol=0, v0=start, ncv=min(size, 40),
+            operator,
+            k=1,
+            which="LA",
+            tol=0,
+            v0=start,
+            ncv=min(size, 40),
             return_eigenvectors=False,
         )
         return float(np.sqrt(max(top[0], 0.0)))
@@ -312,7 +317,10 @@ def _parameter_name(layer: str, own: str) -> str:
 
 def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
     return ConvolutionGeometry(
-        tuple(module.stride), tuple(module.dilation), module.groups, *padding_of(module),
+        tuple(module.stride),
+        tuple(module.dilation),
+        module.groups,
+        *padding_of(module),
         tuple(x.shape[1:]),
     )
 

@@ -320,7 +320,5 @@ def adaptive_sharpness(net: nn.Module, x: Tensor) -> float:
     True
     """
     jacobian = parameter_jacobian(net, x)
-    theta = torch.cat(
-        [p.detach().double().flatten() for p in net.parameters() if p.requires_grad]
-    )
+    theta = torch.cat([p.detach().double().flatten() for p in net.parameters() if p.requires_grad])
     return float((jacobian * theta).square().sum() / len(x))

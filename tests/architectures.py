@@ -100,16 +100,28 @@ def convolutions(draw, rank: int, channels: int) -> nn.Module:
     padding = draw(st.sampled_from(["numbers", "numbers", "same", "valid"]))
     stride = 1 if padding == "same" else numbers(3)
     return (nn.Conv1d if rank == 1 else nn.Conv2d)(
-        channels, out, numbers(3), stride=stride,
+        channels,
+        out,
+        numbers(3),
+        stride=stride,
         padding=numbers(2, 0) if padding == "numbers" else padding,
-        dilation=numbers(2), groups=groups, bias=draw(st.booleans()),
+        dilation=numbers(2),
+        groups=groups,
+        bias=draw(st.booleans()),
         padding_mode=draw(st.sampled_from(["zeros", "zeros", "circular", "reflect", "replicate"])),
     )
 
 
 ACTIVATIONS = (
-    nn.ReLU, lambda: nn.ReLU(inplace=True), nn.Tanh, nn.GELU, lambda: nn.ELU(inplace=True),
-    nn.Sigmoid, lambda: nn.Dropout(0.5), lambda: nn.LeakyReLU(0.1, inplace=True), nn.SiLU,
+    nn.ReLU,
+    lambda: nn.ReLU(inplace=True),
+    nn.Tanh,
+    nn.GELU,
+    lambda: nn.ELU(inplace=True),
+    nn.Sigmoid,
+    lambda: nn.Dropout(0.5),
+    lambda: nn.LeakyReLU(0.1, inplace=True),
+    nn.SiLU,
 )
 
 
@@ -179,10 +191,15 @@ def layers(draw, shape: tuple[int, ...], rank: int) -> nn.Module:
 @st.composite
 def blocks(draw, shape: tuple[int, ...], rank: int, depth: int = 0) -> nn.Module:
     """One block for samples of ``shape``: a layer, an activation, a skip, ..."""
-    kind = draw(st.sampled_from(
-        ["layer"] * 4 + ["activation"] * 3 + ["norm", "scaled", "elsewhere"]
-        + (["pool"] if rank else []) + (["residual", "concatenate", "repeat"] if depth < 2 else [])
-    ))
+    kind = draw(
+        st.sampled_from(
+            ["layer"] * 4
+            + ["activation"] * 3
+            + ["norm", "scaled", "elsewhere"]
+            + (["pool"] if rank else [])
+            + (["residual", "concatenate", "repeat"] if depth < 2 else [])
+        )
+    )
     if kind == "layer":
         return draw(layers(shape, rank))
     if kind == "activation":

@@ -103,8 +103,14 @@ def _assert_summary(m, slow) -> None:
     summary = m.summary()
     s = slow.singular_values
     assert set(summary) == {
-        "sharpness", "mls", "gradient_energy", "log_volume", "log_volume_top3",
-        "local_dimensionality", "nmls", "nvr",
+        "sharpness",
+        "mls",
+        "gradient_energy",
+        "log_volume",
+        "log_volume_top3",
+        "local_dimensionality",
+        "nmls",
+        "nvr",
     }
     assert all(type(value) is float for value in summary.values())
     assert_close(summary["sharpness"], slow.parameter_gradient_energy.mean(), "sharpness")
@@ -120,8 +126,12 @@ def _assert_summary(m, slow) -> None:
         if layer.input_dimension >= m.n_outputs
     )
     largest = max(float(layer.singular_values[:, 0].max()) for layer in slow.layers)
-    assert_close(summary["nvr"], volumes.mean() if torch.is_tensor(volumes) else 0.0, "nvr",
-                 1e-12 * largest**m.n_outputs)
+    assert_close(
+        summary["nvr"],
+        volumes.mean() if torch.is_tensor(volumes) else 0.0,
+        "nvr",
+        1e-12 * largest**m.n_outputs,
+    )
     if (s[:, min(2, s.shape[1] - 1)] > 1e-9 * s[:, 0]).all():
         assert summary["log_volume_top3"] == pytest.approx(
             float(s[:, :3].log().sum(dim=1).mean()), rel=1e-9, abs=1e-9

@@ -18,8 +18,26 @@ from torch.nn.utils import parametrizations
 import flatlib
 from flatlib import bounds
 
-DENSE = {"5", "6", "7", "11", "12", "13", "25", "26", "27", "28",
-         "N.2", "N.3", "N.4", "N.5", "N.9", "N.10", "N.11", "N.12"}
+DENSE = {
+    "5",
+    "6",
+    "7",
+    "11",
+    "12",
+    "13",
+    "25",
+    "26",
+    "27",
+    "28",
+    "N.2",
+    "N.3",
+    "N.4",
+    "N.5",
+    "N.9",
+    "N.10",
+    "N.11",
+    "N.12",
+}
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -58,8 +76,11 @@ def test_what_is_proven_holds_on_any_network(case):
 @settings(max_examples=100)
 @given(
     st.lists(st.integers(1, 6), min_size=2, max_size=6),
-    st.sampled_from(["tanh", "relu", "gelu", "identity"]), st.booleans(),
-    st.integers(1, 8), st.integers(0, 1000), st.sampled_from([1.0, 1e-3, 1e3]),
+    st.sampled_from(["tanh", "relu", "gelu", "identity"]),
+    st.booleans(),
+    st.integers(1, 8),
+    st.integers(0, 1000),
+    st.sampled_from([1.0, 1e-3, 1e3]),
     st.booleans(),
 )
 def test_every_inequality_of_a_dense_net_is_proven_and_holds(
@@ -81,8 +102,33 @@ def test_every_inequality_of_a_dense_net_is_proven_and_holds(
 def test_labels_come_in_the_order_of_the_paper():
     found = flatlib.bounds.evaluate(flatlib.measure(flatlib.nets.mlp((4, 3, 2)), gaussian(5, 4)))
     assert [bound.label for bound in found] == [
-        "5", "5", "N.2", "6", "6", "7", "6", "6", "7", "11", "12", "12", "21", "N.3", "N.3",
-        "13", "25", "26", "27", "28", "N.4", "N.5", "N.5", "N.9", "N.10", "N.11", "N.12",
+        "5",
+        "5",
+        "N.2",
+        "6",
+        "6",
+        "7",
+        "6",
+        "6",
+        "7",
+        "11",
+        "12",
+        "12",
+        "21",
+        "N.3",
+        "N.3",
+        "13",
+        "25",
+        "26",
+        "27",
+        "28",
+        "N.4",
+        "N.5",
+        "N.5",
+        "N.9",
+        "N.10",
+        "N.11",
+        "N.12",
     ]
 
 
@@ -98,6 +144,7 @@ class Tightest:
 
     def of(self, bound: bounds.Bound) -> tuple[float, float]:
         """The pair nearest to the bound's sides, which must be among the tightest."""
+
         def tightness(pair):
             return pair[0] - pair[1] if self.difference else pair[0] / pair[1]
 
@@ -145,10 +192,10 @@ def expected_sides(net: nn.Module, x: Tensor) -> dict[str, list[tuple[float, flo
 
     sides["11"] = [Tightest(logs(zip(volume, mean_power, strict=True)), difference=True)]
     sides["12"] = logs([(mean(volume), mean(mean_power)), (mean(mean_power), by_sharpness)])
-    sides["21" if N >= 2 else "24"] = logs([(
-        (WF / small) ** N * mean([v ** (N / 2) for v in theta]), by_sharpness * N ** (N / 2)
-    )])
-    weighted = (W2**2 / N * mean([(gi / ri) ** 2 for gi, ri in zip(g, r, strict=True)]))
+    sides["21" if N >= 2 else "24"] = logs(
+        [((WF / small) ** N * mean([v ** (N / 2) for v in theta]), by_sharpness * N ** (N / 2))]
+    )
+    weighted = W2**2 / N * mean([(gi / ri) ** 2 for gi, ri in zip(g, r, strict=True)])
     sides["N.3"] = [
         (mean([math.log(v) for v in volume]), N / 2 * math.log(weighted)),
         (N / 2 * math.log(weighted), N / 2 * math.log(W2**2 * S / (N * small**2))),
@@ -157,8 +204,14 @@ def expected_sides(net: nn.Module, x: Tensor) -> dict[str, list[tuple[float, flo
     rms = math.sqrt(mean([1 / v**2 for v in r]))
     C, D = W2 * rms * math.sqrt(mean([v * v for v in g])), W2 * rms * math.sqrt(S)
     C_prime = W2 * math.sqrt(mean([(gi / ri) ** 2 for gi, ri in zip(g, r, strict=True)]))
-    sides |= {"13": [(A, D)], "25": [(A, B)], "26": [(B, C)], "27": [(C, D)], "28": [(A, C)],
-              "N.4": [(B, C_prime)]}
+    sides |= {
+        "13": [(A, D)],
+        "25": [(A, B)],
+        "26": [(B, C)],
+        "27": [(C, D)],
+        "28": [(A, C)],
+        "N.4": [(B, C_prime)],
+    }
     D_PR = [e**2 / sum(v**4 for v in row) for row, e in zip(s, energy, strict=True)]
     sides["N.5"] = [
         Tightest([(e / d, row[0] ** 2) for row, e, d in zip(s, energy, D_PR, strict=True)]),
@@ -174,15 +227,16 @@ def over_layers(slow, S: float, n: int, N: int) -> dict[str, list[tuple[float, f
     nmls = sum(float(layer.singular_values[i, 0]) for layer, i in pairs) / n
     nvr = sum(float(layer.singular_values[i].prod()) for layer, i in pairs) / n
     products = [
-        (float(layer.input_norm[i] * layer.singular_values[i, 0]),
-         layer.weight_norm * math.sqrt(float(layer.weight_gradient_energy[i])))
+        (
+            float(layer.input_norm[i] * layer.singular_values[i, 0]),
+            layer.weight_norm * math.sqrt(float(layer.weight_gradient_energy[i])),
+        )
         for layer, i in pairs
     ]
     relative = sum(b * b for _, b in products) / n
     return {
         "N.9": [(nmls, math.sqrt(share * S))],
-        "N.10": [(math.log(nvr),
-                  math.log(n ** (N - 1) * share ** (N / 2) * (S / N) ** (N / 2)))],
+        "N.10": [(math.log(nvr), math.log(n ** (N - 1) * share ** (N / 2) * (S / N) ** (N / 2)))],
         "N.11": [Tightest(products)],
         "N.12": [(sum(a for a, _ in products) / n, math.sqrt(len(slow.layers) * relative))],
     }
@@ -270,12 +324,15 @@ def test_tokens_in_front_prove_nothing_about_the_chain():
     assert unproven(net, gaussian(3, 4, 3)) == NEEDS_DENSE | NEEDS_ALL_DENSE
 
 
-@pytest.mark.parametrize("build", [
-    lambda: nn.Sequential(Residual(nn.Linear(3, 3)), nn.Linear(3, 2)),
-    lambda: nn.Sequential(Concatenate(nn.Linear(3, 3), 1), nn.Linear(6, 2)),
-    lambda: InputAgain(nn.Linear(3, 3), nn.Linear(6, 2)),
-    lambda: nn.Sequential(nn.Tanh(), nn.Linear(3, 2)),
-])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(Residual(nn.Linear(3, 3)), nn.Linear(3, 2)),
+        lambda: nn.Sequential(Concatenate(nn.Linear(3, 3), 1), nn.Linear(6, 2)),
+        lambda: InputAgain(nn.Linear(3, 3), nn.Linear(6, 2)),
+        lambda: nn.Sequential(nn.Tanh(), nn.Linear(3, 2)),
+    ],
+)
 def test_an_input_that_enters_elsewhere_too_proves_nothing_about_the_chain(build):
     assert unproven(build(), gaussian(4, 3)) == NEEDS_DENSE
 
@@ -311,7 +368,8 @@ def test_a_layer_called_twice_proves_nothing_over_layers():
 def alternating(side: int) -> tuple[nn.Module, Tensor]:
     """A circular convolution whose positions' gradients cancel on a constant image."""
     net = nn.Sequential(
-        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False), nn.Flatten(),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False),
+        nn.Flatten(),
         nn.Linear(side * side, 1, bias=False),
     ).double()
     sign = torch.tensor([[(-1.0) ** (i + j) for j in range(side)] for i in range(side)])
@@ -406,16 +464,19 @@ def test_rescaling_leaves_a_b_c_and_moves_d():
 # --- these tests can fail ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("label, change", [
-    ("25", lambda m: {"mls": m.mls * 1e4}),
-    ("13", lambda m: {"mls": m.mls * 1e6}),
-    ("27", lambda m: {"parameter_gradient_energy": m.parameter_gradient_energy * 1e-6}),
-    ("11", lambda m: {"log_volume": m.log_volume + 50}),
-    ("12", lambda m: {"log_volume": m.log_volume + 50}),
-    ("N.3", lambda m: {"log_volume": m.log_volume + 50}),
-    ("N.5", lambda m: {"local_dimensionality": m.local_dimensionality / 9}),
-    ("5", lambda m: {"singular_values": m.singular_values * 1e4}),
-])
+@pytest.mark.parametrize(
+    "label, change",
+    [
+        ("25", lambda m: {"mls": m.mls * 1e4}),
+        ("13", lambda m: {"mls": m.mls * 1e6}),
+        ("27", lambda m: {"parameter_gradient_energy": m.parameter_gradient_energy * 1e-6}),
+        ("11", lambda m: {"log_volume": m.log_volume + 50}),
+        ("12", lambda m: {"log_volume": m.log_volume + 50}),
+        ("N.3", lambda m: {"log_volume": m.log_volume + 50}),
+        ("N.5", lambda m: {"local_dimensionality": m.local_dimensionality / 9}),
+        ("5", lambda m: {"singular_values": m.singular_values * 1e4}),
+    ],
+)
 def test_a_wrong_measurement_breaks_its_bound(label, change):
     m = flatlib.measure(flatlib.nets.mlp((4, 5, 3)), gaussian(5, 4))
     assert all(b.holds for b in flatlib.bounds.evaluate(m))

@@ -31,10 +31,12 @@ def test_the_parameter_jacobian_is_that_of_plain_autograd(case):
         return
     twin = double_copy(net)
     wanted = [p for p in twin.parameters() if p.requires_grad]
-    slow = torch.stack([
-        torch.cat([g.flatten(1) for g in gradients(twin(row[None] * 1.0).flatten(), wanted)], 1)
-        for row in x.double()
-    ])
+    slow = torch.stack(
+        [
+            torch.cat([g.flatten(1) for g in gradients(twin(row[None] * 1.0).flatten(), wanted)], 1)
+            for row in x.double()
+        ]
+    )
     mine = derivatives.parameter_jacobian(net, x)
     assert mine.shape == slow.shape == (len(x), slow.shape[1], sum(p.numel() for p in trainable))
     assert torch.allclose(mine, slow, rtol=1e-10, atol=1e-14 * float(slow.abs().max()))
@@ -63,8 +65,10 @@ def test_sharpness_is_the_energy_of_the_parameter_jacobian():
 def test_the_input_jacobian_in_parts(max_memory):
     net, x = flatlib.nets.mlp((4, 5, 3), "relu"), torch.randn(6, 4)
     assert torch.allclose(
-        derivatives.input_jacobian(net, x, max_memory), derivatives.input_jacobian(net, x),
-        rtol=1e-13, atol=0,
+        derivatives.input_jacobian(net, x, max_memory),
+        derivatives.input_jacobian(net, x),
+        rtol=1e-13,
+        atol=0,
     )
 
 

@@ -38,8 +38,9 @@ def net_with(values: Tensor, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
     hadamard = torch.ones(1, 1, dtype=torch.float64)
     while len(hadamard) < N:
         hadamard = torch.kron(hadamard, torch.tensor([[1.0, 1], [1, -1]], dtype=torch.float64))
-    net = nn.Sequential(nn.Linear(len(hadamard), N, bias=False),
-                        nn.Linear(N, len(hadamard), bias=False))
+    net = nn.Sequential(
+        nn.Linear(len(hadamard), N, bias=False), nn.Linear(N, len(hadamard), bias=False)
+    )
     with torch.no_grad():
         net[0].weight.copy_(torch.diag(values) @ hadamard[:N])
         net[1].weight.copy_(hadamard[:, :N])

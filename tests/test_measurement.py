@@ -27,10 +27,16 @@ def gaussian(*shape: int, seed: int = 0) -> Tensor:
 
 def small_conv(**options) -> nn.Sequential:
     """Convolution, in-place activation, pooling, linear layer, for images of 2 x 6 x 6."""
-    return seeded(lambda: nn.Sequential(
-        nn.Conv2d(2, 4, 3, **options), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(),
-        nn.LazyLinear(3),
-    ), gaussian(1, 2, 6, 6))
+    return seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, **options),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.LazyLinear(3),
+        ),
+        gaussian(1, 2, 6, 6),
+    )
 
 
 def seeded(build, first: Tensor | None = None, seed: int = 0) -> nn.Module:
@@ -83,33 +89,42 @@ def test_convolutions_of_every_padding_match_the_oracle(mode, padding):
 @pytest.mark.parametrize("shape, outputs", [((2, 3, 3), 3), ((2, 12, 12), 3), ((2, 12, 12), 1)])
 def test_both_forms_of_a_convolutions_gradient_match_the_oracle(shape, outputs):
     """Few positions take the Gram form, many one product per output."""
-    net = seeded(lambda: nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.Tanh(), nn.Flatten(), nn.LazyLinear(outputs)
-    ), torch.zeros(1, *shape))
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 6, 3, padding=1, groups=2), nn.Tanh(), nn.Flatten(), nn.LazyLinear(outputs)
+        ),
+        torch.zeros(1, *shape),
+    )
     assert_matches_oracle(net, gaussian(2, *shape))
 
 
 def test_long_tokens_match_the_oracle():
-    net = seeded(lambda: nn.Sequential(
-        nn.Linear(3, 4), nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(80, 2)
-    ))
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Linear(3, 4), nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(80, 2)
+        )
+    )
     assert_matches_oracle(net, gaussian(3, 20, 3))
 
 
 def test_an_activation_in_place_after_a_view_loses_nothing():
     """A token layer's output is a view, and an in-place operation rewrites a view's history."""
-    net = seeded(lambda: nn.Sequential(
-        nn.Linear(5, 2), nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(6, 1)
-    ))
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Linear(5, 2), nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(6, 1)
+        )
+    )
     m = assert_matches_oracle(net, gaussian(2, 3, 5))
     assert (m.layers[0].weight_gradient_energy > 0).all()
 
 
 @pytest.mark.parametrize("times", [2, 3])
 def test_gradients_of_a_repeated_module_are_summed_before_squaring(times):
-    net = seeded(lambda: nn.Sequential(
-        Repeat(nn.Linear(4, 4), times), Repeat(nn.Conv1d(1, 1, 3, padding=1), 2), nn.Flatten()
-    ))
+    net = seeded(
+        lambda: nn.Sequential(
+            Repeat(nn.Linear(4, 4), times), Repeat(nn.Conv1d(1, 1, 3, padding=1), 2), nn.Flatten()
+        )
+    )
     m = assert_matches_oracle(net, gaussian(3, 1, 4))
     assert m.layers[0].input_dimension == 4 * times and m.layers[0].n_positions == times
     assert m.layers[0].in_sharpness and not m.input_layer_is_dense
@@ -243,9 +258,11 @@ class MaskedLinear(nn.Linear):
 
 
 def test_layers_of_the_users_own_kind_count_by_the_slow_route():
-    net = seeded(lambda: nn.Sequential(
-        StandardizedConv(1, 2, 2), nn.Flatten(), MaskedLinear(8, 4), nn.Tanh(), nn.Linear(4, 2)
-    ))
+    net = seeded(
+        lambda: nn.Sequential(
+            StandardizedConv(1, 2, 2), nn.Flatten(), MaskedLinear(8, 4), nn.Tanh(), nn.Linear(4, 2)
+        )
+    )
     m = flatlib.measure(net, gaussian(3, 1, 3, 3))
     assert [layer.name for layer in m.layers] == ["4"]
     K = flatlib.derivatives.parameter_jacobian(net, gaussian(3, 1, 3, 3))
@@ -323,9 +340,7 @@ def test_the_input_layer_is_dense_only_where_it_is():
 
 def fields_of(m: flatlib.Measurement) -> list[Tensor]:
     values = [v for v in vars(m).values() if isinstance(v, Tensor)]
-    return values + [
-        v for layer in m.layers for v in vars(layer).values() if isinstance(v, Tensor)
-    ]
+    return values + [v for layer in m.layers for v in vars(layer).values() if isinstance(v, Tensor)]
 
 
 def assert_same(first: flatlib.Measurement, second: flatlib.Measurement, rel=1e-12) -> None:
@@ -345,8 +360,12 @@ def test_splitting_the_batch_changes_nothing(case):
         replace(whole, **smooth(whole), layers=()), replace(single, **smooth(single), layers=())
     )
     for a, b in zip(whole.layers, single.layers, strict=True):
-        assert torch.allclose(a.weight_gradient_energy, b.weight_gradient_energy,
-                              rtol=1e-12, atol=1e-24 * float(a.untied_gradient_energy.max()))
+        assert torch.allclose(
+            a.weight_gradient_energy,
+            b.weight_gradient_energy,
+            rtol=1e-12,
+            atol=1e-24 * float(a.untied_gradient_energy.max()),
+        )
         assert torch.allclose(a.sensitivity, b.sensitivity, rtol=1e-12, atol=0)
 
 
@@ -367,7 +386,8 @@ def test_a_smaller_memory_limit_takes_smaller_parts(monkeypatch):
     sizes = []
     measured = measurement._measure_part
     monkeypatch.setattr(
-        measurement, "_measure_part",
+        measurement,
+        "_measure_part",
         lambda part, *rest: sizes.append(len(part.output)) or measured(part, *rest),
     )
     flatlib.measure(small_conv(), gaussian(7, 2, 6, 6), max_memory=1)
@@ -393,10 +413,15 @@ def test_channels_last_inputs():
     assert_same(flatlib.measure(net, x), flatlib.measure(net, last))
 
 
-@pytest.mark.parametrize("context", [
-    torch.no_grad, torch.inference_mode, torch.enable_grad,
-    lambda: torch.autocast("cpu", torch.bfloat16),
-])
+@pytest.mark.parametrize(
+    "context",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        torch.enable_grad,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+    ],
+)
 def test_modes_around_the_call_change_nothing(context):
     reference = flatlib.measure(small_conv(), gaussian(3, 2, 6, 6))
     with context():
@@ -474,7 +499,8 @@ class Attention(nn.Module):
         self.first, self.last, self.transformer = nn.Linear(3, 4), nn.Linear(4, 2), transformer
         self.body = (
             nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, **options)
-            if transformer else nn.MultiheadAttention(4, 2, batch_first=True, **options)
+            if transformer
+            else nn.MultiheadAttention(4, 2, batch_first=True, **options)
         )
 
     def forward(self, x):
@@ -561,10 +587,15 @@ def witness(net: nn.Module, x: Tensor) -> float:
 def test_backpack_sees_the_same_sharpness():
     net, x = flatlib.nets.mlp((6, 8, 8, 3)), gaussian(5, 6)
     assert flatlib.measure(net, x).sharpness == pytest.approx(witness(net, x), rel=1e-11)
-    convolutional = seeded(lambda: nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(16, 3),
-    ))
+    convolutional = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16, 3),
+        )
+    )
     x = gaussian(4, 2, 8, 8)
     m = flatlib.measure(convolutional, x)
     assert m.sharpness == pytest.approx(witness(convolutional, x), rel=1e-11)
@@ -633,9 +664,11 @@ def test_spectral_norm_of_nothing_is_zero():
 
 
 def test_operator_norm_of_a_circular_convolution_is_its_largest_fourier_coefficient():
-    net = seeded(lambda: nn.Sequential(
-        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False), nn.Flatten()
-    ))
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False), nn.Flatten()
+        )
+    )
     kernel = torch.zeros(8, 8, dtype=torch.float64)
     kernel[:3, :3] = net[0].weight[0, 0].double()
     expected = float(torch.fft.fft2(kernel).abs().max())
@@ -791,9 +824,10 @@ MUTANTS = {
     "largest patch": ("gradient_norms", broken_norms(smallest_patch=lambda v: 2 * v)),
     "Frobenius for spectral": ("spectral_norm", lambda W: float(W.norm())),
     "volume of the top three": ("TOP_VOLUME", 2),
-    "samples out of order": ("_joined_samples", lambda parts: {
-        f: v.flip(0) for f, v in measurement_joined(parts).items()
-    }),
+    "samples out of order": (
+        "_joined_samples",
+        lambda parts: {f: v.flip(0) for f, v in measurement_joined(parts).items()},
+    ),
 }
 measurement_joined = measurement._joined_samples
 

@@ -14,10 +14,20 @@ from flatlib import nets
 def test_the_papers_mlp():
     net = nets.mlp((784, 500, 500, 500, 10))
     assert [tuple(p.shape) for n, p in net.named_parameters() if "weight" in n] == [
-        (500, 784), (500, 500), (500, 500), (10, 500)
+        (500, 784),
+        (500, 500),
+        (500, 500),
+        (10, 500),
     ]
     assert [type(m) for m in net] == [
-        nn.Flatten, nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear
+        nn.Flatten,
+        nn.Linear,
+        nn.Tanh,
+        nn.Linear,
+        nn.Tanh,
+        nn.Linear,
+        nn.Tanh,
+        nn.Linear,
     ]
     assert net(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
@@ -30,10 +40,15 @@ def test_the_default_initialization_is_pytorchs():
     assert torch.equal(net.linear1.bias, expected.bias)
 
 
-@pytest.mark.parametrize("activation, function", [
-    ("tanh", torch.tanh), ("relu", torch.relu), ("gelu", nn.functional.gelu),
-    ("identity", lambda h: h),
-])
+@pytest.mark.parametrize(
+    "activation, function",
+    [
+        ("tanh", torch.tanh),
+        ("relu", torch.relu),
+        ("gelu", nn.functional.gelu),
+        ("identity", lambda h: h),
+    ],
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_an_mlp_computes_what_it_says(activation, function, bias):
     net, x = nets.mlp((3, 5, 4, 2), activation, bias=bias), torch.randn(6, 3)
@@ -46,8 +61,13 @@ def test_vgg10_is_the_papers():
     net = nets.vgg10()
     shapes = [tuple(p.shape) for n, p in net.named_parameters() if "weight" in n]
     assert shapes == [
-        (16, 3, 3, 3), (16, 16, 3, 3), (32, 16, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3),
-        (128, 256), (10, 128),
+        (16, 3, 3, 3),
+        (16, 16, 3, 3),
+        (32, 16, 3, 3),
+        (64, 32, 3, 3),
+        (64, 64, 3, 3),
+        (128, 256),
+        (10, 128),
     ]
     convs = [m for m in net if isinstance(m, nn.Conv2d)]
     assert all(m.padding == (2, 2) and m.stride == (1, 1) for m in convs)
@@ -66,9 +86,7 @@ def test_vgg10s_weights_have_their_spread():
         weight = getattr(net, name).weight
         expected = math.sqrt(2 / (9 * weight.shape[0]))
         # A sample standard deviation is within four of its own standard errors.
-        assert weight.std().item() == pytest.approx(
-            expected, rel=4 / math.sqrt(2 * weight.numel())
-        )
+        assert weight.std().item() == pytest.approx(expected, rel=4 / math.sqrt(2 * weight.numel()))
 
 
 @pytest.mark.parametrize("side, channels, outputs", [(28, 1, 2), (33, 3, 10), (32, 2, 1)])
@@ -77,10 +95,14 @@ def test_vgg10_takes_images_of_28_to_33_pixels(side, channels, outputs):
     assert net(torch.zeros(2, channels, side, side)).shape == (2, outputs)
 
 
-@pytest.mark.parametrize("build", [
-    lambda seed: nets.mlp((4, 5, 3), seed=seed), lambda seed: nets.vgg10(seed=seed),
-    lambda seed: nets.linear(4, 3, seed=seed),
-])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda seed: nets.mlp((4, 5, 3), seed=seed),
+        lambda seed: nets.vgg10(seed=seed),
+        lambda seed: nets.linear(4, 3, seed=seed),
+    ],
+)
 def test_a_seed_gives_one_network_and_leaves_the_global_state_alone(build):
     torch.manual_seed(11)
     before = torch.get_rng_state()

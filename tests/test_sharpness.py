@@ -121,9 +121,7 @@ def test_hutchinson_is_within_four_standard_errors(seed):
     net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
     exact = flatlib.hessian_trace(net, x, y).estimate
     target = 0.05 * abs(exact)
-    found = flatlib.hessian_trace(
-        net, x, y, "hutchinson", seed=seed, target_standard_error=target
-    )
+    found = flatlib.hessian_trace(net, x, y, "hutchinson", seed=seed, target_standard_error=target)
     assert abs(found.estimate - exact) <= 4 * found.standard_error
     assert 0 < found.standard_error <= target
 
@@ -178,8 +176,9 @@ def test_the_standard_error_is_that_of_the_mean():
     """Over independent seeds the estimates scatter as their standard errors say."""
     net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
     runs = [
-        flatlib.hessian_trace(net, x, y, "hutchinson", seed=s, max_probes=16,
-                              target_standard_error=1e-12)
+        flatlib.hessian_trace(
+            net, x, y, "hutchinson", seed=s, max_probes=16, target_standard_error=1e-12
+        )
         for s in range(40)
     ]
     scatter = torch.tensor([run.estimate for run in runs], dtype=torch.float64).std().item()
@@ -198,13 +197,16 @@ def test_a_zero_hessian_has_no_error():
     assert flatlib.hessian_trace(net, x, y, "hutchinson").estimate == 0.0
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"method": "lanczos"}, '"exact" or "hutchinson", got \'lanczos\''),
-    ({"method": "hutchinson", "target_standard_error": 0.0}, "must be positive, got 0.0"),
-    ({"method": "hutchinson", "target_standard_error": -1.0}, "must be positive, got -1.0"),
-    ({"method": "hutchinson", "target_standard_error": math.nan}, "must be positive, got nan"),
-    ({"method": "hutchinson", "max_probes": 3}, "at least 8, got 3"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"method": "lanczos"}, '"exact" or "hutchinson", got \'lanczos\''),
+        ({"method": "hutchinson", "target_standard_error": 0.0}, "must be positive, got 0.0"),
+        ({"method": "hutchinson", "target_standard_error": -1.0}, "must be positive, got -1.0"),
+        ({"method": "hutchinson", "target_standard_error": math.nan}, "must be positive, got nan"),
+        ({"method": "hutchinson", "max_probes": 3}, "at least 8, got 3"),
+    ],
+)
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         flatlib.hessian_trace(flatlib.nets.linear(3, 2), gaussian(4, 3), gaussian(4, 2), **options)
@@ -220,8 +222,7 @@ def test_adaptive_sharpness_by_its_definition():
         for output in net(row[None])[0]:
             found = torch.autograd.grad(output, list(net.parameters()), retain_graph=True)
             total += sum(
-                float((p * g).square().sum())
-                for p, g in zip(net.parameters(), found, strict=True)
+                float((p * g).square().sum()) for p, g in zip(net.parameters(), found, strict=True)
             )
     assert sharpness.adaptive_sharpness(net, x) == pytest.approx(total / 4, rel=1e-12)
 
