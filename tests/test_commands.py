@@ -2,9 +2,10 @@
 outputs.
 """
 
-from __future__ import os
+from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
