@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
 import numpy
 import torch
 
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+from flatlib.experiments.provenance import processor
 
 
 def environment() -> dict:

@@ -194,7 +194,7 @@ class TestOneRun:
         assert manifest["configuration"] == TINY.identity
         assert manifest["data"]["sha256"] == load_data("digits").content_hash
         session = manifest["sessions"][-1]
-        assert session["torch"] == torch.__version__.split("+")[0] or session["torch"]
+        assert session["torch"].split("+")[0] == torch.__version__.split("+")[0]
         assert {"commit", "processor", "python", "threads", "device"} <= set(session)
         assert session["training_seconds"] > 0
         assert session["measuring_seconds"] > 0

@@ -151,7 +151,7 @@ def test_hutchinson_meets_its_target(target):
     net, x, y = flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
     found = flatlib.hessian_trace(net, x, y, "hutchinson", target_standard_error=target)
     assert found.standard_error <= target
-    assert found.n_probes == 8 or found.n_probes < 10_000
+    assert 8 <= found.n_probes < 10_000
 
 
 def test_a_smaller_target_takes_more_probes():
