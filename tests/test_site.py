@@ -176,7 +176,12 @@ class Reader:
         self.page = self.context.new_page()
         self.page.on("console", self.hear)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        self.page.on("requestfailed", lambda one: self.complaints.append(f"failed: {one.url}"))
+        self.page.on("requestfailed", self.miss)
+
+    def miss(self, request):
+        # What the browser was still fetching when the reader left the page is broken off, not lost.
+        if request.failure != "net::ERR_ABORTED":
+            self.complaints.append(f"failed: {request.url}: {request.failure}")
 
     def guard(self, route):
         if route.request.url.startswith(self.address):
