@@ -130,6 +130,11 @@ def normalized_nmls(m: Measurement) -> float:
         A float.
 
     Source: the paper's later versions.
+
+    >>> import flatlib
+    >>> m = flatlib.measure(flatlib.nets.linear(2, 1), torch.eye(2))  # ||x|| = 1, MLS = ||W||_2
+    >>> abs(normalized_nmls(m) - m.layers[0].weight_norm) < 1e-15
+    True
     """
     return sum(float((layer.input_norm * layer.sensitivity).mean()) for layer in m.layers)
 
