@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import scipy.sparse.linalg
@@ -96,6 +96,12 @@ class ConvolutionGeometry:
         return float(np.sqrt(max(top[0], 0.0)))
 
 
+@lru_cache(maxsize=16)
+def _convolution_norm(geometry: ConvolutionGeometry, weight: bytes, shape: tuple) -> float:
+    """``geometry.norm`` of float64 weights, kept since one net is measured on several batches."""
+    return geometry.norm(torch.from_numpy(np.frombuffer(weight).reshape(shape).copy()))
+
+
 @dataclass(frozen=True)
 class LayerMeasurement:
     """One linear or convolutional layer of a measured network.
@@ -138,7 +144,11 @@ class LayerMeasurement:
         """
         if not self.geometries:
             return self.weight_norm
-        return max(geometry.norm(self.weight) for geometry in self.geometries)
+        weight = self.weight.cpu().contiguous().numpy()
+        return max(
+            _convolution_norm(geometry, weight.tobytes(), weight.shape)
+            for geometry in self.geometries
+        )
 
 
 @dataclass(frozen=True)
