@@ -156,23 +156,27 @@ class TestTrainer:
         assert trainer.step < 1000
 
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
 class TestStack:
+    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
     @pytest.mark.parametrize("kind", ["mlp", "vgg10"])
-    def test_every_member_takes_its_own_trainers_steps(self, kind):
+    def test_every_member_takes_its_own_trainers_steps(self, kind, device):
         torch.manual_seed(0)
         if kind == "mlp":
             x, seeds = torch.rand(33, 6).double(), (0, 1, 2, 3)
         else:
             x, seeds = torch.rand(33, 1, 28, 28).double(), (0, 1)
             x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.eye(10).double()[torch.arange(33) % 10]
+        x, y = x.to(device), torch.eye(10).double()[torch.arange(33) % 10].to(device)
 
         def trainer(seed):
             if kind == "mlp":
                 net = nets.mlp((6, 8, 7, 10), seed=seed)
             else:
                 net = nets.vgg10(in_channels=1, seed=seed)
-            return Trainer(net.double(), x, y, 0.05 * (1 + seed), 8, seed=seed)
+            return Trainer(net.double().to(device), x, y, 0.05 * (1 + seed), 8, seed=seed)
 
         members = [trainer(seed) for seed in seeds]
         stack = StackedTrainer(members)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from .replay import ReplayedStep
 from .trainer import DivergenceError, Trainer
 
 
@@ -17,7 +18,8 @@ class StackedTrainer:
 
     Every network takes the steps that its own trainer would, with its own learning rate and
     order of the samples, to rounding: sums run in another order. Meanwhile the weights live in
-    one tensor ``(R, ...)`` each; :meth:`unstack` puts them back.
+    one tensor ``(R, ...)`` each; :meth:`unstack` puts them back. On a GPU the step is captured
+    as a CUDA graph and replayed.
 
     Args:
         trainers: R trainers at the same step, with the same samples, batch size and loss, of
@@ -52,12 +54,16 @@ class StackedTrainer:
             return first.loss(functional_call(base, parameters, (x,)), y)
 
         self._gradients = vmap(grad_and_value(loss_at))
+        self._advanced = self._on_device
+        if self.x.is_cuda:
+            self._advanced = ReplayedStep(self._on_device, list(self.parameters.values()))
 
     def advance(self, until: int, after_step: Callable[[], object] | None = None) -> None:
         """Take steps until ``step`` is ``until``.
 
         Raises:
-            DivergenceError: the loss of a network is NaN or infinite; ``member`` says which.
+            DivergenceError: the loss of a network is NaN or infinite; ``member`` says which. The
+                stack is of no more use, the trainers are where they were last unstacked.
         """
         while self.step < until:
             self._one_step()
@@ -65,16 +71,19 @@ class StackedTrainer:
                 after_step()
 
     def _one_step(self) -> None:
-        index = torch.stack([trainer.batches.next() for trainer in self.trainers])
-        index = index.to(self.x.device)
-        gradients, losses = self._gradients(self.parameters, self.x[index], self.y[index])
+        losses = self._advanced(torch.stack([t.batches.next() for t in self.trainers]))
         if not bool(losses.isfinite().all()):
             self._refuse(losses)
+        self.step += 1
+
+    def _on_device(self, index: Tensor) -> Tensor:
+        """One step of every network on its own row of samples; the losses ``(R,)`` before it."""
+        gradients, losses = self._gradients(self.parameters, self.x[index], self.y[index])
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 rates = self.rates.view(-1, *[1] * (parameter.dim() - 1))
                 parameter.sub_(rates * gradients[name])
-        self.step += 1
+        return losses
 
     def _refuse(self, losses: Tensor) -> None:
         member = int((~losses.isfinite()).nonzero()[0])
