@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from flatlib import cli
-from flatlib.experiments import EXPERIMENTS, Outcome, Record, configurations, execute
+from flatlib.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
 
 
 def test_list_names_every_experiment(capsys):
@@ -88,3 +91,25 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", interrupted)
     assert cli.main(["run", "mlp-bounds"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_the_book_names_every_experiment_and_commands_that_exist():
+    page = (Path(__file__).parents[1] / "book" / "runs.md").read_text()
+    commands = re.findall(r"^flatlib (.+)$", page, flags=re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        options = cli._parser().parse_args(command.split())
+        if "name" in options:
+            assert configurations(options.name, options.scale, options.seeds, options.steps)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|", page, flags=re.MULTILINE)
+    figures = {name: figure for name, figure in rows if name not in SCALES}
+    assert {name: one.figure.split(",")[0] for name, one in EXPERIMENTS.items()} == figures
+
+
+def test_the_books_example_of_reading_the_archive_runs():
+    page = (Path(__file__).parents[1] / "book" / "runs.md").read_text()
+    code = re.search(r"```python\n(.+?)```", page, flags=re.DOTALL)[1]
+    names: dict = {}
+    exec(code, names)
+    assert set(names["end"].lr) == {0.05, 0.1, 0.2}
+    assert names["end"].seed.nunique() >= 3
