@@ -8,6 +8,7 @@ parameter is formed: `flatlib.sharpness` gets their norms from these records.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -140,6 +141,12 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             "no weight matrix to bound its sensitivity with"
         )
     attributes = [(module, dict(vars(module))) for module in net.modules()]
+    containers = [
+        (value, copy.copy(value))
+        for _, before in attributes
+        for value in before.values()
+        if type(value) in (list, dict, set)
+    ]
     cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -155,6 +162,9 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             for module, before in attributes:
                 vars(module).clear()
                 vars(module).update(before)
+            for value, before in containers:
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(before)
 
 
 def _float64_copies(net: nn.Module, kinds: dict[str, str]) -> Float64Network:

@@ -782,9 +782,13 @@ def test_what_forward_notes_on_itself_is_put_back():
         def __init__(self):
             super().__init__()
             self.linear, self.calls, self.kept = nn.Linear(3, 2), 0, torch.zeros(1)
+            self.seen, self.by_name, self.shapes = ["before"], {"before": 0}, {(3,)}
 
         def forward(self, x):
             self.calls += 1
+            self.seen.append(x)
+            self.by_name["x"] = x
+            self.shapes.add(x.shape)
             self.kept = self.hidden = self.linear(x)
             return self.kept
 
@@ -793,6 +797,7 @@ def test_what_forward_notes_on_itself_is_put_back():
     flatlib.measure(net, gaussian(4, 3))
     assert state_of(net) == before
     assert net.calls == 0 and not hasattr(net, "hidden")
+    assert (net.seen, net.by_name, net.shapes) == (["before"], {"before": 0}, {(3,)})
 
 
 def test_a_forward_that_writes_into_its_input_leaves_the_input_alone():
