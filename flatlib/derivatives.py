@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +50,7 @@ class LayerDerivatives:
     module: nn.Module  # the user's layer, read for stride, padding, groups; its weights are not
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
     input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
-    output_gradients: tuple[Tensor, ...]  # each (n, N, *output_shape)
+    output_gradients: tuple[tuple[Tensor, ...], ...]  # a call's N, each (n, *output_shape)
 
 
 @dataclass(frozen=True)
@@ -421,8 +421,8 @@ def _bytes_per_sample(forward: _Forward) -> int:
     return FLOAT64_BYTES * numbers
 
 
-def _all_at_once(output: Tensor, targets: list) -> list[Tensor | None]:
-    """The N backward passes as one batched pass: larger products, no copies."""
+def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
+    """The N backward passes as one batched pass: for each target ``(N, n, *shape)``."""
     n, N = output.shape
     directions = torch.eye(N, dtype=output.dtype, device=output.device)
     found = torch.autograd.grad(
@@ -433,13 +433,16 @@ def _all_at_once(output: Tensor, targets: list) -> list[Tensor | None]:
         retain_graph=True,  # for `_one_by_one`, should an operation not batch
         allow_unused=True,
     )
-    return [None if gradient is None else gradient.transpose(0, 1) for gradient in found]
+    return [
+        output.new_zeros((N, n, *shape[1:])) if gradient is None else gradient
+        for gradient, shape in zip(found, shapes, strict=True)
+    ]
 
 
-def _one_by_one(output: Tensor, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
-    """The N backward passes one after the other: any operation, no memory beyond the result."""
+def _one_by_one(output: Tensor, targets: list, shapes: list[torch.Size]) -> list[list[Tensor]]:
+    """The N backward passes one after the other, any operation: for each target N gradients."""
     n, N = output.shape
-    gradients = [output.new_empty((n, N, *shape[1:])) for shape in shapes]
+    gradients: list[list[Tensor]] = [[] for _ in targets]
     for k in range(N):
         try:
             found = torch.autograd.grad(
@@ -450,27 +453,26 @@ def _one_by_one(output: Tensor, targets: list, shapes: list[torch.Size]) -> list
                 "the network cannot be differentiated (does an in-place operation overwrite what "
                 f"an earlier layer returned? use its out-of-place form): {error}"
             ) from error
-        for total, gradient in zip(gradients, found, strict=True):
-            total[:, k] = 0.0 if gradient is None else gradient
+        for own, gradient, shape in zip(gradients, found, shapes, strict=True):
+            own.append(output.new_zeros((n, *shape[1:])) if gradient is None else gradient)
     return gradients
 
 
 def _gradients(
     output: Tensor, targets: list, shapes: list[torch.Size], batched: bool
-) -> list[Tensor]:
-    """Gradients ``(n, N, *shape)`` of every output with respect to each target."""
-    n, N = output.shape
+) -> list[Tensor] | list[list[Tensor]]:
+    """For each target the N outputs' gradients ``(n, *shape)``, in one tensor or as a list."""
     if batched:
-        try:
-            found = _all_at_once(output, targets)
-        except RuntimeError:
-            # An operation that cannot be batched, or a hook that reads numbers.
-            return _one_by_one(output, targets, shapes)
-        return [
-            output.new_zeros((n, N, *shape[1:])) if gradient is None else gradient
-            for gradient, shape in zip(found, shapes, strict=True)
-        ]
+        with suppress(RuntimeError):  # an operation that cannot be batched, a hook that looks
+            return _all_at_once(output, targets, shapes)
     return _one_by_one(output, targets, shapes)
+
+
+def _samples_first(gradients: Tensor | list[Tensor]) -> Tensor:
+    """The N outputs' gradients of one target as ``(n, N, *shape)``."""
+    if isinstance(gradients, Tensor):
+        return gradients.transpose(0, 1)
+    return torch.stack(gradients, dim=1)
 
 
 def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
@@ -487,7 +489,7 @@ def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
     # Measured: matrix products gain from batching, convolutions lose to memory traffic.
     batched = all(network.kinds[name] == "Linear" for name in forward.calls)
     gradients = _gradients(forward.output, targets, shapes, batched)
-    jacobian = gradients[0].flatten(2)
+    jacobian = _samples_first(gradients[0]).flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
@@ -501,8 +503,8 @@ def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
             network.kinds[name],
             network.layers[name],
             tuple(call.value.detach() for call in made),
-            tuple(next(inputs) for _ in made),
-            tuple(next(outputs) for _ in made),
+            tuple(_samples_first(next(inputs)) for _ in made),
+            tuple(tuple(next(outputs)) for _ in made),
         )
         for name, made in forward.calls.items()
     )

@@ -70,19 +70,19 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def output_positions(module: nn.Module, gradient: Tensor) -> Tensor:
-    """A gradient at a layer's output, one column a position.
+    """The gradient of one output at what a layer returns, one column a position.
 
     Args:
         module: Linear, Conv1d or Conv2d.
-        gradient: ``(n, N, ..., d)`` or ``(n, N, C_out, ...)``.
+        gradient: ``(n, ..., d)`` or ``(n, C_out, ...)``.
 
     Returns:
-        ``(n, groups, N, C_out / groups, P)``.
+        ``(n, groups, C_out / groups, P)``.
     """
-    n, N = gradient.shape[:2]
+    n = gradient.shape[0]
     if isinstance(module, nn.Linear):
-        return gradient.reshape(n, 1, N, -1, gradient.shape[-1]).mT
-    return gradient.reshape(n, N, module.groups, -1, gradient[0, 0, 0].numel()).transpose(1, 2)
+        return gradient.reshape(n, 1, -1, gradient.shape[-1]).mT
+    return gradient.reshape(n, module.groups, -1, gradient[0, 0].numel())
 
 
 @dataclass(frozen=True)
@@ -112,34 +112,29 @@ def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
     if layer.kind == "Linear" and len(layer.inputs) == 1 and layer.inputs[0].dim() == 2:
         return _dense_gradient_norms(layer.inputs[0], layer.output_gradients[0])
     X = _joined([patches(layer.module, x) for x in layer.inputs])
-    delta = _joined(
-        [output_positions(layer.module, gradient) for gradient in layer.output_gradients]
-    )
-    n, groups, N, C, P = delta.shape
-    rows = delta.reshape(n, groups, N * C, P)
-    K = X.shape[2]
-    patch_energy = X.square().sum(dim=2)
+    n, groups, K, P = X.shape
+    patch_norm = torch.linalg.vector_norm(X, dim=2)
+    N, C = len(layer.output_gradients[0]), layer.module.weight.shape[0] // groups
     # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
-    if P * (K + N * C) < N * C * K:
-        weight = ((rows @ (X.mT @ X)).mul_(rows)).sum(dim=(1, 2, 3))
-    else:
-        weight = _energy(rows @ X.mT)
-    # Sample by sample, so that the squares stay in the processor's cache.
-    delta_energy = torch.stack([row.square().sum(dim=1) for row in rows])
-    return GradientNorms(
-        weight=weight,
-        bias=_energy(rows.sum(dim=-1)),
-        untied=(delta_energy * patch_energy).sum(dim=(1, 2)),
-        output=delta_energy.sum(dim=(1, 2)),
-        smallest_patch=patch_energy.amin(dim=(1, 2)),
-        n_positions=P,
-    )
+    gram = X.mT @ X if P * (K + N * C) < N * C * K else None
+    weight, bias, untied, output = X.new_zeros((4, n)).unbind()
+    for gradients in zip(*layer.output_gradients, strict=True):  # one output's, of every call
+        delta = _joined([output_positions(layer.module, each) for each in gradients])
+        if gram is None:
+            weight += _energy(delta @ X.mT)
+        else:
+            weight += (delta @ gram).mul_(delta).sum(dim=(1, 2, 3))
+        bias += _energy(delta.sum(dim=-1))
+        untied += _energy(delta * patch_norm.unsqueeze(2))
+        output += _energy(delta)
+    smallest = patch_norm.amin(dim=(1, 2)).square()
+    return GradientNorms(weight, bias, untied, output, smallest, n_positions=P)
 
 
-def _dense_gradient_norms(x: Tensor, delta: Tensor) -> GradientNorms:
+def _dense_gradient_norms(x: Tensor, gradients: tuple[Tensor, ...]) -> GradientNorms:
     """The norms where W multiplies one vector a sample: Eq. (4)."""
     input_energy = torch.linalg.vector_norm(x, dim=1).square()
-    output = torch.linalg.vector_norm(delta, dim=2).square().sum(dim=1)
+    output = sum(_energy(gradient) for gradient in gradients)
     weight = output * input_energy
     return GradientNorms(weight, output, weight, output, input_energy, 1)
 
