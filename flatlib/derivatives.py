@@ -9,7 +9,7 @@ parameter is formed: `flatlib.sharpness` gets their norms from these records.
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -130,6 +130,16 @@ def _kind(module: nn.Module) -> str | None:
     return None if own else kind
 
 
+def _containers(value: object, seen: set[int]) -> Iterator[list | dict | set | deque]:
+    """The plain containers in ``value``, itself and those within it."""
+    if type(value) not in (list, dict, set, deque, OrderedDict, defaultdict) or id(value) in seen:
+        return
+    seen.add(id(value))
+    yield value
+    for item in value.values() if isinstance(value, dict) else value:
+        yield from _containers(item, seen)
+
+
 @contextmanager
 def float64_network(net: nn.Module) -> Iterator[Float64Network]:
     """Check ``net`` and view it in float64; see `Float64Network`."""
@@ -140,12 +150,17 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
             "no weight matrix to bound its sensitivity with"
         )
+    for name, parameter in net.named_parameters():
+        layer, _, own = name.rpartition(".")
+        if layer in kinds and own == "weight" and parameter.numel() == 0:
+            raise ValueError(
+                f"the weight of layer {layer!r} has shape {tuple(parameter.shape)}, so no "
+                "numbers; remove the layer or give it a width"
+            )
     attributes = [(module, dict(vars(module))) for module in net.modules()]
     containers = [
         (value, copy.copy(value))
-        for _, before in attributes
-        for value in before.values()
-        if type(value) in (list, dict, set)
+        for value in _containers([before for _, before in attributes], set())
     ]
     cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
     with ExitStack() as stack:
@@ -155,8 +170,9 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         try:
             for module, before in attributes:
                 for name, value in before.items():
-                    if isinstance(value, Tensor) and value.is_floating_point():
-                        vars(module)[name] = value.detach().double()
+                    if isinstance(value, Tensor):
+                        dtype = torch.float64 if value.is_floating_point() else value.dtype
+                        vars(module)[name] = value.detach().to(dtype, copy=True)
             yield _float64_copies(net, kinds)
         finally:
             for module, before in attributes:
@@ -164,7 +180,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 vars(module).update(before)
             for value, before in containers:
                 value.clear()
-                (value.extend if isinstance(value, list) else value.update)(before)
+                (value.extend if isinstance(value, (list, deque)) else value.update)(before)
 
 
 def _float64_copies(net: nn.Module, kinds: dict[str, str]) -> Float64Network:
@@ -275,18 +291,27 @@ def _check_rows(name: str, made: list[_Call], n_samples: int) -> None:
 def _weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> tuple[Counter[str], set]:
     """How often the graph behind ``output`` uses each parameter, and the graph's nodes."""
     names = {id(parameter): name for name, parameter in parameters.items()}
-    uses: Counter[str] = Counter()
+    leaves: dict[str, object] = {}
+    readers: dict[object, list] = {}  # for a node those that read its value, one entry a use
     stack, seen = [output.grad_fn], {output.grad_fn}
     while stack:
-        for node, _ in stack.pop().next_functions:
+        reader = stack.pop()
+        for node, _ in reader.next_functions:
             if node is None:
                 continue
+            readers.setdefault(node, []).append(reader)
             variable = getattr(node, "variable", None)
             if variable is not None and id(variable) in names:
-                uses[names[id(variable)]] += 1
+                leaves[names[id(variable)]] = node
             elif node not in seen:
                 seen.add(node)
                 stack.append(node)
+    uses: Counter[str] = Counter()
+    for name, leaf in leaves.items():
+        for reader in readers[leaf]:
+            # A gradient taken inside forward reads the transposed weight that the layer made.
+            only_this = sum(node is not None for node, _ in reader.next_functions) == 1
+            uses[name] += max(1, len(readers.get(reader, ()))) if only_this else 1
     return uses, seen
 
 
@@ -296,24 +321,40 @@ class Probe:
 
     samples: tuple[int, ...]  # which ones
     output: Tensor  # (len(samples), N)
+    inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
 
     def check(self, output: Tensor, start: int = 0) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
-        pairs = [
-            (row, sample)
-            for row, sample in enumerate(self.samples)
-            if start <= sample < start + len(output)
-        ]
-        if not pairs:
-            return
-        rows, samples = [list(column) for column in zip(*pairs, strict=True)]
-        check_same(
-            self.output[rows],
-            output[[sample - start for sample in samples]].detach(),
-            samples,
+        self._check(
+            self.output,
+            output,
+            start,
             "samples influence each other: the output for sample {sample} depends on which other "
             "samples are in the batch (batch statistics? attention over the batch?)",
         )
+
+    def check_inputs(self, layer: LayerDerivatives, start: int) -> None:
+        """Refuse a layer whose rows are not the samples ``start``, ``start + 1``, ... in order."""
+        for mine, its in zip(self.inputs.get(layer.name, ()), layer.inputs, strict=False):
+            self._check(
+                mine.flatten(1),
+                its.flatten(1),
+                start,
+                f"layer {layer.name!r} reads other numbers for sample {{sample}} in another batch, "
+                "so its rows are not the samples in their order (sorted or permuted in forward? "
+                "batch statistics?); keep the batch's order",
+            )
+
+    def _check(self, mine: Tensor, its: Tensor, start: int, message: str) -> None:
+        pairs = [
+            (row, sample)
+            for row, sample in enumerate(self.samples)
+            if start <= sample < start + len(its)
+        ]
+        if pairs:
+            rows, samples = [list(column) for column in zip(*pairs, strict=True)]
+            others = its[[sample - start for sample in samples]].detach()
+            check_same(mine[rows], others, samples, message)
 
 
 def _random_state(device: torch.device) -> Tensor:
@@ -347,7 +388,11 @@ def _probe(network: Float64Network, x: Tensor) -> tuple[Probe, _Forward]:
             "the network draws random numbers in its forward, so it is not deterministic, be it "
             "rarely; switch off its randomness (net.eval())"
         )
-    return Probe(samples, output), first
+    inputs = {
+        name: tuple(call.value[: len(samples)].detach() for call in made)
+        for name, made in first.calls.items()
+    }
+    return Probe(samples, output, inputs), first
 
 
 def checked_output(network: Float64Network, x: Tensor) -> Tensor:
@@ -439,10 +484,13 @@ def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> lis
     ]
 
 
-def _one_by_one(output: Tensor, targets: list, shapes: list[torch.Size]) -> list[list[Tensor]]:
+def _one_by_one(
+    output: Tensor, targets: list, shapes: list[torch.Size], copied: bool = False
+) -> list[list[Tensor]]:
     """The N backward passes one after the other, any operation: for each target N gradients."""
     n, N = output.shape
     gradients: list[list[Tensor]] = [[] for _ in targets]
+    versions = []
     for k in range(N):
         try:
             found = torch.autograd.grad(
@@ -454,7 +502,12 @@ def _one_by_one(output: Tensor, targets: list, shapes: list[torch.Size]) -> list
                 f"an earlier layer returned? use its out-of-place form): {error}"
             ) from error
         for own, gradient, shape in zip(gradients, found, shapes, strict=True):
-            own.append(output.new_zeros((n, *shape[1:])) if gradient is None else gradient)
+            gradient = output.new_zeros((n, *shape[1:])) if gradient is None else gradient
+            own.append(gradient.clone() if copied else gradient)
+            versions.append((own[-1], own[-1]._version))
+    if any(gradient._version != version for gradient, version in versions):
+        # An operation of the network's own gives every pass the same memory for its gradient.
+        return _one_by_one(output, targets, shapes, copied=True)
     return gradients
 
 
@@ -489,7 +542,9 @@ def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
     # Measured: matrix products gain from batching, convolutions lose to memory traffic.
     batched = all(network.kinds[name] == "Linear" for name in forward.calls)
     gradients = _gradients(forward.output, targets, shapes, batched)
-    jacobian = _samples_first(gradients[0]).flatten(2)
+    for t in range(1 + len(calls)):  # those at inputs, in place, which frees one after the other
+        gradients[t] = _samples_first(gradients[t])
+    jacobian = gradients[0].flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
@@ -503,7 +558,7 @@ def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
             network.kinds[name],
             network.layers[name],
             tuple(call.value.detach() for call in made),
-            tuple(_samples_first(next(inputs)) for _ in made),
+            tuple(next(inputs) for _ in made),
             tuple(tuple(next(outputs)) for _ in made),
         )
         for name, made in forward.calls.items()
@@ -529,11 +584,13 @@ def differentiate(
     Raises:
         ValueError: samples influence each other; output or gradient not finite.
     """
-    at_once = max(1, int(max_memory) // planned.bytes_per_sample)
+    at_once = max(1, int(min(max_memory // planned.bytes_per_sample, len(x))))
     start = 0
     for part in x.split(at_once):
         derivatives = _backward(network, part, start)
         planned.probe.check(derivatives.output, start)
+        for layer in derivatives.layers:
+            planned.probe.check_inputs(layer, start)
         yield derivatives
         start += len(part)
 

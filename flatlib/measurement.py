@@ -58,6 +58,12 @@ class ConvolutionGeometry:
 
     def norm(self, weight: Tensor) -> float:
         """Largest singular value of the map from one sample to its convolution."""
+        largest = float(weight.abs().max())
+        if largest == 0.0:
+            return 0.0
+        return largest * self._norm_of_scaled(weight / largest)
+
+    def _norm_of_scaled(self, weight: Tensor) -> float:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
 
         def forward(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from dataclasses import replace
 
 import backpack
@@ -782,13 +783,19 @@ def test_what_forward_notes_on_itself_is_put_back():
         def __init__(self):
             super().__init__()
             self.linear, self.calls, self.kept = nn.Linear(3, 2), 0, torch.zeros(1)
-            self.seen, self.by_name, self.shapes = ["before"], {"before": 0}, {(3,)}
+            self.seen, self.by_name, self.shapes = ["before"], {"before": {"x": []}}, {(3,)}
+            self.recent, self.count = deque([0], maxlen=2), torch.tensor(1)
+            self.drift = torch.ones(2).double()
 
         def forward(self, x):
             self.calls += 1
             self.seen.append(x)
             self.by_name["x"] = x
+            self.by_name["before"]["x"].append(x)
             self.shapes.add(x.shape)
+            self.recent.append(x)
+            self.count += 1
+            self.drift.add_(1)
             self.kept = self.hidden = self.linear(x)
             return self.kept
 
@@ -797,7 +804,8 @@ def test_what_forward_notes_on_itself_is_put_back():
     flatlib.measure(net, gaussian(4, 3))
     assert state_of(net) == before
     assert net.calls == 0 and not hasattr(net, "hidden")
-    assert (net.seen, net.by_name, net.shapes) == (["before"], {"before": 0}, {(3,)})
+    assert (net.seen, net.by_name, net.shapes) == (["before"], {"before": {"x": []}}, {(3,)})
+    assert net.recent == deque([0], maxlen=2)
 
 
 def test_a_forward_that_writes_into_its_input_leaves_the_input_alone():
@@ -845,3 +853,86 @@ def test_the_comparison_catches(mutant, monkeypatch):
     monkeypatch.setattr(measurement, name, value)
     with pytest.raises(AssertionError):
         assert_matches_oracle(net, x, max_memory=1)
+
+
+def plain_energy(net, x):
+    """Sum over outputs of the squared parameter gradient, one sample at a time."""
+    energies = []
+    for sample in x.split(1):
+        output = net(sample)[0]
+        rows = [
+            torch.autograd.grad(value, list(net.parameters()), retain_graph=True)
+            for value in output
+        ]
+        energies.append(sum(float(g.square().sum()) for row in rows for g in row))
+    return torch.tensor(energies, dtype=torch.float64)
+
+
+def test_a_forward_that_differentiates_its_layers_counts_both_uses_of_their_weights():
+    class Force(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 1, bias=False)
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.requires_grad_()
+            energy = self.b(torch.tanh(self.a(x))).sum()
+            return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    net, x = seeded(Force).double(), gaussian(4, 3)
+    m = flatlib.measure(net, x)
+    expected = plain_energy(net, x.double().clone())
+    assert torch.allclose(m.parameter_gradient_energy, expected, rtol=1e-9, atol=0)
+
+
+class ReusesItsBuffer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.buffer = torch.empty_like(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.buffer.copy_(2 * gradient)
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_a_backward_that_reuses_its_memory_is_measured_right(kind):
+    class Reuses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 5) if kind == "dense" else nn.Conv1d(1, 2, 3)
+            self.last = nn.Linear(5 if kind == "dense" else 8, 3)
+
+        def forward(self, x):
+            x = x if kind == "dense" else x.unsqueeze(1)
+            return self.last(torch.tanh(ReusesItsBuffer.apply(self.first(x)).flatten(1)))
+
+    net, x = seeded(Reuses).double(), gaussian(4, 6).double()
+    m = flatlib.measure(net, x)
+    expected = plain_energy(net, x)
+    assert torch.allclose(m.parameter_gradient_energy, expected, rtol=1e-9, atol=0)
+
+
+def test_samples_in_another_order_inside_forward_are_refused_by_layer():
+    class Sorts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            order = x[:, 0].argsort()
+            return self.b(torch.tanh(self.a(x[order]))[order.argsort()])
+
+    net = seeded(Sorts)
+    with pytest.raises(ValueError, match="layer 'a' reads other numbers .* keep the batch's order"):
+        flatlib.measure(net, gaussian(7, 3))
+
+
+def test_operator_norm_of_tiny_weights_does_not_underflow():
+    net = seeded(lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))).double()
+    x = gaussian(2, 1, 6)
+    expected = flatlib.measure(net, x).layers[0].operator_norm
+    with torch.no_grad():
+        net[0].weight.mul_(1e-170)
+    assert flatlib.measure(net, x).layers[0].operator_norm == pytest.approx(1e-170 * expected)

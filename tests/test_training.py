@@ -398,3 +398,19 @@ class TestTrain:
         assert capsys.readouterr().err == ""
         train(nets.mlp((6, 3)), data, steps=10)
         assert "10/10" in capsys.readouterr().err
+
+
+def test_a_layer_frozen_in_eval_mode_stays_so_while_the_rest_trains():
+    data = flatlib.data.load("gaussian", n=20, M=3, N=2)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    net[1].eval()
+    before = net[1].running_mean.clone()
+    flatlib.train(net, data, steps=4, measure_every=2, progress=False)
+    assert torch.equal(net[1].running_mean, before)
+    assert net.training and not net[1].training
+
+
+def test_a_network_without_parameters_is_refused():
+    data = flatlib.data.load("gaussian", n=20, M=3, N=3)
+    with pytest.raises(ValueError, match="Identity has no parameters"):
+        flatlib.train(nn.Identity(), data, progress=False)

@@ -83,16 +83,18 @@ def train(
             f"measure_every and measure_samples must be at least 1, got {measure_every} and "
             f"{measure_samples}"
         )
-    like = next(net.parameters())
+    like = next(net.parameters(), None)
+    if like is None:
+        raise ValueError(f"{type(net).__name__} has no parameters; there is nothing to train")
     parts = (data.train_x, data.train_y, data.test_x, data.test_y)
     train_x, train_y, test_x, test_y = (part.to(like) for part in parts)
     trainer = Trainer(net, train_x, train_y, lr, batch_size, loss, seed)
     rows: list[dict[str, float]] = []
-    mode = net.training
+    modes = [(module, module.training) for module in net.modules()]
     try:
         with tqdm(total=steps, unit="step", disable=not progress) as bar:
             for until in sorted({*range(0, steps, measure_every), steps}):
-                net.train(mode)
+                _set_modes(modes)
                 trainer.advance(until, bar.update)
                 net.eval()
                 row = {"step": until, **losses(net, train_x, train_y, test_x, test_y, loss)}
@@ -104,8 +106,14 @@ def train(
         fault.table = pd.DataFrame(rows)
         raise
     finally:
-        net.train(mode)
+        _set_modes(modes)
     return pd.DataFrame(rows)
+
+
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    """Each module's own mode: ``net.train()`` would wake up those that are frozen in eval mode."""
+    for module, training in modes:
+        module.training = training
 
 
 def losses(
