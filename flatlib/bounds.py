@@ -204,8 +204,8 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         m: from `flatlib.measure`.
 
     Returns:
-        `Bound` for each, in the order of the paper; N.5 only if a Jacobian differs from 0, N.6
-        and N.7 only for a convolution in front.
+        `Bound` for each, in the order of the paper; N.6 and N.7 only for a convolution in
+        front.
 
     Raises:
         ValueError: a sample has input norm 0.
@@ -350,10 +350,10 @@ def _sensitivity(m: Measurement) -> list[Bound]:
 
 def _dimensionality(m: Measurement) -> list[Bound]:
     moving = m.mls > 0
-    if not moving.any():
-        return []
-    energy, D_PR = m.gradient_energy[moving], m.local_dimensionality[moving]
-    top = m.mls[moving].square()
+    some = moving if moving.any() else ~moving
+    energy, top = m.gradient_energy[some], m.mls[some].square()
+    # A zero Jacobian has no D_PR; 0 over any number from 1 to N is 0.
+    D_PR = m.local_dimensionality[some].nan_to_num(nan=1.0)
     return [
         _worst("N.5", "||grad_x f||_F^2 / D_PR by MLS^2", energy / D_PR, top, True),
         _worst("N.5", "MLS^2 by ||grad_x f||_F^2", top, energy, True),

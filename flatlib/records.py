@@ -277,9 +277,15 @@ def _cell(value: object) -> str:
 
 
 def _require_continuation(path: Path, before: str, after: str) -> None:
-    """An archived row may be followed by others; it may not change."""
-    if after.startswith(before) or before.startswith(after):
+    """An archived row may be followed by others; it may not change or go."""
+    if after.startswith(before):
         return
+    if before.startswith(after):
+        lost = before[len(after) :].count("\n")
+        raise RecordError(
+            f"{path} would lose its last {lost} lines: what is to be written is older than what is "
+            "archived. Use another results folder."
+        )
     pairs = zip(before.splitlines(), after.splitlines(), strict=False)
     line, (old, new) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
     raise RecordError(

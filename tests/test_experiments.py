@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -312,6 +313,15 @@ class TestStacked:
             ]
         assert execute_stacked(runs, "smoke", tmp_path / "whole") == dict.fromkeys(runs, "complete")
 
+    def test_a_stack_that_was_torn_apart_is_one_again(self, tmp_path):
+        runs = [replace(TINY, seed=seed) for seed in range(3)]
+        execute_stacked([replace(runs[0], steps=20)], "smoke", tmp_path)
+        execute_stacked(runs, "smoke", tmp_path)
+        for run, alone in zip(runs, (1, 2, 2), strict=True):
+            sessions = record_of(run, tmp_path).read_manifest()["sessions"]
+            spans = [(s["from_step"], s["to_step"], s["stacked"]) for s in sessions]
+            assert [span for span in spans if span[0] < span[1]] == [(0, 20, alone), (20, 60, 3)]
+
     def test_a_diverging_member_leaves_the_others_going(self, tmp_path):
         runs = [TINY, replace(TINY, lr=1e30), replace(TINY, seed=5)]
         found = execute_stacked(runs, "smoke", tmp_path)
@@ -423,9 +433,9 @@ def assert_whole(results: Path) -> None:
         assert steps[-1] == manifest["steps"]
 
 
-def steps_of(results: Path) -> int:
+def steps_of(results: Path, run: RunConfig = TINY) -> int:
     """How far the archive says the run is; -1 before its first checkpoint."""
-    manifest = record_of(TINY, results).read_manifest()
+    manifest = record_of(run, results).read_manifest()
     return -1 if manifest is None else manifest["steps"]
 
 
@@ -446,9 +456,10 @@ class TestCrashes:
         assert amid >= 1
         execute(TINY, "smoke", tmp_path)
         assert outcome(TINY, tmp_path) == outcome(TINY, whole)
-        leftovers = [p for p in record_of(TINY, tmp_path).folder.iterdir() if ".part" in p.name]
-        for path in leftovers:  # a kill may strand a temporary file, never under a real name
-            assert path.name.startswith(".")
+        real = {"manifest.json", "measurements.csv"}
+        for path in record_of(TINY, tmp_path).folder.iterdir():
+            # A kill may strand a temporary file, never under a real name.
+            assert path.name in real or path.name.startswith((".", "weights-60."))
 
     def test_full_disk_stops_a_run_that_then_goes_on(self, whole, tmp_path):
         table = len(outcome(TINY, whole)[0])
@@ -492,7 +503,9 @@ class TestArchive:
     def test_committed_records_are_whole(self):
         """Every archived table is the one that its manifest was written with."""
         results = experiments.default_results()
-        for path in results.glob("*/*/manifest.json"):
+        paths = list(results.glob("*/*/manifest.json"))
+        assert len(paths) >= 15
+        for path in paths:
             record = Record(results, path.parent.parent.name, path.parent.name)
             manifest, table = record.read_manifest(), record.read_table()
             assert table.step.max() == manifest["steps"] or manifest["status"] == "diverged"
@@ -511,6 +524,47 @@ class TestMany:
         assert "measure_samples is 4 there and 3 here" in outcomes[1].message
         assert len(manifest_sessions(tmp_path)) == 1
         assert "3/3" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_pool_that_loses_a_process_goes_on_in_another(self, tmp_path):
+        runs = [replace(TINY, seed=seed, steps=4000, measure_every=200) for seed in range(3)]
+
+        def kill_one():
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and steps_of(tmp_path, runs[0]) < 200:
+                time.sleep(0.05)
+            multiprocessing.active_children()[0].kill()
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        outcomes = run_many(runs, "smoke", tmp_path, progress=False)
+        killer.join()
+        assert [o.status for o in outcomes] == ["complete"] * 3, outcomes
+        sessions = [record_of(run, tmp_path).read_manifest()["sessions"] for run in runs]
+        assert max(len(spans) for spans in sessions) >= 2
+
+    @pytest.mark.slow
+    def test_interrupting_the_pool_stops_its_processes_at_once(self, tmp_path):
+        code = (
+            "from test_experiments import TINY; from dataclasses import replace\n"
+            "from pathlib import Path; from flatlib.experiments import run_many\n"
+            "if __name__ == '__main__':\n"
+            "    runs = [replace(TINY, seed=s, steps=10**7, measure_every=200) for s in range(4)]\n"
+            f"    run_many(runs, 'smoke', Path({str(tmp_path)!r}), progress=False)\n"
+        )
+        script = tmp_path / "script.py"
+        script.write_text(code)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        process = subprocess.Popen([sys.executable, str(script)], env=environment)
+        first = replace(TINY, seed=0, steps=10**7, measure_every=200)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and steps_of(tmp_path, first) < 200:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        for seed in range(4):  # nobody holds a run's lock any more
+            with record_of(replace(first, seed=seed), tmp_path).lock():
+                pass
 
     def test_no_workers_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="workers must be at least 1, got 0"):

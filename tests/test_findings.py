@@ -49,6 +49,16 @@ def test_order_names_what_is_not_there_and_decides_nothing(tmp_path):
     assert "Nothing to compare." in found.sentence
 
 
+def test_order_before_the_data_are_fitted_decides_nothing(tmp_path):
+    write(tmp_path, "mlp-learning-rate", whole(RATES, last=20_000))
+    found = findings.order(read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES)
+    assert found.agrees is None
+    assert "in 3 of 3 seeds" in found.sentence
+    assert found.sentence.endswith(
+        "Of the 9 runs 9 had not fitted their data, which the claim asks for."
+    )
+
+
 def test_two_seeds_decide_nothing(tmp_path):
     write(tmp_path, "mlp-learning-rate", [r for r in whole(RATES) if r[2] < 2])
     found = findings.order(read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES)

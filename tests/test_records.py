@@ -34,6 +34,13 @@ def largest_file(n_bytes: int):
 
 
 class TestTable:
+    def test_rows_do_not_vanish(self, record):
+        record.write(ROWS, {"steps": 3})
+        before = record.table_path.read_bytes()
+        with pytest.raises(RecordError, match="would lose its last 2 lines"):
+            record.write(ROWS[:2], {"steps": 1})
+        assert record.table_path.read_bytes() == before
+
     def test_comes_back_as_written(self, record):
         record.write(ROWS, {"steps": 3})
         table = record.read_table()

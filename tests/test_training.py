@@ -414,3 +414,13 @@ def test_a_network_without_parameters_is_refused():
     data = flatlib.data.load("gaussian", n=20, M=3, N=3)
     with pytest.raises(ValueError, match="Identity has no parameters"):
         flatlib.train(nn.Identity(), data, progress=False)
+
+
+def test_a_dead_network_has_the_same_columns():
+    net, x, y = nets.mlp((3, 4, 2), activation="relu"), torch.rand(5, 3), torch.rand(5, 2)
+    alive = measurement_row(net, x, y)
+    net.linear1.bias.data.fill_(-1e3)
+    dead = measurement_row(net, x, y)
+    assert dead["mls"] == 0.0 and alive["mls"] > 0
+    assert list(dead) == list(alive)
+    assert dead["lhs_N.5.1"] == dead["rhs_N.5.1"] == 0.0

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from flatlib.records import Record
+from flatlib.records import Record, RecordError
 
 from . import worker
 from .config import RunConfig
@@ -19,7 +25,7 @@ from .single import execute
 from .stacked import execute_stacked, stacks
 
 LOOK_EVERY = 1.0  # seconds between two looks at the runs' progress
-LOST_WORKERS = 5  # how often a cluster may lose the worker of one run
+LOST_WORKERS = 5  # how often a pool or a cluster may lose the worker of one run
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,23 @@ def run_many(
         for stack in stacks(runs):
             found |= _stacked(stack, scale, results, device, progress)
         return [found[run] for run in runs]
-    started = _dask(scheduler) if scheduler else _pool(min(workers, max(len(runs), 1)))
     outcomes: dict[RunConfig, Outcome] = {}
-    with started as submit, _bars(runs, scale, results, progress) as look:
-        futures = {submit(run, scale, results, workers): run for run in runs}
-        for future in _as_they_end(list(futures), look):
-            outcomes[futures[future]] = _outcome(futures[future], future)
-            look(outcomes)
+    waiting = runs
+    with _bars(runs, scale, results, progress) as look:
+        for _ in range(1 + LOST_WORKERS):
+            lost = []
+            started = _dask(scheduler) if scheduler else _pool(min(workers, max(len(waiting), 1)))
+            with started as submit:
+                futures = {submit(run, scale, results, workers): run for run in waiting}
+                for future in _as_they_end(list(futures), look):
+                    run = futures[future]
+                    outcomes[run] = _outcome(run, future)
+                    if isinstance(future.exception(), BrokenExecutor):
+                        lost.append(run)  # a process was killed: its run, or one beside it
+                    look(outcomes)
+            waiting = lost
+            if not waiting:
+                break
     return [outcomes[run] for run in runs]
 
 
@@ -110,8 +126,16 @@ def _outcome(run: RunConfig, future: Future) -> Outcome:
 def _pool(workers: int) -> Iterator[Callable[..., Future]]:
     """Submit to fresh processes of this machine."""
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield lambda *arguments: pool.submit(task, *arguments)
+        try:
+            yield lambda *arguments: pool.submit(task, *arguments)
+        except BaseException:
+            # Runs can be stopped at any instant; leaving the pool would first finish them all.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 @contextmanager
@@ -151,7 +175,10 @@ def _bars(
         if outcomes:
             over_runs.update(len(outcomes) - over_runs.n)
         for run, record in records.items():
-            manifest = record.read_manifest()
+            try:
+                manifest = record.read_manifest()
+            except RecordError:  # the run itself reports it
+                manifest = None
             reached = manifest["steps"] if manifest else 0
             if manifest and manifest["status"] == "running" and run not in within:
                 within[run] = tqdm(

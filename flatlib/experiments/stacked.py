@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from flatlib.records import Record
@@ -41,7 +42,7 @@ def execute_stacked(
     """Bring runs of one shape to their length together.
 
     Numbers agree with those of runs alone to rounding, not to the bit; the manifest says how
-    many were stacked. Runs that stopped at different steps are trained as one stack a step. If a
+    many were stacked. Of runs that stopped at different steps, those behind catch up first. If a
     member diverges, it is recorded so, and the others go on from their last checkpoint without.
 
     Args:
@@ -71,15 +72,17 @@ def execute_stacked(
                 open_runs.append((run, record))
         while open_runs:
             works = [Work(run, record, device=device) for run, record in open_runs]
-            step = min(work.trainer.step for work in works)
-            together = [work for work in works if work.trainer.step == step]
-            outcomes |= _go(together, progress)
+            # Those behind, as after a kill between two records, first catch up with the next.
+            steps = sorted({work.trainer.step for work in works})
+            together = [work for work in works if work.trainer.step == steps[0]]
+            with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+                outcomes |= _go(together, steps[1] if len(steps) > 1 else None, progress)
             open_runs = [pair for pair in open_runs if pair[0] not in outcomes]
     return outcomes
 
 
-def _go(works: list[Work], progress: bool) -> dict[RunConfig, str]:
-    """Train one stack until it is done or loses a member; how those that ended ended."""
+def _go(works: list[Work], until: int | None, progress: bool) -> dict[RunConfig, str]:
+    """Train one stack to a step or its end, or until it loses a member; how runs ended."""
     config = works[0].config
     for work in works:
         work.sessions[-1]["stacked"] = len(works)
@@ -89,6 +92,8 @@ def _go(works: list[Work], progress: bool) -> dict[RunConfig, str]:
                disable=not progress)  # fmt: skip
     with bar, ExitStack() as clocks:
         for step in works[0].todo():
+            if until is not None and step > until:
+                return {}
             for work in works:
                 clocks.enter_context(work.clock("training_seconds"))
             try:

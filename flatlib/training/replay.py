@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,7 +17,7 @@ class ReplayedStep:
     Args:
         step: work for the GPU alone, on tensors that stay where they are; returns a tensor,
             which the next step overwrites.
-        state: the tensors that ``step`` changes in place.
+        state: the tensors that ``step`` changes in place; none of them requires a gradient.
     """
 
     def __init__(self, step: Callable[[Tensor], Tensor], state: Sequence[Tensor]):
@@ -36,7 +37,7 @@ class ReplayedStep:
         device = self.state[0].device
         with torch.cuda.device(device):
             static_index = index.to(device)
-            before = [tensor.detach().clone() for tensor in self.state]
+            before = [tensor.clone() for tensor in self.state]
             # Libraries choose their algorithms on first use, which a capture does not allow.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -44,9 +45,9 @@ class ReplayedStep:
                 for _ in range(WARM_UP_STEPS):
                     self.step(static_index)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.no_grad():
-                for tensor, value in zip(self.state, before, strict=True):
-                    tensor.copy_(value)
+            for tensor, value in zip(self.state, before, strict=True):
+                tensor.copy_(value)
+            gc.collect()  # freeing an older graph would break off the capture
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 result = self.step(static_index)

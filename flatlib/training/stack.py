@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -47,16 +48,17 @@ class StackedTrainer:
         self.x, self.y, self.step = first.x, first.y, first.step
         rates = [trainer.lr for trainer in trainers]
         self.rates = torch.tensor(rates, dtype=self.x.dtype, device=self.x.device)
-        self.parameters, _ = stack_module_state([trainer.forward for trainer in trainers])
+        stacked, _ = stack_module_state([trainer.forward for trainer in trainers])
+        self.parameters = {name: parameter.detach() for name, parameter in stacked.items()}
         base = copy.deepcopy(first.forward).to("meta")
 
         def loss_at(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return first.loss(functional_call(base, parameters, (x,)), y)
 
-        self._gradients = vmap(grad_and_value(loss_at))
-        self._advanced = self._on_device
+        gradients = vmap(grad_and_value(loss_at))
+        self._advanced = partial(_step, gradients, self.parameters, self.rates, self.x, self.y)
         if self.x.is_cuda:
-            self._advanced = ReplayedStep(self._on_device, list(self.parameters.values()))
+            self._advanced = ReplayedStep(self._advanced, list(self.parameters.values()))
 
     def advance(self, until: int, after_step: Callable[[], object] | None = None) -> None:
         """Take steps until ``step`` is ``until``.
@@ -76,15 +78,6 @@ class StackedTrainer:
             self._refuse(losses)
         self.step += 1
 
-    def _on_device(self, index: Tensor) -> Tensor:
-        """One step of every network on its own row of samples; the losses ``(R,)`` before it."""
-        gradients, losses = self._gradients(self.parameters, self.x[index], self.y[index])
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                rates = self.rates.view(-1, *[1] * (parameter.dim() - 1))
-                parameter.sub_(rates * gradients[name])
-        return losses
-
     def _refuse(self, losses: Tensor) -> None:
         member = int((~losses.isfinite()).nonzero()[0])
         fault = DivergenceError(
@@ -102,6 +95,22 @@ class StackedTrainer:
                 for name, parameter in trainer.forward.named_parameters():
                     parameter.copy_(self.parameters[name][r])
                 trainer.step = self.step
+
+
+def _step(
+    gradients: Callable,
+    parameters: dict[str, Tensor],
+    all_rates: Tensor,
+    x: Tensor,
+    y: Tensor,
+    index: Tensor,
+) -> Tensor:
+    """One step of every network on its own row of samples; the losses ``(R,)`` before it."""
+    found, losses = gradients(parameters, x[index], y[index])
+    for name, parameter in parameters.items():
+        rates = all_rates.view(-1, *[1] * (parameter.dim() - 1))
+        parameter.sub_(rates * found[name])
+    return losses
 
 
 def _shape(net: nn.Module) -> list[tuple[str, torch.Size]]:
