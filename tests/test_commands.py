@@ -52,8 +52,11 @@ def test_ci_calls_the_two_commands_and_nothing_that_they_do_not():
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
     lines = [line.strip() for line in script.read_text().splitlines()]
     assert "set -euo pipefail" in lines
-    assert [line for line in lines if line.startswith("make")] == ["make book", "make test"]
-    assert lines[-1] == "make test"
+    closing = max(number for number, line in enumerate(lines) if line == "fi")
+    assert [line for line in lines[closing + 1 :] if line] == ["make book", "make test"]
+    # Before them only the look at the checkout, which installs and builds nothing.
+    words = {word for line in lines[1 : closing + 1] for word in line.split()}
+    assert not words & {"pip", "pytest", "python", "python3", "make", "apt-get", "npm"}
 
 
 def test_ci_refuses_a_changed_checkout(tmp_path):

@@ -117,10 +117,11 @@ def test_conda_environment_names_what_pyproject_asks_for_at_the_constraints_vers
 
 @pytest.mark.slow
 def test_conda_environments_pip_section_resolves(tmp_path):
-    """pip finds one set of versions for it; nothing is installed."""
+    """pip finds every version that it names, whatever is installed here; nothing is installed."""
     lines = [line for line in conda_pip_lines() if not line.startswith("--")]
     (tmp_path / "requirements.txt").write_text("\n".join(lines))
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps"]
+    command += ["--ignore-installed"]
     command += ["--constraint", str(ROOT / "constraints.txt"), "-r", "requirements.txt"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-2000:]

@@ -95,7 +95,11 @@ def _torchvision_cifar10(folder: Path, train: bool):
     if not batches.exists():
         with download_into(folder, "CIFAR-10") as temporary:
             dataset(temporary, download=True)
-            os.replace(temporary / BATCHES, batches)
+            try:
+                os.replace(temporary / BATCHES, batches)
+            except OSError:
+                if not batches.exists():  # else another process was first
+                    raise
     meta = (dataset.meta["filename"], dataset.meta["md5"])
     for name, expected in [*dataset.train_list, *dataset.test_list, meta]:
         path = batches / name

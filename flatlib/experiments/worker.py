@@ -17,8 +17,8 @@ def prepare() -> None:
     """One thread, and memory kept between steps.
 
     By default glibc returns every freed array of some megabytes to the system and gets it back,
-    zeroed page by page, in the next step; for the paper's networks that is a third of a step's
-    time. Numbers do not change. Other systems' allocators are left alone.
+    zeroed page by page, in the next step; what keeping it saves depends on the machine, see
+    ``benchmarks/training.py``. Numbers do not change. Other systems' allocators are left alone.
     """
     torch.set_num_threads(1)
     if not sys.platform.startswith("linux"):
