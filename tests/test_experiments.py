@@ -560,8 +560,9 @@ class TestMany:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and steps_of(tmp_path, first) < 200:
             time.sleep(0.05)
+        assert steps_of(tmp_path, first) >= 200
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        assert process.wait(timeout=60) != 0
         for seed in range(4):  # nobody holds a run's lock any more
             with record_of(replace(first, seed=seed), tmp_path).lock():
                 pass
