@@ -114,7 +114,8 @@ def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
     X = _joined([patches(layer.module, x) for x in layer.inputs])
     n, groups, K, P = X.shape
     patch_norm = torch.linalg.vector_norm(X, dim=2)
-    N, C = len(layer.output_gradients[0]), layer.module.weight.shape[0] // groups
+    first = layer.output_gradients[0]
+    N, C = len(first), output_positions(layer.module, first[0]).shape[2]
     # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
     gram = X.mT @ X if P * (K + N * C) < N * C * K else None
     weight, bias, untied, output = X.new_zeros((4, n)).unbind()
