@@ -13,6 +13,7 @@ says how many of its bytes it vouches for, so the two agree after a crash betwee
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -135,6 +136,14 @@ class Record:
         if manifest is None:
             raise RecordError(f"there is no record {self.folder}")
         return pd.read_csv(io.StringIO(self.read_table_text(manifest)))
+
+    def read_rows(self, manifest: Mapping) -> list[dict[str, str]]:
+        """The rows that the manifest vouches for, each cell the text that `render` made of it.
+
+        Raises:
+            RecordError: the table is missing or altered.
+        """
+        return list(csv.DictReader(io.StringIO(self.read_table_text(manifest))))
 
     def write(self, rows: Sequence[Mapping], manifest: Mapping) -> None:
         """Put table, then manifest in place.

@@ -237,6 +237,16 @@ class TestOneRun:
             "weights-60.npz"
         }
 
+    def test_archive_without_its_state_is_extended_too(self, whole, tmp_path):
+        """As in a fresh clone: weights and table are there, the state is not."""
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        record_of(TINY, tmp_path).state_path.unlink()
+        execute(replace(TINY, steps=40), "smoke", tmp_path)
+        execute(TINY, "smoke", tmp_path)
+        assert outcome(TINY, tmp_path) == outcome(TINY, whole)
+        spans = [(s["from_step"], s["to_step"]) for s in manifest_sessions(tmp_path)]
+        assert spans == [(0, 20), (20, 40), (40, 60)]
+
     def test_threads_come_back(self, tmp_path):
         threads = torch.get_num_threads()
         torch.set_num_threads(2)
@@ -365,7 +375,8 @@ class TestRefusals:
         with pytest.raises(RecordError, match=f"has SHA-256 {data.content_hash} there and"):
             execute(TINY, "smoke", tmp_path)
 
-    def test_lost_state_is_named(self, tmp_path):
+    def test_lost_state_without_weights_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("flatlib.experiments.work.LARGEST_ARCHIVED_NET", 0)
         execute(replace(TINY, steps=20), "smoke", tmp_path)
         record = record_of(TINY, tmp_path)
         record.state_path.unlink()
@@ -373,6 +384,18 @@ class TestRefusals:
         with pytest.raises(RecordError, match="reaches step 20, and the state to go on from"):
             execute(TINY, "smoke", tmp_path)
         assert record.table_path.read_bytes() == before
+
+    def test_altered_weights_are_named(self, tmp_path):
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        record = record_of(TINY, tmp_path)
+        record.state_path.unlink()
+        weights = record.folder / "weights-20.npz"
+        content = weights.read_bytes()
+        for altered in (content[: len(content) // 2], b""):
+            weights.write_bytes(altered)
+            with pytest.raises(RecordError, match="weights-20.npz is missing or altered"):
+                execute(TINY, "smoke", tmp_path)
+        assert not record.state_path.exists()
 
     def test_state_of_another_run_is_named(self, tmp_path):
         other = replace(TINY, steps=20, seed=9)

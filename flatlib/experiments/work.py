@@ -106,11 +106,7 @@ class Work:
         state = self.record.read_state()
         if state is None:
             if manifest is not None:
-                raise RecordError(
-                    f"{self.record.folder} reaches step {manifest['steps']}, and the state to go "
-                    f"on from, {self.record.state_path}, is missing. Run it in another results "
-                    "folder, or delete that one to start again."
-                )
+                self._resume_from_archive(manifest)
             return
         found = (state["identity"], state["data"])
         if found != (self.config.identity_hash, self.data_hash):
@@ -122,6 +118,20 @@ class Work:
         self.rows, self.sessions = state["rows"], state["sessions"]
         self.weights = state["weights"]
         self.measured = self.trainer.step
+
+    def _resume_from_archive(self, manifest: dict) -> None:
+        """Without a state, as in another checkout, the archived weights will do."""
+        step = manifest["steps"]
+        if manifest["weights"] is None or manifest["weights"]["step"] != step:
+            raise RecordError(
+                f"{self.record.folder} reaches step {step}, and the state to go on from, "
+                f"{self.record.state_path}, is missing. Run it in another results "
+                "folder, or delete that one to start again."
+            )
+        self.trainer.restore_weights(step, self.record.read_weights())
+        self.rows = self.record.read_rows(manifest)
+        self.sessions, self.weights = manifest["sessions"], manifest["weights"]
+        self.measured = step
 
     def todo(self) -> list[int]:
         """The checkpoints that are left."""

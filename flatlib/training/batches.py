@@ -40,6 +40,11 @@ class Batches:
         start, self.position = self.position, self.position + self.batch_size
         return self.order[start : self.position]
 
+    def skip(self, steps: int) -> None:
+        """Pass over ``steps`` batches."""
+        for _ in range(steps):
+            self.next()
+
     def state(self) -> dict:
         """All that the order of the coming batches depends on."""
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -105,3 +105,9 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.batches.restore(state["batches"])
         self.step = state["step"]
+
+    def restore_weights(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        """Go on from the weights after ``step`` steps: all that a new trainer does not know."""
+        self.net.load_state_dict(weights)
+        self.batches.skip(step)
+        self.step = step
