@@ -196,9 +196,10 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
 
     An inequality that holds for each sample is reported at the sample where it is tightest;
     volumes are compared as logarithms. ``holds`` allows for rounding (1e-11 of the larger side)
-    and nothing else. ``proven`` is False where the network does not meet the assumptions: the
-    chain needs a dense linear map in front whose weight is trainable and used nowhere else, the
-    bounds over layers need that of every layer.
+    and nothing else. ``proven`` is False where the network does not meet the assumptions: from
+    the input's gradient to the weight's takes a dense linear map in front, from the weight's to
+    the parameters' that it is trainable and used nowhere else; the bounds over layers need both
+    of every layer.
 
     Args:
         m: from `flatlib.measure`.
@@ -231,7 +232,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
 
 def _weights_to_inputs(m: Measurement) -> list[Bound]:
     first = m.layers[0]
-    dense, counted = m.input_layer_is_dense, m.input_layer_is_dense and first.in_sharpness
+    dense, counted = m.input_layer_is_dense, first.in_sharpness
     gradient = first.weight_gradient_energy.sqrt()
     whole = m.parameter_gradient_energy.sqrt()
     frobenius = _frobenius(m)
@@ -284,7 +285,7 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
                 f"k={k}: mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
                 float((m.mls**k).mean()),
                 spectral,
-                counted,
+                dense and counted,
             ),
         ]
     return bounds
@@ -292,7 +293,7 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
 
 def _volume(m: Measurement) -> list[Bound]:
     first, N, n = m.layers[0], m.n_outputs, m.n
-    dense, counted = m.input_layer_is_dense, m.input_layer_is_dense and first.in_sharpness
+    dense, counted = m.input_layer_is_dense, first.in_sharpness
     log_mean_square = 2 * _frobenius(m).log() - math.log(N)
     log_F, log_F2 = _log(first.weight_frobenius_norm), _log(first.weight_norm)
     log_smallest = math.log(float(m.input_norm.min()))
@@ -321,7 +322,7 @@ def _volume(m: Measurement) -> list[Bound]:
             "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
             _log_mean_exp(energies),
             by_sharpness,
-            counted,
+            dense and counted,
         ),
         _log_bound(
             "21" if N >= 2 else "24",

@@ -317,6 +317,10 @@ def test_a_convolution_in_front_proves_nothing_about_the_chain():
     assert {b.label for b in flat(found) if not b.proven} == NEEDS_DENSE | NEEDS_ALL_DENSE
     assert found["N.6"][0].proven and found["N.6"][0].holds
     assert found["N.7"][0].proven and found["N.7"][0].holds
+    # From the weight's gradient to all parameters' takes no dense layer: W is one of them.
+    assert [b.proven for b in found["6"]] == [False, True, False, True]
+    assert [b.proven for b in found["N.3"]] == [False, True]
+    assert all(b.holds for b in (found["6"][1], found["6"][3], found["N.3"][1]))
 
 
 def test_tokens_in_front_prove_nothing_about_the_chain():
