@@ -111,7 +111,8 @@ class Runs:
         sentences = [
             *self._fallback(),
             f"{NETS[made['net']]} on {DATA[made['data']]} ({n_train:,} training images), "
-            f"{self.scale} scale, measured on {measured} samples; loss: {LOSSES[made['loss']]}.",
+            f"{self.scale} scale, measured on {measured} samples of a set; "
+            f"loss: {LOSSES[made['loss']]}.",
             *(self._setting(setting) for setting in settings if setting not in self.missing),
             *self._absences(settings),
         ]

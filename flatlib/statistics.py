@@ -75,6 +75,46 @@ def pearson(x, y) -> Estimate:
     return Estimate(rho, float(low), float(high), n)
 
 
+@dataclass(frozen=True)
+class Clustered:
+    """A correlation over points that come in groups, such as the seeds of a setting."""
+
+    pooled: Estimate  # over all points; its interval takes them for independent
+    between: Estimate  # over the means of the groups
+    within: float  # over all points, each group's mean taken away
+
+
+def clustered_pearson(x, y, groups: Sequence) -> Clustered:
+    r"""Pearson's correlation over points, over the means of their groups, and within groups.
+
+    Args:
+        x: ``(n,)`` numbers.
+        y: ``(n,)`` numbers; pairs with an infinite or undefined member are left out.
+        groups: ``(n,)`` labels.
+
+    Returns:
+        `Clustered`; ``within`` is NaN where no group has two different points.
+
+    Raises:
+        ValueError: lists of different length.
+
+    >>> both = clustered_pearson([0, 1, 2, 3], [1, 0, 3, 2], ["a", "a", "b", "b"])
+    >>> both.pooled.value, both.between.value, both.within
+    (0.6, 1.0, -1.0)
+    """
+    if len(groups) != len(x):
+        raise ValueError(f"need one group a point, got {len(groups)} for {len(x)} points")
+    table = pd.DataFrame({"x": np.asarray(x, float), "y": np.asarray(y, float), "group": groups})
+    table = table[np.isfinite(table[["x", "y"]]).all(axis=1)]
+    grouped = table.groupby("group")[["x", "y"]]
+    means, rest = grouped.mean(), table[["x", "y"]] - grouped.transform("mean")
+    return Clustered(
+        pooled=pearson(table["x"], table["y"]),
+        between=pearson(means["x"], means["y"]),
+        within=pearson(rest["x"], rest["y"]).value,
+    )
+
+
 def paired_difference(first, second) -> Estimate:
     r"""Mean of ``second - first`` over pairs, such as seeds, with Student's 95 % interval.
 

@@ -79,7 +79,7 @@ def write(folder: Path, name: str, runs, status: str = "complete", note: str = "
             "note": note,
             "steps": last,
             "configuration": config.identity,
-            "data": {"name": config.data, "sha256": "0", "n_train": 2000, "n_test": 10},
+            "data": {"name": config.data, "sha256": "0", "n_train": 2000, "n_test": 100},
             "bounds": bounds,
         }
         Record(folder, "laptop", config.name).write(rows, manifest)

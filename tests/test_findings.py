@@ -49,14 +49,42 @@ def test_order_names_what_is_not_there_and_decides_nothing(tmp_path):
     assert "Nothing to compare." in found.sentence
 
 
-def test_order_before_the_data_are_fitted_decides_nothing(tmp_path):
+def test_order_before_the_data_are_fitted_is_said_with_a_reservation(tmp_path):
     write(tmp_path, "mlp-learning-rate", whole(RATES, last=20_000))
     found = findings.order(read("mlp-learning-rate", "laptop", tmp_path), "root_sharpness", RATES)
-    assert found.agrees is None
     assert "in 3 of 3 seeds" in found.sentence
-    assert found.sentence.endswith(
-        "Of the 9 runs 9 had not fitted their data, which the claim asks for."
-    )
+    assert str(found).endswith("[as the paper says, but 9 of 9 runs had not fitted their data]")
+
+
+def test_order_that_swaps_two_neighbours_decides_nothing(runs):
+    found = findings.order(runs, "root_sharpness", (RATES[1], RATES[0], RATES[2]))
+    assert "in this order in 0 of 3 seeds; last minus first -2 " in found.sentence
+    assert found.agrees is None
+
+
+def test_order_in_doubt_decides_nothing(runs):
+    """All seeds fall, the mean change is within its interval of 0."""
+    table = runs.table.copy()
+    last = (table["lr"] == 0.2) & (table["step"] == 60_000)
+    table.loc[last & (table["seed"] == 0), "mls"] = -90.0
+    found = findings.order(replace(runs, table=table), "mls", RATES)
+    assert "in 3 of 3 seeds" in found.sentence
+    assert found.agrees is None
+
+
+def test_order_at_equal_loss_compares_checkpoints_of_one_loss(runs):
+    """Ten times the loss of the slow runs: the others are read where they had that loss."""
+    table = runs.table.copy()
+    slow = table["lr"] == 0.05
+    table.loc[slow, "train_loss"] *= 10
+    changed = replace(runs, table=table)
+    found = findings.order(changed, "root_sharpness", RATES, at="loss")
+    # The slow ones at step 60,000; the others at 30,000, where they stand 3 lower.
+    assert "at equal train loss: lr 0.05, batch 20: 16; lr 0.1, batch 20: 12; " in found.sentence
+    assert "lr 0.2, batch 20: 10." in found.sentence
+    assert found.agrees is True and not found.reservation
+    with pytest.raises(ValueError, match="at must be 'step' or 'loss', got 'epoch'"):
+        findings.order(runs, "root_sharpness", RATES, at="epoch")
 
 
 def test_two_seeds_decide_nothing(tmp_path):
@@ -68,17 +96,37 @@ def test_two_seeds_decide_nothing(tmp_path):
 
 def test_change_after_the_fit_starts_at_the_fit(runs):
     assert findings.fit_steps(runs).unique().tolist() == [30_000]
-    rises = findings.after_fit(runs, "mls", "rises")
+    rises = findings.moved(runs, "mls", "rises")
     assert rises.agrees is True
-    assert "lr 0.05, batch 20: from 13 to 16, rises in 3 of 3" in rises.sentence
-    assert findings.after_fit(runs, "mls", "falls").agrees is False
-    assert findings.after_fit(runs, "log_volume", "falls").agrees is True
+    assert "lr 0.05, batch 20: from 13 to 16, change 3 (95 % interval 3 to 3)" in rises.sentence
+    assert rises.sentence.count("rises in 3 of 3") == 3
+    assert findings.moved(runs, "mls", "falls").agrees is False
+    assert findings.moved(runs, "log_volume", "falls").agrees is True
+
+
+def test_change_from_the_start_starts_at_step_0(runs):
+    rises = findings.moved(runs, "mls", "rises", "test", since="start")
+    assert rises.agrees is True
+    assert "on test samples, from the start of training: lr 0.05" in rises.sentence
+    assert "from 10 to 16" in rises.sentence
+    with pytest.raises(ValueError, match="'fit' or 'start', got 'peak'"):
+        findings.moved(runs, "mls", "rises", since="peak")
+
+
+def test_runs_that_were_not_fitted_are_left_out_and_said(runs):
+    table = runs.table.copy()
+    table.loc[table["lr"] == 0.05, "train_accuracy"] = 0.9
+    found = findings.moved(replace(runs, table=table), "mls", "rises")
+    assert "lr 0.05, batch 20: no run long enough" in found.sentence
+    assert str(found).endswith(
+        "[as the paper says, but 3 of 9 runs had not fitted their data before their end]"
+    )
 
 
 def test_runs_that_have_not_fitted_decide_nothing(tmp_path):
     write(tmp_path, "mlp-learning-rate", whole(RATES, last=0))
     found = read("mlp-learning-rate", "laptop", tmp_path)
-    change = findings.after_fit(found, "mls", "rises")
+    change = findings.moved(found, "mls", "rises")
     assert change.agrees is None
     assert change.sentence.count("no run long enough") == 3
     assert findings.how_far(found).startswith("0 of 9 runs have reached training accuracy")
@@ -86,7 +134,7 @@ def test_runs_that_have_not_fitted_decide_nothing(tmp_path):
 
 def test_expectations_are_checked(runs):
     with pytest.raises(ValueError, match="'falls' or 'rises', got 'up'"):
-        findings.after_fit(runs, "mls", "up")
+        findings.moved(runs, "mls", "up")
 
 
 def test_misclassified_samples_against_all(runs):
@@ -96,17 +144,30 @@ def test_misclassified_samples_against_all(runs):
     none = replace(runs, table=runs.table[runs.table["samples"] != "misclassified"])
     assert findings.higher_on_misclassified(none, "mls").agrees is None
     equal = findings.higher_on_misclassified(runs, "gradient_energy")
-    assert equal.agrees is False
+    assert equal.agrees is None
+    assert "higher in 0 of 9 runs" in equal.sentence
 
 
-def test_correlations_count_only_beside_their_interval(runs):
+def test_correlations_are_decided_by_the_settings_means(tmp_path):
+    settings = ((0.05, 20), (0.1, 20), (0.2, 20), (0.1, 8), (0.1, 32))
+    write(tmp_path, "correlations-mlp", whole(settings))
+    runs = read("correlations-mlp", "laptop", tmp_path)
     numbers = archived.correlations("D.6", runs, archived.METRICS).numbers
-    assert findings.correlated(numbers, "mls", "gradient_energy", 1).agrees is True
+    agreeing = findings.correlated(numbers, "mls", "gradient_energy", 1)
+    assert agreeing.agrees is True
+    assert (
+        "correlation 1.00 over 15 networks, 1.00 (1.00 to 1.00) over the means of 5 settings"
+        in (agreeing.sentence)
+    )
+    assert agreeing.sentence.endswith("1.00 within settings.")
     assert findings.correlated(numbers, "mls", "gradient_energy", -1).agrees is False
+    # Local dimensionality has the seeds' shifts alone: all of its correlation is within settings.
+    inside = findings.correlated(numbers, "mls", "local_dimensionality", 1)
+    assert inside.agrees is None
     numbers = numbers.assign(low=-0.1, high=0.9)
     assert findings.correlated(numbers, "mls", "gradient_energy", 1).agrees is None
-    few = findings.correlated(numbers.assign(low=float("nan"), n=3), "mls", "gradient_energy", 1)
-    assert (few.agrees, "3 networks are too few" in few.sentence) == (None, True)
+    few = findings.correlated(numbers.assign(low=float("nan")), "mls", "gradient_energy", 1)
+    assert (few.agrees, "settings are too few" in few.sentence) == (None, True)
     with pytest.raises(ValueError, match="no pair 'mls' and 'D'"):
         findings.correlated(numbers, "mls", "D", 1)
 
@@ -114,7 +175,16 @@ def test_correlations_count_only_beside_their_interval(runs):
 def test_largest_gap_of_the_chain(runs):
     found = findings.largest_gap(runs)
     assert found.agrees is True
-    assert "B/A 2, C/B 1.5, D/C 4" in found.sentence
+    assert "as factors A to B 2, B to C 1.5, C to D 4" in found.sentence
+    assert "as differences A to B 15, B to C 15, C to D 135" in found.sentence
+
+
+def test_largest_gap_that_depends_on_how_it_is_read_decides_nothing(runs):
+    """A, B, C, D = v, 4 v, 5 v, 10 v: the first factor leads, the last difference does."""
+    table = runs.table.assign(B=4 * runs.table["A"], C=5 * runs.table["A"], D=10 * runs.table["A"])
+    found = findings.largest_gap(replace(runs, table=table))
+    assert "in 0 of 9 runs" in found.sentence and "in 9 of 9 runs" in found.sentence
+    assert found.agrees is None
 
 
 def test_how_far_counts_fitted_runs(runs):

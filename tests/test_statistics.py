@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flatlib.statistics import mean_and_spread, paired_difference, pearson
+from flatlib.statistics import clustered_pearson, mean_and_spread, paired_difference, pearson
 
 finite = st.floats(-1e3, 1e3)
 
@@ -99,3 +99,31 @@ def test_mean_and_spread_are_numpys():
 def test_mean_and_spread_say_which_column_is_missing():
     with pytest.raises(ValueError, match=r"no column \['mls'\]"):
         mean_and_spread(pd.DataFrame({"step": [0]}), ["step"], ["mls"])
+
+
+@given(
+    points=st.lists(
+        st.tuples(st.integers(-50, 50), st.integers(-50, 50), st.integers(0, 3)), max_size=20
+    )
+)
+def test_clustered_correlations_are_numpys_on_means_and_on_what_is_left(points):
+    x, y, groups = (list(column) for column in zip(*points, strict=True)) if points else ([],) * 3
+    found = clustered_pearson(x, y, groups)
+    assert found.pooled == pearson(x, y) or math.isnan(found.pooled.value)
+    labels = sorted(set(groups))
+    members = [[i for i, group in enumerate(groups) if group == one] for one in labels]
+    means = np.array([[np.mean(np.take(v, own)) for own in members] for v in (x, y)])
+    rest = np.array(
+        [
+            np.subtract(v, [m[labels.index(g)] for g in groups])
+            for v, m in zip((x, y), means, strict=True)
+        ]
+    )
+    for got, pair in ((found.between.value, means), (found.within, rest)):
+        if len(pair[0]) > 1 and (pair.std(axis=1) > 1e-9).all():
+            assert got == pytest.approx(np.corrcoef(pair)[0, 1], abs=1e-9)
+
+
+def test_clustered_correlation_needs_a_group_a_point():
+    with pytest.raises(ValueError, match="one group a point, got 1 for 2 points"):
+        clustered_pearson([1, 2], [1, 2], ["a"])

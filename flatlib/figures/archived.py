@@ -49,8 +49,9 @@ TEST_PANELS = {  # of Figure 3
             "local_dimensionality",
         )
     },
-    "n_wrong": ("misclassified, measured", False),
+    "n_wrong": ("misclassified test images", False),
 }
+PER_SAMPLE = ("5", "N.2", "11", "N.5", "N.6", "N.7", "N.11")  # recorded at the tightest sample
 LOGARITHMS = ("11", "12", "21", "24", "N.3", "N.10")  # inequalities between logarithms
 GROUPS = {  # inequalities that one figure shows together, by label
     "weights to inputs": ("5", "N.2", "6", "7"),
@@ -169,11 +170,12 @@ def on_the_test_set(number: str, runs: Runs) -> ArchiveFigure:
         ``COLUMN.spread`` and ``COLUMN.n``.
     """
     kind, table = runs.table["samples"], runs.table
+    n_test = runs.manifests[0]["data"]["n_test"]
     there = table["test_loss"].where(kind == "test", table["samples_loss"])
     table = table.assign(
         train_loss=table["train_loss"].where(kind == "train"),
         loss_there=there.where(kind != "train"),
-        n_wrong=table["n"].where(kind == "misclassified"),
+        n_wrong=((1 - table["test_accuracy"]) * n_test).where(kind == "misclassified"),
     )
     numbers = statistics.mean_and_spread(table, ["samples", "step"], list(TEST_PANELS))
     figure, axes = canvas(3, 3, height=400)
@@ -185,7 +187,12 @@ def on_the_test_set(number: str, runs: Runs) -> ArchiveFigure:
         said.append(f"{samples} samples: {_ends(curve, TEST_PANELS)}")
     _dress(axes, TEST_PANELS, runs)
     alt = f"{_panels_of(runs)} against steps of training. " + "; ".join(said) + "."
-    return ArchiveFigure(figure, runs, numbers, alt, _caption(number, runs, numbers))
+    wrong = table[kind == "misclassified"]["n"]
+    caption = (
+        f"{_caption(number, runs, numbers)} Of the misclassified test images "
+        f"{wrong.min()} to {wrong.max()} were measured at a checkpoint."
+    )
+    return ArchiveFigure(figure, runs, numbers, alt, caption)
 
 
 def chain_of_bounds(number: str, runs: Runs) -> ArchiveFigure:
@@ -259,7 +266,7 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
         _line(top, curve, "right", 0, "right side")
         _line(low, curve, "decades", 2, "gap")
         low.axhline(0, color=COLORS["muted"], lw=1, linestyle="-")
-        if np.isinf(curve["right.mean"]).any():
+        if np.isinf(curve["right.mean"]).all():
             _word(low, "right side infinite: no bound", 7)
         title = textwrap.fill(f"({key}) {in_symbols(bound['name'])}", 32)
         _name(top, title + ("" if bound["proven"] else "\nnot proven here"), _spans_decades(curve))
@@ -270,6 +277,8 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     axes[0][1].set_ylabel("gap, decades", fontsize=7)
     alt = f"Both sides of {len(names)} inequalities against steps, gaps below: {'; '.join(said)}."
     opening = f"Inequalities on {group}, {label(setting)}: both sides, and the gap in decades."
+    if any(bound["label"] in PER_SAMPLE for bound in names.values()):
+        opening += " Where an inequality is one of each sample, those of the tightest are drawn."
     caption = f"{opening} {_caption('', runs, numbers, [setting])}"
     return ArchiveFigure(figure, runs, numbers, alt, caption)
 
@@ -286,11 +295,13 @@ def correlations(number: str, runs: Runs, metrics: dict[str, str]) -> ArchiveFig
         metrics: columns and the names they get.
 
     Returns:
-        `ArchiveFigure`; its numbers have one row a pair: ``first``, ``second``, ``rho``,
-        ``low``, ``high`` and ``n``.
+        `ArchiveFigure`; its numbers have one row a pair: ``first``, ``second``, ``rho`` over
+        ``n`` networks, ``between`` with its interval ``low`` to ``high`` over the means of
+        ``settings``, and ``within``, each setting's mean taken away.
     """
     points, step, out = runs.at_one_step()
     left_out = f"Left out, too short or diverged: {', '.join(out)}. " if out else ""
+    group = list(zip(points["lr"], points["batch_size"], strict=True))
     names = list(metrics)
     side, count = WIDTH / POINTS_PER_INCH, len(names)
     figure = Figure(figsize=(side, side))  # all cells alike: nothing to lay out
@@ -307,10 +318,14 @@ def correlations(number: str, runs: Runs, metrics: dict[str, str]) -> ArchiveFig
             elif i > j:
                 _scatter(ax, points, second, first, runs.settings)
             else:
-                rho = statistics.pearson(points[first], points[second])
-                rows.append((first, second, rho.value, rho.low, rho.high, rho.n))
-                _word(ax, _correlation(rho), 6, "bold" if rho.excludes_zero else "normal")
-    numbers = pd.DataFrame(rows, columns=["first", "second", "rho", "low", "high", "n"])
+                rho = statistics.clustered_pearson(points[first], points[second], group)
+                rows.append(
+                    {"first": first, "second": second, "rho": rho.pooled.value}
+                    | {"n": rho.pooled.n, "between": rho.between.value, "low": rho.between.low}
+                    | {"high": rho.between.high, "settings": rho.between.n, "within": rho.within}
+                )
+                _word(ax, _correlation(rho), 5.5, "bold" if rho.between.excludes_zero else "normal")
+    numbers = pd.DataFrame(rows)
     handles, texts = axes[1, 0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="lower center", ncols=3, title=f"{runs.scale} scale")
     known = numbers.dropna(subset=["rho"])
@@ -325,8 +340,9 @@ def correlations(number: str, runs: Runs, metrics: dict[str, str]) -> ArchiveFig
     )
     caption = (
         f"Figure {number} of the paper, from our runs; networks: {len(points)}, at step {step:,}; "
-        "above the diagonal Pearson's correlation with its 95 % interval, bold where that "
-        f"excludes 0. {left_out}{runs.caption()}"
+        "above the diagonal Pearson's correlation; under it the 95 % interval of that over the "
+        "means of the settings, bold where it excludes 0, and the one within settings, w. "
+        f"{left_out}{runs.caption()}"
     )
     return ArchiveFigure(figure, runs, numbers, alt, caption)
 
@@ -516,16 +532,22 @@ def _word(ax: Axes, text: str, size: float, weight: str = "normal") -> None:
     )
 
 
-def _correlation(rho: statistics.Estimate) -> str:
-    """A correlation and its interval as a cell of the matrix shows them.
+def _correlation(rho: statistics.Clustered) -> str:
+    """A correlation, its interval and that within groups as a cell of the matrix shows them.
 
-    >>> _correlation(statistics.Estimate(0.5, -0.1, 0.8, 10))
-    '0.50\\n−0.10 to 0.80'
+    >>> between = statistics.Estimate(0.4, -0.1, 0.8, 5)
+    >>> pooled = statistics.Estimate(0.5, 0.2, 0.7, 10)
+    >>> _correlation(statistics.Clustered(pooled, between, -0.25))
+    '0.50\\n−0.10 to 0.80\\nw −0.25'
     """
-    if math.isnan(rho.value):
+    if math.isnan(rho.pooled.value):
         return "–"
-    interval = "" if math.isnan(rho.low) else f"\n{rho.low:.2f} to {rho.high:.2f}"
-    return f"{rho.value:.2f}{interval}".replace("-", "−")
+    lines = [f"{rho.pooled.value:.2f}"]
+    if not math.isnan(rho.between.low):
+        lines.append(f"{rho.between.low:.2f} to {rho.between.high:.2f}")
+    if not math.isnan(rho.within):
+        lines.append(f"w {rho.within:.2f}")
+    return "\n".join(lines).replace("-", "−")
 
 
 def _panels_of(runs: Runs) -> str:
