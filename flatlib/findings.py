@@ -35,9 +35,14 @@ class Finding:
     agrees: bool | None  # with the paper; None if the runs are divided or too few
     reservation: str = ""  # what the claim asks for and not all runs have
 
-    def __str__(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """Whether the runs agree with the paper, in words."""
         but = f", but {self.reservation}" if self.reservation and self.agrees is not None else ""
-        return f"{self.sentence} [{VERDICTS[self.agrees]}{but}]"
+        return f"{VERDICTS[self.agrees]}{but}"
+
+    def __str__(self) -> str:
+        return f"{self.sentence} [{self.verdict}]"
 
 
 def _verdict(changes: Sequence[float], sign: int) -> bool | None:
