@@ -39,12 +39,18 @@ def check_network(net: nn.Module) -> None:
                 f"layer {name!r} ({type(module).__name__}) is in training mode, where samples "
                 "influence each other or are dropped at random; call net.eval() first"
             )
-    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+    if isinstance(net, nn.DataParallel):
+        raise ValueError("net is wrapped in DataParallel, which splits the batch; pass net.module")
+    buffers = dict(net.named_buffers())
+    for name, tensor in [*net.named_parameters(), *buffers.items()]:
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
             raise ValueError(f"{name!r} is not initialized; run the network once on a batch first")
         if tensor.is_complex():
             raise TypeError(f"{name!r} is complex; only real networks can be measured")
-        if tensor.is_floating_point() and not tensor.is_meta and not all_finite(tensor):
+        if not tensor.is_floating_point() or tensor.is_meta or all_finite(tensor):
+            continue
+        # A mask of minus infinities is a buffer; what comes of it is checked at the output.
+        if name not in buffers or bool(tensor.isnan().any()):
             layer, _, weight = name.rpartition(".")
             raise ValueError(
                 f"{weight!r} of layer {layer!r} holds NaN or infinite values; the network has "

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 
 from flatlib.checks import (
     all_finite,
@@ -100,6 +101,7 @@ class Float64Network:
     buffers: dict[str, Tensor]
     layers: dict[str, nn.Module]  # the linear and convolutional layers, by name
     kinds: dict[str, str]
+    derived: dict[str, Tensor]  # attributes that were computed from parameters, as leaves
     trainable: frozenset[str] = field(default_factory=frozenset)  # names of unfrozen parameters
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -167,13 +169,18 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(_no_cached_parametrizations())
         try:
+            derived = {}
             for module, before in attributes:
                 for name, value in before.items():
                     if isinstance(value, Tensor):
                         dtype = torch.float64 if value.is_floating_point() else value.dtype
                         vars(module)[name] = value.detach().to(dtype, copy=True)
-            yield _float64_copies(net, kinds)
+                        if value.grad_fn is not None:
+                            where = f"{type(module).__name__}.{name}"
+                            derived[where] = vars(module)[name].requires_grad_()
+            yield _float64_copies(net, kinds, derived)
         finally:
             for module, before in attributes:
                 vars(module).clear()
@@ -183,7 +190,20 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 (value.extend if isinstance(value, (list, deque)) else value.update)(before)
 
 
-def _float64_copies(net: nn.Module, kinds: dict[str, str]) -> Float64Network:
+@contextmanager
+def _no_cached_parametrizations() -> Iterator[None]:
+    """Within ``parametrize.cached()`` a layer would go on reading the user's own weight."""
+    enabled = parametrize._cache_enabled
+    parametrize._cache_enabled = 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
+
+
+def _float64_copies(
+    net: nn.Module, kinds: dict[str, str], derived: dict[str, Tensor]
+) -> Float64Network:
     """``net`` with float64 copies of its parameters and buffers beside it."""
     modules = dict(net.named_modules())
     return Float64Network(
@@ -191,6 +211,7 @@ def _float64_copies(net: nn.Module, kinds: dict[str, str]) -> Float64Network:
         parameters={
             name: p.detach().to(torch.float64, copy=True).requires_grad_()
             for name, p in net.named_parameters()
+            if p.is_floating_point()
         },
         buffers={
             name: b.detach().to(torch.float64 if b.is_floating_point() else b.dtype, copy=True)
@@ -198,6 +219,7 @@ def _float64_copies(net: nn.Module, kinds: dict[str, str]) -> Float64Network:
         },
         layers={name: modules[name] for name in kinds},
         kinds=kinds,
+        derived=derived,
         trainable=frozenset(name for name, p in net.named_parameters() if p.requires_grad),
     )
 
@@ -330,7 +352,8 @@ class Probe:
             output,
             start,
             "samples influence each other: the output for sample {sample} depends on which other "
-            "samples are in the batch (batch statistics? attention over the batch?)",
+            "samples are in the batch (batch statistics? attention over the batch? or a network so "
+            "sensitive that rounding alone changes its output?)",
         )
 
     def check_inputs(self, layer: LayerDerivatives, start: int) -> None:
@@ -374,7 +397,13 @@ def _probe(network: Float64Network, x: Tensor) -> tuple[Probe, _Forward]:
     other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0
     company = torch.cat([rows, other, other] if len(rows) + 1 == len(x) else [rows, other])
     state = _random_state(x.device)
-    first, again = _forward(network, company, samples), _forward(network, company, samples)
+    try:
+        first = _forward(network, company, samples)
+    except ValueError:  # a network for some inputs only, such as numbers of a category
+        company = torch.cat([rows, rows[:1]])
+        first = _forward(network, company, samples)
+    again = _forward(network, company, samples)
+    _check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
     check_same(
         output,
@@ -405,6 +434,23 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
     output = network(x.double())
     probe.check(output)
     return output
+
+
+def _check_graph(network: Float64Network, output: Tensor) -> None:
+    """Refuse an output that rests on single precision, or on numbers made of parameters before."""
+    uses, graph = _weight_uses(output, network.derived)
+    if uses:
+        raise ValueError(
+            f"the forward uses {next(iter(uses))!r}, which was computed from parameters outside "
+            "it, so their part in the derivatives is lost; compute it in forward"
+        )
+    for node in graph:
+        for made in node._input_metadata:
+            if made.dtype.is_floating_point and made.dtype != torch.float64:
+                raise ValueError(
+                    f"the forward works in {made.dtype} on the way ({node.name()}) though input "
+                    "and weights are float64; remove the cast, measurements are made in float64"
+                )
 
 
 @dataclass(frozen=True)

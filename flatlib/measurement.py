@@ -23,7 +23,7 @@ from flatlib.derivatives import (
     plan,
     sample_parameter_gradients,
 )
-from flatlib.sharpness import gradient_norms, pad, padding_of
+from flatlib.sharpness import gradient_norms, one_an_axis, pad, padding_of
 
 DEFAULT_MAX_MEMORY = 2**27
 TOP_VOLUME = 3
@@ -272,7 +272,7 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
 def _measure_part(part: Derivatives, planned: Plan, x: Tensor) -> Measurement:
     """The measurement of one part of the batch, parameters outside the layers left out."""
     s = geometry.singular_values(part.jacobian)
-    x = x.double().flatten(1)
+    x = x.detach().double().flatten(1)
     energy = torch.zeros_like(s[:, 0])
     layers = []
     for derivatives in part.layers:
@@ -333,8 +333,8 @@ def _parameter_name(layer: str, own: str) -> str:
 
 def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
     return ConvolutionGeometry(
-        tuple(module.stride),
-        tuple(module.dilation),
+        one_an_axis(module, module.stride),
+        one_an_axis(module, module.dilation),
         module.groups,
         *padding_of(module),
         tuple(x.shape[1:]),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlib.checks import check_targets
 from flatlib.derivatives import (
@@ -28,15 +29,24 @@ from flatlib.derivatives import (
 MINIMUM_PROBES = 8
 
 
+def one_an_axis(module: nn.Module, value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's stride, dilation or padding, which may be one number for all its axes."""
+    return (value,) * len(module.kernel_size) if isinstance(value, int) else tuple(value)
+
+
 def padding_of(module: nn.Module) -> tuple[tuple[int, ...], str]:
     """What a convolution adds to its input: numbers a side, last axis first, and the mode."""
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    if module.padding_mode != "zeros":  # then the layer reads this, not its padding
+        return tuple(module._reversed_padding_repeated_twice), module.padding_mode
+    mode = "constant"
     if not isinstance(module.padding, str):
-        return tuple(side for p in module.padding[::-1] for side in (p, p)), mode
+        padding = one_an_axis(module, module.padding)
+        return tuple(side for p in padding[::-1] for side in (p, p)), mode
     if module.padding == "valid":
         return (0,) * (2 * len(module.kernel_size)), mode
     sides = []
-    for size, dilation in zip(module.kernel_size[::-1], module.dilation[::-1], strict=True):
+    dilations = one_an_axis(module, module.dilation)
+    for size, dilation in zip(module.kernel_size[::-1], dilations[::-1], strict=True):
         total = dilation * (size - 1)
         sides += [total // 2, total - total // 2]
     return tuple(sides), mode
@@ -61,7 +71,8 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return x.reshape(n, 1, -1, x.shape[-1]).mT
     padded = pad(x, *padding_of(module))
-    kernel, dilation, stride = module.kernel_size, module.dilation, module.stride
+    kernel = module.kernel_size
+    dilation, stride = (one_an_axis(module, each) for each in (module.dilation, module.stride))
     if isinstance(module, nn.Conv1d):
         padded = padded.unsqueeze(2)
         kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
@@ -163,7 +174,8 @@ class _HessianProducts:
     """Products of vectors with the Hessian of a scalar of the network's outputs."""
 
     def __init__(self, network: Float64Network, x: Tensor, y: Tensor, residual_only: bool):
-        output = checked_output(network, x)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            output = checked_output(network, x)
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
         check_targets(y, output)
         residual = output - y.double().reshape(output.shape)

@@ -571,3 +571,60 @@ def test_sums_that_overflow_are_still_finite():
     assert not all_finite(torch.tensor([1.0, math.nan]))
     assert first_not_finite(torch.tensor([[1.0, 1.0], [1.0, math.nan], [math.inf, 1.0]])) == 1
     assert first_not_finite(torch.tensor([1.0, 2.0, math.nan])) == 2
+
+
+# --- numbers that would be lost on the way -----------------------------------------------------
+
+
+class Halves(nn.Module):
+    """Works in another precision on the way, and returns what it got."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = x.to(self.dtype)
+        return (low * low.square().mean(dim=1, keepdim=True).rsqrt()).to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cast_on_the_way(dtype):
+    net = nn.Sequential(nn.Linear(3, 3), Halves(dtype), nn.Linear(3, 2))
+    expect_refusal(ValueError, f"works in {dtype} on the way", net, batch())
+    with pytest.raises(ValueError, match="works in"):
+        flatlib.hessian_trace(net, batch(), torch.zeros(4, 2))
+
+
+def test_a_cast_to_double_is_no_fault():
+    flatlib.measure(nn.Sequential(nn.Linear(3, 3), Halves(torch.float64), nn.Linear(3, 2)), batch())
+
+
+class Tied(nn.Module):
+    """Decodes with the transposed weight of its encoder, worked out once and for all."""
+
+    def __init__(self, used: bool):
+        super().__init__()
+        self.encoder = nn.Linear(3, 2, bias=False)
+        self.decoding = self.encoder.weight.T
+        self.used = used
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.encoder(x).tanh()
+        return h @ self.decoding.T if self.used else h
+
+
+def test_an_attribute_made_of_parameters():
+    expect_refusal(ValueError, "uses 'Tied.decoding', which was computed", Tied(True), batch())
+    with pytest.raises(ValueError, match="Tied.decoding"):
+        flatlib.hessian_trace(Tied(True), batch(), torch.zeros(4, 2))
+
+
+def test_an_attribute_that_nobody_reads_is_no_fault():
+    net = Tied(False)
+    assert flatlib.measure(net, batch()).n == 4
+    assert net.decoding.grad_fn is not None  # it is back
+
+
+def test_a_wrapped_network():
+    expect_refusal(ValueError, "pass net.module", nn.DataParallel(mlp()), batch())

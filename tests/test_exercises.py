@@ -6,7 +6,10 @@ import torch
 from flatlib import exercises
 
 
-@pytest.mark.parametrize("answer", [2.0, 2, torch.tensor(2.0), 2.0 * (1 + 1e-11)])
+@pytest.mark.parametrize(
+    "answer",
+    [2.0, 2, torch.tensor(2.0), 2.0 * (1 + 1e-11), 4 * torch.tensor(0.25).sqrt(), 2.00001, [2.0]],
+)
 def test_right_numbers_pass(answer):
     verdict = exercises.check(answer, 2.0, hint="look again")
     assert verdict.passed is True
@@ -14,7 +17,8 @@ def test_right_numbers_pass(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", [2.1, -2.0, float("nan"), "two", torch.tensor([2.0, 2.0]), [2.0, "two"], object()]
+    "answer",
+    [2.1, 2.001, -2.0, float("nan"), "two", torch.tensor([2.0, 2.0]), [2.0, "two"], object()],
 )
 def test_wrong_answers_fail_with_the_hint(answer):
     verdict = exercises.check(answer, 2.0, hint="look again")

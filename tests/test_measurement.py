@@ -936,3 +936,108 @@ def test_operator_norm_of_tiny_weights_does_not_underflow():
     with torch.no_grad():
         net[0].weight.mul_(1e-170)
     assert flatlib.measure(net, x).layers[0].operator_norm == pytest.approx(1e-170 * expected)
+
+
+class Masked(nn.Module):
+    """Attention over a sample's three numbers, later ones hidden by minus infinities."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Linear(3, 3)
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.score(x).unsqueeze(1) * x.unsqueeze(2) + self.mask
+        return self.last((scores.softmax(dim=2) @ x.unsqueeze(2)).squeeze(2))
+
+
+def test_a_mask_of_minus_infinities_is_no_fault():
+    net = seeded(Masked).double()
+    x = gaussian(4, 3).double()
+    found = flatlib.measure(net, x)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda v: net(v[None])[0]))(x)
+    torch.testing.assert_close(
+        found.singular_values, torch.linalg.svdvals(jacobian), rtol=1e-9, atol=0
+    )
+
+
+class Category(nn.Module):
+    """Its last number is one of five categories."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x[:, :2]) + self.embedding(x[:, 2].long())).tanh())
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_network_for_some_inputs_only(n):
+    net, x = seeded(Category).double(), gaussian(n, 3).double()
+    x[:, 2] = 4
+    energy = 0.0
+    for sample in x.split(1):
+        for k in range(2):
+            made = torch.autograd.grad(net(sample)[0, k], list(net.parameters()))
+            energy += sum(float(g.square().sum()) for g in made) / n
+    assert flatlib.measure(net, x).sharpness == pytest.approx(energy, rel=1e-9)
+
+
+def test_parameters_that_are_no_floats_stay_as_they_are():
+    class Permuted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x[:, self.order])
+
+    net, x = seeded(Permuted), gaussian(4, 3)
+    plain = flatlib.measure(nn.Sequential(net.linear), x[:, [2, 0, 1]])
+    assert flatlib.measure(net, x).sharpness == pytest.approx(plain.sharpness, rel=1e-12)
+
+
+def test_an_input_that_requires_a_gradient_leaves_no_graph_behind():
+    x = gaussian(3, 4).requires_grad_()
+    found = flatlib.measure(flatlib.nets.mlp((4, 3, 2)), x * 1.0)
+    tensors = [value for value in vars(found).values() if isinstance(value, Tensor)]
+    assert not any(value.requires_grad for value in tensors)
+    copy.deepcopy(found)
+
+
+def test_cached_parametrizations_are_measured_as_if_they_were_not():
+    net, x = flatlib.nets.mlp((4, 5, 2)), gaussian(3, 4)
+    parametrizations.weight_norm(net.linear1)
+    expected = flatlib.measure(net, x)
+    for first in (lambda: net(x), lambda: None):
+        with torch.nn.utils.parametrize.cached():
+            first()
+            found = flatlib.measure(net, x)
+            assert net(x).dtype == torch.float32
+        assert found.sharpness == expected.sharpness
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_convolutions_whose_settings_are_plain_numbers(mode):
+    def make():
+        return seeded(
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 3, 3, padding=1, stride=2, dilation=1, padding_mode=mode),
+                nn.Tanh(),
+                nn.Flatten(),
+                nn.Linear(27, 2),
+            )
+        )
+
+    net, x = make(), gaussian(3, 2, 6, 6)
+    expected = flatlib.measure(net, x)
+    net[0].stride, net[0].padding, net[0].dilation = 2, 1, 1
+    found = flatlib.measure(net, x)
+    assert found.sharpness == expected.sharpness
+    for name in ("untied_gradient_energy", "smallest_patch_norm"):
+        assert torch.equal(getattr(found.layers[0], name), getattr(expected.layers[0], name))
+    assert found.layers[0].operator_norm == expected.layers[0].operator_norm

@@ -236,3 +236,32 @@ def test_adaptive_sharpness_does_not_feel_a_rescaling():
         net.linear2.weight.div_(8)
     assert sharpness.adaptive_sharpness(net, x) == pytest.approx(before, rel=1e-12)
     assert flatlib.measure(net, x).sharpness != pytest.approx(S, rel=0.1)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        q, k, v = self.first(x).chunk(3, dim=2)
+        h = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.last(torch.cat([h, q, k], dim=2)).flatten(1)
+
+
+def test_hessian_trace_goes_through_fused_attention():
+    torch.manual_seed(0)
+    net = Attention().double()
+    x, y = torch.randn(2, 3, 2).double(), torch.randn(2, 6).double()
+    names = [name for name, _ in net.named_parameters()]
+
+    def loss(*values):
+        output = torch.func.functional_call(net, dict(zip(names, values, strict=True)), (x,))
+        return (output - y).square().sum() / 4
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        blocks = torch.autograd.functional.hessian(loss, tuple(net.parameters()))
+    sizes = [p.numel() for p in net.parameters()]
+    expected = sum(float(blocks[i][i].reshape(m, m).trace()) for i, m in enumerate(sizes))
+    found = flatlib.hessian_trace(net, x, y).estimate
+    assert found == pytest.approx(expected, rel=1e-9)

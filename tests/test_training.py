@@ -119,6 +119,14 @@ class TestTrainer:
         other = nn.ModuleList([nn.ReLU(), nn.MaxPool2d(2)])
         assert pooled_first(other) is other
 
+    @pytest.mark.parametrize("where", [slice(0, 0), slice(1, 2), slice(2, 3)])
+    def test_pooling_stays_where_a_hook_looks(self, where):
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+        hooked = list(net)[where][0] if list(net)[where] else net
+        hooked.register_forward_hook(lambda module, args, output: 2 * output)
+        x = torch.randn(2, 1, 6, 6)
+        assert torch.equal(pooled_first(net)(x), net(x))
+
     def test_restored_trainer_ends_at_the_same_bits(self):
         data = load("digits")
 
@@ -271,6 +279,44 @@ class TestGap:
         y = torch.randn(4, 2)
         assert lemma_gap(frozen, x, y) == pytest.approx(sharpness_gap(frozen, x, y), rel=1e-12)
 
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda: nn.Sequential(nn.Linear(3, 2), nn.Sigmoid()),
+            lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh()),
+            lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Sigmoid()),
+            lambda: nn.Sequential(nn.Tanh(), nn.Linear(3, 2)),
+            lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 2)),
+            lambda: nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Tanh(), nn.Linear(4, 2)),
+            lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(4, 2)),
+            lambda: nn.Sequential(
+                nn.Flatten(), nn.Flatten(), nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 2)
+            ),
+        ],
+    )
+    def test_of_any_chain_is_that_of_hessian_vector_products(self, build):
+        torch.manual_seed(1)
+        net, x, y = build().double(), torch.randn(5, 3).double(), torch.randn(5, 2).double()
+        assert lemma_gap(net, x, y) == pytest.approx(sharpness_gap(net, x, y), rel=1e-9)
+
+    def test_of_tokens_is_that_of_hessian_vector_products(self):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)).double()
+        x, y = torch.randn(5, 2, 3).double(), torch.randn(5, 2).double()
+        assert lemma_gap(net, x, y) == pytest.approx(sharpness_gap(net, x, y), rel=1e-9)
+
+    @pytest.mark.parametrize("where", ["net", "layer"])
+    @pytest.mark.parametrize("activation", ["tanh", "relu"])
+    def test_a_hook_has_its_say(self, where, activation):
+        torch.manual_seed(1)
+        net = nets.mlp((3, 4, 2), activation).double()
+        x, y = torch.randn(5, 3).double(), torch.randn(5, 2).double()
+        plain = lemma_gap(net, x, y)
+        hooked = net if where == "net" else net.linear1
+        hooked.register_forward_hook(lambda module, args, output: output.square())
+        gap = lemma_gap(net, x, y)
+        assert gap == pytest.approx(sharpness_gap(net, x, y), rel=1e-9) and gap != plain
+
     def test_is_undefined_where_nobody_can_afford_it(self):
         net = nn.Sequential(nn.Linear(50, 50), nn.LayerNorm(50), nn.Linear(50, 2)).eval()
         assert math.isnan(lemma_gap(net, torch.rand(2, 50), torch.rand(2, 2)))
@@ -354,6 +400,33 @@ class TestTrain:
         assert torch.get_num_threads() == threads
         assert net.training
         assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+    @pytest.mark.parametrize("N", [1, 5])
+    @pytest.mark.parametrize("activation", ["tanh", "relu"])
+    def test_targets_are_never_broadcast(self, data, N, activation):
+        net = nets.mlp((6, 4, N), activation).train()
+        before = [p.clone() for p in net.parameters()]
+        with pytest.raises(ValueError, match=rf"shape \(2, {N}\) for 2 samples whose targets have"):
+            train(net, data, progress=False)
+        assert net.training
+        assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+        flat = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0))
+        with pytest.raises(ValueError, match=r"shape \(2,\) for 2 samples"):
+            train(flat, load("gaussian", n=20, M=6, N=1), progress=False)
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_trains_where_gradients_are_switched_off(self, data, mode):
+        expected = train(nets.mlp((6, 4, 3)), data, steps=20, progress=False)
+        net = nets.mlp((6, 4, 3))
+        with mode():
+            assert train(net, data, steps=20, progress=False).equals(expected)
+
+    def test_a_parameter_that_nothing_uses_stays(self, data):
+        net = nets.mlp((6, 4, 3))
+        net.register_parameter("unused", nn.Parameter(torch.ones(2)))
+        table = train(net, data, steps=20, progress=False)
+        assert torch.equal(net.unused, torch.ones(2))
+        assert table.train_loss.iloc[-1] < table.train_loss.iloc[0]
 
     def test_dropout_works_in_training_and_rests_in_measuring(self, data):
         net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()

@@ -62,7 +62,8 @@ def train(
         ... ``D``, both sides of each inequality, and each layer's.
 
     Raises:
-        ValueError: settings out of range, or a network that cannot be measured.
+        ValueError: settings out of range, a network that cannot be measured, or whose outputs
+            and targets are not ``(n, N)`` both.
         DivergenceError: the loss became NaN or infinite; its ``table`` holds the rows so far,
             and the network the parameters before.
 
@@ -86,28 +87,42 @@ def train(
     like = next(net.parameters(), None)
     if like is None:
         raise ValueError(f"{type(net).__name__} has no parameters; there is nothing to train")
-    parts = (data.train_x, data.train_y, data.test_x, data.test_y)
-    train_x, train_y, test_x, test_y = (part.to(like) for part in parts)
-    trainer = Trainer(net, train_x, train_y, lr, batch_size, loss, seed)
-    rows: list[dict[str, float]] = []
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        with tqdm(total=steps, unit="step", disable=not progress) as bar:
-            for until in sorted({*range(0, steps, measure_every), steps}):
-                _set_modes(modes)
-                trainer.advance(until, bar.update)
-                net.eval()
-                row = {"step": until, **losses(net, train_x, train_y, test_x, test_y, loss)}
-                x, y = train_x[:measure_samples], train_y[:measure_samples]
-                row["hessian_gap"] = lemma_gap(net, x, y)
-                rows.append(row | measurement_row(net, x, y))
-                bar.set_postfix(loss=f"{row['train_loss']:.2g}")
-    except DivergenceError as fault:
-        fault.table = pd.DataFrame(rows)
-        raise
-    finally:
-        _set_modes(modes)
+    with torch.inference_mode(False), torch.enable_grad():
+        parts = (data.train_x, data.train_y, data.test_x, data.test_y)
+        train_x, train_y, test_x, test_y = (part.to(like) for part in parts)
+        trainer = Trainer(net, train_x, train_y, lr, batch_size, loss, seed)
+        rows: list[dict[str, float]] = []
+        modes = [(module, module.training) for module in net.modules()]
+        try:
+            net.eval()
+            _check_one_target_an_output(net, train_x[:2], train_y[:2])
+            with tqdm(total=steps, unit="step", disable=not progress) as bar:
+                for until in sorted({*range(0, steps, measure_every), steps}):
+                    _set_modes(modes)
+                    trainer.advance(until, bar.update)
+                    net.eval()
+                    row = {"step": until, **losses(net, train_x, train_y, test_x, test_y, loss)}
+                    x, y = train_x[:measure_samples], train_y[:measure_samples]
+                    row["hessian_gap"] = lemma_gap(net, x, y)
+                    rows.append(row | measurement_row(net, x, y))
+                    bar.set_postfix(loss=f"{row['train_loss']:.2g}")
+        except DivergenceError as fault:
+            fault.table = pd.DataFrame(rows)
+            raise
+        finally:
+            _set_modes(modes)
     return pd.DataFrame(rows)
+
+
+def _check_one_target_an_output(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Refuse targets that would be broadcast against the outputs."""
+    with torch.no_grad():
+        shape = getattr(net(x), "shape", None)
+    if shape != y.shape:
+        raise ValueError(
+            f"the network returns shape {tuple(shape or ())} for {len(x)} samples whose targets "
+            f"have shape {tuple(y.shape)}; both must be (n, N)"
+        )
 
 
 def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from flatlib.sharpness import sharpness_gap
 
+from .layout import has_hooks
+
 # Modules along which the output is piecewise linear in any single parameter: no parameter
 # enters twice, and nothing bends.
 PIECEWISE_LINEAR = (
@@ -22,7 +24,6 @@ PIECEWISE_LINEAR = (
     nn.AvgPool2d,
 )
 ELEMENTWISE = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ReLU, nn.Identity)
-DENSE = (nn.Linear, nn.Flatten, *ELEMENTWISE)
 SMALL = 2_000  # parameters up to which one Hessian-vector product each is affordable
 AT_ONCE = 8  # samples whose layer-to-layer Jacobians are held at the same time
 
@@ -34,7 +35,7 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
     Three cases are exact and cheap. A chain of linear, convolutional, ReLU and max-pooling
     layers is piecewise linear in each single parameter, so the gap is 0 wherever f is
-    differentiable. For a chain of dense layers and elementwise activations ``phi``, with
+    differentiable. For dense layers with elementwise activations ``phi`` between them, with
     ``z_l`` the preactivations, ``h_l`` the activations and ``g_l`` the gradient of
     ``(f - y)^T f`` (first factor held) with respect to ``h_l``, it is
 
@@ -66,7 +67,7 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     modules = _chain(net)
     if modules and all(isinstance(module, PIECEWISE_LINEAR) for module in modules):
         return 0.0
-    if modules and all(isinstance(module, DENSE) for module in modules):
+    if modules and _is_dense(modules, x):
         x, y = x.double().flatten(1), y.double()
         chunks = zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
         return sum(_dense_gap(modules, part, target) for part, target in chunks) / len(x)
@@ -77,13 +78,28 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def _chain(net: nn.Module) -> list[nn.Module] | None:
     """The layers of a plain chain whose parameters are all trainable and used once, else None."""
-    modules = list(net) if isinstance(net, nn.Sequential) else [net]
+    modules = list(net) if type(net) is nn.Sequential else [net]
+    if any(has_hooks(module) for module in (net, *modules)):
+        return None
     plain = (*PIECEWISE_LINEAR, *ELEMENTWISE)
     named = list(net.named_parameters(remove_duplicate=False))
     once = len(named) == len({id(p) for _, p in named}) and len(modules) == len(set(modules))
     if not once or not all(p.requires_grad for _, p in named):
         return None
     return modules if all(type(module) in plain for module in modules) else None
+
+
+def _is_dense(modules: list[nn.Module], x: Tensor) -> bool:
+    """Whether the chain is a flattening, then linear layers with one activation between two."""
+    modules = [module for module in modules if not isinstance(module, nn.Identity)]
+    flat = x.dim() == 2
+    while modules and isinstance(modules[0], nn.Flatten):
+        flat = flat or (modules[0].start_dim, modules[0].end_dim) == (1, -1)
+        modules = modules[1:]
+    linear = [isinstance(module, nn.Linear) for module in modules]
+    between = all(linear[i] or (linear[i - 1] and linear[i + 1]) for i in range(1, len(linear) - 1))
+    known = all(isinstance(module, (nn.Linear, *ELEMENTWISE)) for module in modules)
+    return bool(flat and modules and linear[0] and linear[-1] and between and known)
 
 
 def _dense_gap(modules: list[nn.Module], x: Tensor, y: Tensor) -> float:
@@ -129,8 +145,6 @@ def _forward(modules: list[nn.Module], x: Tensor) -> list[dict[str, Tensor]]:
             )
             h = z
         elif not isinstance(module, (nn.Flatten, nn.Identity)):
-            if not layers or h is not layers[-1]["z"]:
-                raise ValueError(f"{module} must follow a Linear layer directly")
             h, layers[-1]["first"], layers[-1]["second"] = _derivatives(module, h)
     return layers
 

@@ -11,18 +11,25 @@ def contiguous_for(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than ``forward`` has a say in what the module computes."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
 def pooled_first(net: nn.Module) -> nn.Module:
     """The same function of the same parameters with less work: pooling before ReLU.
 
     ReLU keeps order, so the largest of some rectified numbers is the largest of the numbers,
     rectified. Outputs and gradients are the same to the last bit, and ReLU sees a quarter of the
-    numbers. Any network but a plain ``nn.Sequential`` comes back as it is.
+    numbers. Any network but a plain ``nn.Sequential`` comes back as it is, and so does one with
+    hooks.
 
     >>> chain = pooled_first(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
     >>> [type(module).__name__ for module in chain]
     ['MaxPool2d', 'ReLU']
     """
-    if type(net) is not nn.Sequential:
+    if type(net) is not nn.Sequential or any(has_hooks(module) for module in (net, *net)):
         return net
     modules = list(net)
     for i in range(len(modules) - 1):

@@ -86,7 +86,7 @@ class Trainer:
                 f"the loss is {loss.item()} at step {self.step}: training with lr {self.lr:g} "
                 "diverged; choose a smaller one"
             )
-        gradients = torch.autograd.grad(loss, self.parameters)
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.add_(gradient, alpha=-self.lr)
