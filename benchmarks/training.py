@@ -26,6 +26,7 @@ from benchmarks.environment import environment
 from flatlib.experiments import worker
 from flatlib.training import Trainer
 from flatlib.training.layout import contiguous_for
+from flatlib.training.replay import exact_convolutions
 from flatlib.training.stack import StackedTrainer
 
 NETWORKS = {
@@ -86,11 +87,12 @@ def compare(name: str, device: str, threads: int, keep_memory: bool, rounds: int
     torch.set_num_threads(threads)
     entered = contenders(name, device)
     seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in entered}
-    for round_ in range(rounds + 1):
-        for label, (_, run) in entered.items():
-            found = timed(run, device)
-            if round_:  # the first round warms up
-                seconds[label].append(found)
+    with exact_convolutions():
+        for round_ in range(rounds + 1):
+            for label, (_, run) in entered.items():
+                found = timed(run, device)
+                if round_:  # the first round warms up
+                    seconds[label].append(found)
     medians = {
         label: [
             1e3 * statistics.median(column) / (entered[label][0] * STEPS[device])

@@ -102,10 +102,14 @@ class ConvolutionGeometry:
         return float(np.sqrt(max(top[0], 0.0)))
 
 
-@lru_cache(maxsize=16)
-def _convolution_norm(geometry: ConvolutionGeometry, weight: bytes, shape: tuple) -> float:
-    """``geometry.norm`` of float64 weights, kept since one net is measured on several batches."""
-    return geometry.norm(torch.from_numpy(np.frombuffer(weight).reshape(shape).copy()))
+@lru_cache(maxsize=32)
+def _norm_of(weight: bytes, shape: tuple, geometry: ConvolutionGeometry | None) -> float:
+    """Spectral norm of float64 weights as a matrix, or as the convolution of this geometry.
+
+    Kept, since one net is measured on several batches.
+    """
+    W = torch.from_numpy(np.frombuffer(weight).reshape(shape).copy())
+    return spectral_norm(W.flatten(1)) if geometry is None else geometry.norm(W)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class LayerMeasurement:
     @cached_property
     def weight_norm(self) -> float:
         """Spectral norm ``||W||_2``, worked out when first read."""
-        return spectral_norm(self.weight.flatten(1))
+        return self._norm(None)
 
     @cached_property
     def weight_frobenius_norm(self) -> float:
@@ -150,11 +154,11 @@ class LayerMeasurement:
         """
         if not self.geometries:
             return self.weight_norm
+        return max(self._norm(geometry) for geometry in self.geometries)
+
+    def _norm(self, geometry: ConvolutionGeometry | None) -> float:
         weight = self.weight.cpu().contiguous().numpy()
-        return max(
-            _convolution_norm(geometry, weight.tobytes(), weight.shape)
-            for geometry in self.geometries
-        )
+        return _norm_of(weight.tobytes(), weight.shape, geometry)
 
 
 @dataclass(frozen=True)

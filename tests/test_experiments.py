@@ -309,6 +309,17 @@ class TestStacked:
         alone = record_of(runs[1], tmp_path / "alone").read_table()
         assert np.allclose(record_of(runs[1], tmp_path).read_table().D, alone.D, rtol=1e-4)
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+    def test_a_gpu_agrees_with_runs_alone_and_goes_on_from_them(self, whole, tmp_path):
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        runs = [TINY, replace(TINY, seed=5)]
+        assert set(execute_stacked(runs, "smoke", tmp_path, device="cuda").values()) == {"complete"}
+        expected, found = (record_of(TINY, path).read_table() for path in (whole, tmp_path))
+        for column in ("train_loss", "sharpness", "mls", "D", "log_volume_top3", "hessian_gap"):
+            assert np.allclose(found[column], expected[column], rtol=1e-3, equal_nan=True)
+        devices = [session["device"] for session in manifest_sessions(tmp_path)]
+        assert devices[0] == "cpu" and devices[1] != "cpu"
+
     def test_a_stack_resumes_and_tells_its_size(self, tmp_path):
         runs = [replace(TINY, seed=seed) for seed in range(3)]
         execute_stacked([replace(run, steps=20) for run in runs], "smoke", tmp_path / "parts")

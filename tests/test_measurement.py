@@ -1041,3 +1041,20 @@ def test_convolutions_whose_settings_are_plain_numbers(mode):
     for name in ("untied_gradient_energy", "smallest_patch_norm"):
         assert torch.equal(getattr(found.layers[0], name), getattr(expected.layers[0], name))
     assert found.layers[0].operator_norm == expected.layers[0].operator_norm
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("kind", ["mlp", "vgg10"])
+def test_a_gpu_measures_the_same(kind):
+    make = {"mlp": lambda: flatlib.nets.mlp((9, 8, 3)), "vgg10": lambda: flatlib.nets.vgg10(1, 3)}
+    net, x = make[kind](), gaussian(5, *{"mlp": (9,), "vgg10": (1, 32, 32)}[kind])
+    expected = flatlib.measure(net, x)
+    found = flatlib.measure(net.cuda(), x.cuda())
+    assert found.sharpness == pytest.approx(expected.sharpness, rel=1e-9)
+    torch.testing.assert_close(
+        found.singular_values.cpu(), expected.singular_values, rtol=1e-9, atol=0
+    )
+    for mine, its in zip(
+        flatlib.bounds.evaluate(found), flatlib.bounds.evaluate(expected), strict=True
+    ):
+        assert (mine.lhs, mine.rhs) == pytest.approx((its.lhs, its.rhs), rel=1e-9)

@@ -20,6 +20,7 @@ from flatlib.training.checkpoint import bound_keys, measurement_row
 from flatlib.training.gap import lemma_gap
 from flatlib.training.layout import pooled_first
 from flatlib.training.loss import evaluate
+from flatlib.training.replay import exact_convolutions
 from flatlib.training.stack import StackedTrainer
 
 
@@ -232,6 +233,15 @@ class TestStack:
         normed = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
         with pytest.raises(ValueError, match="network 0 has buffers"):
             StackedTrainer([trainer(normed)])
+
+
+class TestExactConvolutions:
+    def test_keep_the_library_for_convolutions_switched_on(self):
+        cudnn = torch.backends.cudnn
+        before = (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32)
+        with exact_convolutions():
+            assert (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32) == (True, True, False)
+        assert (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32) == before
 
 
 class TestEvaluate:

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
 from flatlib.records import Record
 from flatlib.training import DivergenceError
+from flatlib.training.replay import exact_convolutions
 from flatlib.training.stack import StackedTrainer
 
 from .config import RunConfig
@@ -75,7 +75,7 @@ def execute_stacked(
             # Those behind, as after a kill between two records, first catch up with the next.
             steps = sorted({work.trainer.step for work in works})
             together = [work for work in works if work.trainer.step == steps[0]]
-            with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+            with exact_convolutions():
                 outcomes |= _go(together, steps[1] if len(steps) > 1 else None, progress)
             open_runs = [pair for pair in open_runs if pair[0] not in outcomes]
     return outcomes

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .checkpoint import measurement_row
 from .gap import lemma_gap
 from .loss import evaluate, loss_function
+from .replay import exact_convolutions
 from .trainer import DivergenceError, Trainer, check_settings
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def train(
     like = next(net.parameters(), None)
     if like is None:
         raise ValueError(f"{type(net).__name__} has no parameters; there is nothing to train")
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), exact_convolutions():
         parts = (data.train_x, data.train_y, data.test_x, data.test_y)
         train_x, train_y, test_x, test_y = (part.to(like) for part in parts)
         trainer = Trainer(net, train_x, train_y, lr, batch_size, loss, seed)

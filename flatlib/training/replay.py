@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 WARM_UP_STEPS = 3
+
+
+def exact_convolutions() -> AbstractContextManager:
+    """Convolutions on a GPU in full single precision, the same from run to run."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 class ReplayedStep:
@@ -36,7 +42,7 @@ class ReplayedStep:
     def _capture(self, index: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         device = self.state[0].device
         with torch.cuda.device(device):
-            static_index = index.to(device)
+            static_index = index.to(device, copy=True)
             before = [tensor.clone() for tensor in self.state]
             # Libraries choose their algorithms on first use, which a capture does not allow.
             stream = torch.cuda.Stream()
