@@ -199,6 +199,11 @@ class TestOneRun:
         assert {"commit", "processor", "python", "threads", "device"} <= set(session)
         assert session["training_seconds"] > 0
         assert session["measuring_seconds"] > 0
+        seconds = session["seconds_by_step"]
+        assert [int(step) for step in seconds] == list(TINY.checkpoints())
+        assert all(spent > 0 for spent in seconds.values())
+        total = session["training_seconds"] + session["measuring_seconds"]
+        assert sum(seconds.values()) == pytest.approx(total)
         assert manifest["bounds"]["13"] == {"label": "13", "name": "A <= D", "proven": True}
         table = record_of(TINY, whole).read_table()
         assert {f"lhs_{key}" for key in manifest["bounds"]} <= set(table.columns)

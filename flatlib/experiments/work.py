@@ -89,7 +89,8 @@ class Work:
         self._resume(manifest)
         session = environment(device) | {"workers": workers, "stacked": 1}
         session |= {"from_step": self.trainer.step, "to_step": self.trainer.step}
-        self.sessions.append(session | {"training_seconds": 0.0, "measuring_seconds": 0.0})
+        session |= {"training_seconds": 0.0, "measuring_seconds": 0.0, "seconds_by_step": {}}
+        self.sessions.append(session)
         if self.rows:
             self.archive()  # a crash may have come between state and archive
 
@@ -150,6 +151,10 @@ class Work:
         """Measure the network as it is now, and record it."""
         with self.clock("measuring_seconds"):
             self.rows.extend(self._measured_rows())
+        session = self.sessions[-1]
+        by_step = session["seconds_by_step"]
+        spent = session["training_seconds"] + session["measuring_seconds"]
+        by_step[str(self.trainer.step)] = spent - sum(by_step.values())
         self._save()
 
     def _measured_rows(self) -> Iterator[dict]:
