@@ -159,10 +159,10 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 f"the weight of layer {layer!r} has shape {tuple(parameter.shape)}, so no "
                 "numbers; remove the layer or give it a width"
             )
-    attributes = [(module, dict(vars(module))) for module in net.modules()]
+    attributes = [(name, module, dict(vars(module))) for name, module in net.named_modules()]
     containers = [
         (value, copy.copy(value))
-        for value in _containers([before for _, before in attributes], set())
+        for value in _containers([before for _, _, before in attributes], set())
     ]
     cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
     with ExitStack() as stack:
@@ -172,17 +172,16 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         stack.enter_context(_no_cached_parametrizations())
         try:
             derived = {}
-            for module, before in attributes:
+            for path, module, before in attributes:
                 for name, value in before.items():
                     if isinstance(value, Tensor):
                         dtype = torch.float64 if value.is_floating_point() else value.dtype
                         vars(module)[name] = value.detach().to(dtype, copy=True)
                         if value.grad_fn is not None:
-                            where = f"{type(module).__name__}.{name}"
-                            derived[where] = vars(module)[name].requires_grad_()
+                            derived[f"{path}.{name}"] = vars(module)[name].requires_grad_()
             yield _float64_copies(net, kinds, derived)
         finally:
-            for module, before in attributes:
+            for _, module, before in attributes:
                 vars(module).clear()
                 vars(module).update(before)
             for value, before in containers:
@@ -400,7 +399,9 @@ def _probe(network: Float64Network, x: Tensor) -> tuple[Probe, _Forward]:
     try:
         first = _forward(network, company, samples)
     except ValueError:  # a network for some inputs only, such as numbers of a category
-        company = torch.cat([rows, rows[:1]])
+        others = [i for i in range(len(x)) if i not in samples]
+        other = x[others[:1]].detach() if others else rows[:1] * (1 - 1e-3)
+        company = torch.cat([rows, other, other] if len(rows) + 1 == len(x) else [rows, other])
         first = _forward(network, company, samples)
     again = _forward(network, company, samples)
     _check_graph(network, first.output)
@@ -438,11 +439,13 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
 
 def _check_graph(network: Float64Network, output: Tensor) -> None:
     """Refuse an output that rests on single precision, or on numbers made of parameters before."""
-    uses, graph = _weight_uses(output, network.derived)
+    outside = {**network.derived, **dict(network.net.named_parameters())}
+    uses, graph = _weight_uses(output, outside)
     if uses:
         raise ValueError(
-            f"the forward uses {next(iter(uses))!r}, which was computed from parameters outside "
-            "it, so their part in the derivatives is lost; compute it in forward"
+            f"the forward uses {next(iter(uses)).lstrip('.')!r} by way of a tensor that was "
+            "computed from parameters before, so their part in the derivatives is lost; compute "
+            "it in forward"
         )
     for node in graph:
         for made in node._input_metadata:

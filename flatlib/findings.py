@@ -32,7 +32,7 @@ class Finding:
     """What runs say on one claim."""
 
     sentence: str  # with its numbers
-    agrees: bool | None  # with the paper; None if the runs are divided or too few
+    agrees: bool | None  # with the paper; None if the runs are divided, too few or in doubt
     reservation: str = ""  # what the claim asks for and not all runs have
 
     @property
@@ -105,7 +105,8 @@ def moved(
         since: ``"fit"``, the checkpoint where a run has fitted its data, or ``"start"``.
 
     Returns:
-        `Finding` on the runs that have fitted their data, or on all.
+        `Finding` on the runs that have fitted their data, or on all: the verdict is that of their
+        changes together.
 
     Raises:
         ValueError: another expectation or another beginning.
@@ -133,6 +134,9 @@ def moved(
             f"{int((SIGNS[expected] * change > 0).sum())} of {len(own)}"
         )
     start = "once fitted" if since == "fit" else "from the start of training"
+    whole = statistics.paired_difference(ends["first"], ends["last"])
+    if len(words) > 1 and len(ends):
+        words.append(f"all {len(ends)} runs: change {_with_interval(whole)}")
     sentence = f"{WORDS[column]} on {samples} samples, {start}: " + "; ".join(words) + "."
     count = runs.table["run"].nunique()
     out = count - len(ends) if since == "fit" else 0
@@ -141,7 +145,7 @@ def moved(
 
 
 def _at_one_loss(runs: Runs, settings: Sequence[tuple[float, int]]) -> pd.DataFrame:
-    """For each seed, each run's first checkpoint whose train loss is what the slowest ends at."""
+    """For each seed, each run's first checkpoint with at most the loss that the slowest ends at."""
     _, _, out = runs.at_one_step()
     table = runs.on("train").sort_values("step")
     setting = pd.Series(list(zip(table["lr"], table["batch_size"], strict=True)), table.index)
@@ -162,13 +166,14 @@ def order(
         settings: ``(lr, batch_size)``, from the largest value of the quantity to the least as
             the paper claims.
         at: ``"step"`` compares the runs at one step, as the paper's figures do, however far each
-            has fitted its data by then; ``"loss"`` compares those of a seed at the first
-            checkpoint with the train loss that the slowest of them ends at.
+            has fitted its data by then; ``"loss"`` compares those of a seed, each at its first
+            checkpoint with at most the train loss that the slowest of them ends at.
 
     Returns:
         `Finding` on the seeds that have all settings that are archived: agrees if the quantity
         falls at every step from setting to setting in all of them, contradicts if in all of them
-        it is greater at the last setting than at the first.
+        it is greater at the last setting than at the first, and either only if the interval of
+        last minus first excludes 0.
 
     Raises:
         ValueError: another ``at``.

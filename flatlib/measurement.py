@@ -27,6 +27,7 @@ from flatlib.sharpness import gradient_norms, one_an_axis, pad, padding_of
 
 DEFAULT_MAX_MEMORY = 2**27
 TOP_VOLUME = 3
+LARGEST_KEPT = 2**23  # bytes of a weight whose norm is remembered
 
 
 def spectral_norm(matrix: Tensor) -> float:
@@ -102,7 +103,7 @@ class ConvolutionGeometry:
         return float(np.sqrt(max(top[0], 0.0)))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _norm_of(weight: bytes, shape: tuple, geometry: ConvolutionGeometry | None) -> float:
     """Spectral norm of float64 weights as a matrix, or as the convolution of this geometry.
 
@@ -158,7 +159,8 @@ class LayerMeasurement:
 
     def _norm(self, geometry: ConvolutionGeometry | None) -> float:
         weight = self.weight.cpu().contiguous().numpy()
-        return _norm_of(weight.tobytes(), weight.shape, geometry)
+        norm_of = _norm_of if weight.nbytes <= LARGEST_KEPT else _norm_of.__wrapped__
+        return norm_of(weight.tobytes(), weight.shape, geometry)
 
 
 @dataclass(frozen=True)

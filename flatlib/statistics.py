@@ -107,7 +107,9 @@ def clustered_pearson(x, y, groups: Sequence) -> Clustered:
     table = pd.DataFrame({"x": np.asarray(x, float), "y": np.asarray(y, float), "group": groups})
     table = table[np.isfinite(table[["x", "y"]]).all(axis=1)]
     grouped = table.groupby("group")[["x", "y"]]
-    means, rest = grouped.mean(), table[["x", "y"]] - grouped.transform("mean")
+    rest = table[["x", "y"]] - grouped.transform("mean")
+    rest = rest.mask(grouped.transform("nunique") == 1, 0.0)  # a mean of equals rounds
+    means = grouped.mean()
     return Clustered(
         pooled=pearson(table["x"], table["y"]),
         between=pearson(means["x"], means["y"]),

@@ -615,9 +615,30 @@ class Tied(nn.Module):
 
 
 def test_an_attribute_made_of_parameters():
-    expect_refusal(ValueError, "uses 'Tied.decoding', which was computed", Tied(True), batch())
-    with pytest.raises(ValueError, match="Tied.decoding"):
+    says = "uses 'decoding' by way of a tensor that was computed"
+    expect_refusal(ValueError, says, Tied(True), batch())
+    with pytest.raises(ValueError, match="uses 'decoding'"):
         flatlib.hessian_trace(Tied(True), batch(), torch.zeros(4, 2))
+    pair = nn.Sequential(Tied(True), nn.Linear(3, 3), Tied(False))
+    expect_refusal(ValueError, "uses '0.decoding'", pair, batch())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_list_of_what_was_made_of_parameters(dtype):
+    net = Tied(True).to(dtype)
+    net.kept = [net.encoder.weight.T]
+
+    def forward(x):
+        return net.encoder(x) @ net.kept[0].T.double()
+
+    net.forward = forward
+    expect_refusal(ValueError, "uses 'encoder.weight' by way of a tensor", net, batch().to(dtype))
+
+
+def test_a_buffer_of_plus_infinity():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
+    net[1].running_var[1] = math.inf
+    expect_refusal(ValueError, "'running_var' of layer '1' holds NaN or infinite", net, batch())
 
 
 def test_an_attribute_that_nobody_reads_is_no_fault():

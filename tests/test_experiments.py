@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import experiments
-from flatlib.bounds import chain
+from flatlib import experiments, nets
+from flatlib.bounds import chain, evaluate
 from flatlib.experiments import (
     EXPERIMENTS,
     LockedError,
@@ -38,6 +38,7 @@ from flatlib.experiments import (
 from flatlib.experiments.config import MeasuredSamples, load_data
 from flatlib.experiments.stacked import stacks
 from flatlib.measurement import measure
+from flatlib.training.checkpoint import bound_keys
 
 TINY = RunConfig(
     "mlp-small", "digits", 0.5, 20, seed=3, steps=60, measure_every=20, measure_samples=4
@@ -549,6 +550,19 @@ class TestArchive:
             manifest, table = record.read_manifest(), record.read_table()
             assert table.step.max() == manifest["steps"] or manifest["status"] == "diverged"
             assert not table.duplicated(["step", "samples"]).any()
+
+    @pytest.mark.parametrize("kind", ["mlp", "vgg10"])
+    def test_committed_records_name_the_bounds_as_the_library_does(self, kind):
+        net = {"mlp": nets.mlp((784, 500, 500, 500, 10)), "vgg10": nets.vgg10()}[kind]
+        x = torch.rand(1, *{"mlp": (784,), "vgg10": (3, 32, 32)}[kind])
+        expected = {
+            key: {"label": bound.label, "name": bound.name, "proven": bound.proven}
+            for key, bound in bound_keys(evaluate(measure(net, x))).items()
+        }
+        paths = list(experiments.default_results().glob(f"laptop/{kind}_*/manifest.json"))
+        assert len(paths) >= 5
+        for path in paths:
+            assert json.loads(path.read_text())["bounds"] == expected, path
 
 
 class TestMany:

@@ -83,6 +83,10 @@ def test_order_at_equal_loss_compares_checkpoints_of_one_loss(runs):
     assert "at equal train loss: lr 0.05, batch 20: 16; lr 0.1, batch 20: 12; " in found.sentence
     assert "lr 0.2, batch 20: 10." in found.sentence
     assert found.agrees is True and not found.reservation
+    # A loss that was lower before: each run is read where it first came so low.
+    table.loc[slow & (table["step"] == 30_000), "train_loss"] = 1e-9
+    found = findings.order(replace(runs, table=table), "root_sharpness", RATES, at="loss")
+    assert "at equal train loss: lr 0.05, batch 20: 13; lr 0.1, batch 20: 12; " in found.sentence
     with pytest.raises(ValueError, match="at must be 'step' or 'loss', got 'epoch'"):
         findings.order(runs, "root_sharpness", RATES, at="epoch")
 
@@ -100,6 +104,7 @@ def test_change_after_the_fit_starts_at_the_fit(runs):
     assert rises.agrees is True
     assert "lr 0.05, batch 20: from 13 to 16, change 3 (95 % interval 3 to 3)" in rises.sentence
     assert rises.sentence.count("rises in 3 of 3") == 3
+    assert rises.sentence.endswith("all 9 runs: change 3 (95 % interval 3 to 3).")
     assert findings.moved(runs, "mls", "falls").agrees is False
     assert findings.moved(runs, "log_volume", "falls").agrees is True
 

@@ -851,8 +851,10 @@ def test_the_comparison_catches(mutant, monkeypatch):
     assert_matches_oracle(net, x, max_memory=1)
     name, value = MUTANTS[mutant]
     monkeypatch.setattr(measurement, name, value)
+    measurement._norm_of.cache_clear()  # norms are remembered, right ones and broken ones
     with pytest.raises(AssertionError):
         assert_matches_oracle(net, x, max_memory=1)
+    measurement._norm_of.cache_clear()
 
 
 def plain_energy(net, x):
@@ -984,6 +986,15 @@ def test_a_network_for_some_inputs_only(n):
             made = torch.autograd.grad(net(sample)[0, k], list(net.parameters()))
             energy += sum(float(g.square().sum()) for g in made) / n
     assert flatlib.measure(net, x).sharpness == pytest.approx(energy, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_network_for_some_inputs_only_is_found_to_mix_samples(n):
+    net, x = seeded(Category).double(), gaussian(n, 3).double()
+    x[:, 2] = 4
+    net.first.register_forward_hook(lambda module, args, output: output - output.mean(dim=0))
+    with pytest.raises(ValueError, match="samples influence each other|not the samples"):
+        flatlib.measure(net, x)
 
 
 def test_parameters_that_are_no_floats_stay_as_they_are():

@@ -124,6 +124,11 @@ def test_clustered_correlations_are_numpys_on_means_and_on_what_is_left(points):
             assert got == pytest.approx(np.corrcoef(pair)[0, 1], abs=1e-9)
 
 
+def test_clustered_correlation_of_constant_groups_has_no_inside():
+    found = clustered_pearson([0.1] * 3 + [0.7] * 3, [1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 1, 1])
+    assert math.isnan(found.within) and found.between.value == 1.0
+
+
 def test_clustered_correlation_needs_a_group_a_point():
     with pytest.raises(ValueError, match="one group a point, got 1 for 2 points"):
         clustered_pearson([1, 2], [1, 2], ["a"])

@@ -34,7 +34,7 @@ def execute(
 
     Raises:
         RecordError: the archive holds a run of this name made otherwise, or a shorter one whose
-            state is gone.
+            state is gone and whose final weights are not archived.
         LockedError: another process is at work on this run.
         OSError: the disk is full; what was recorded before is whole.
     """

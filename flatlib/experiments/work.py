@@ -60,7 +60,7 @@ class Work:
         device: where to train and measure.
 
     Raises:
-        RecordError: the archive was made otherwise, or the state to go on from is missing.
+        RecordError: the archive was made otherwise, or state and final weights are missing.
     """
 
     def __init__(self, config: RunConfig, record: Record, workers: int = 1, device: str = "cpu"):
