@@ -101,7 +101,7 @@ class Float64Network:
     buffers: dict[str, Tensor]
     layers: dict[str, nn.Module]  # the linear and convolutional layers, by name
     kinds: dict[str, str]
-    derived: dict[str, Tensor]  # attributes that were computed from parameters, as leaves
+    outside: dict[str, Tensor]  # leaves no output may rest on: see `_check_graph`
     trainable: frozenset[str] = field(default_factory=frozenset)  # names of unfrozen parameters
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -171,15 +171,15 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(_no_cached_parametrizations())
         try:
-            derived = {}
+            outside = dict(net.named_parameters())  # the user's own
             for path, module, before in attributes:
                 for name, value in before.items():
                     if isinstance(value, Tensor):
                         dtype = torch.float64 if value.is_floating_point() else value.dtype
                         vars(module)[name] = value.detach().to(dtype, copy=True)
                         if value.grad_fn is not None:
-                            derived[f"{path}.{name}"] = vars(module)[name].requires_grad_()
-            yield _float64_copies(net, kinds, derived)
+                            outside[f"{path}.{name}"] = vars(module)[name].requires_grad_()
+            yield _float64_copies(net, kinds, outside)
         finally:
             for _, module, before in attributes:
                 vars(module).clear()
@@ -201,7 +201,7 @@ def _no_cached_parametrizations() -> Iterator[None]:
 
 
 def _float64_copies(
-    net: nn.Module, kinds: dict[str, str], derived: dict[str, Tensor]
+    net: nn.Module, kinds: dict[str, str], outside: dict[str, Tensor]
 ) -> Float64Network:
     """``net`` with float64 copies of its parameters and buffers beside it."""
     modules = dict(net.named_modules())
@@ -218,7 +218,7 @@ def _float64_copies(
         },
         layers={name: modules[name] for name in kinds},
         kinds=kinds,
-        derived=derived,
+        outside=outside,
         trainable=frozenset(name for name, p in net.named_parameters() if p.requires_grad),
     )
 
@@ -439,8 +439,7 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
 
 def _check_graph(network: Float64Network, output: Tensor) -> None:
     """Refuse an output that rests on single precision, or on numbers made of parameters before."""
-    outside = {**network.derived, **dict(network.net.named_parameters())}
-    uses, graph = _weight_uses(output, outside)
+    uses, graph = _weight_uses(output, network.outside)
     if uses:
         raise ValueError(
             f"the forward uses {next(iter(uses)).lstrip('.')!r} by way of a tensor that was "
