@@ -600,22 +600,30 @@ class TestMany:
     def test_interrupting_the_pool_stops_its_processes_at_once(self, tmp_path):
         code = (
             "from test_experiments import TINY; from dataclasses import replace\n"
-            "from pathlib import Path; from flatlib.experiments import run_many\n"
+            "from pathlib import Path; from flatlib.experiments import run_many; import signal\n"
             "if __name__ == '__main__':\n"
+            # A shell's background jobs ignore it, and their children with them.
+            "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "    runs = [replace(TINY, seed=s, steps=10**7, measure_every=200) for s in range(4)]\n"
             f"    run_many(runs, 'smoke', Path({str(tmp_path)!r}), progress=False)\n"
         )
         script = tmp_path / "script.py"
         script.write_text(code)
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-        process = subprocess.Popen([sys.executable, str(script)], env=environment)
+        process = subprocess.Popen(
+            [sys.executable, str(script)], env=environment, start_new_session=True
+        )
         first = replace(TINY, seed=0, steps=10**7, measure_every=200)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and steps_of(tmp_path, first) < 200:
-            time.sleep(0.05)
-        assert steps_of(tmp_path, first) >= 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) != 0
+        try:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and steps_of(tmp_path, first) < 200:
+                time.sleep(0.05)
+            assert steps_of(tmp_path, first) >= 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) != 0
+        except BaseException:  # a pool that goes on must not outlive its test
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         for seed in range(4):  # nobody holds a run's lock any more
             with record_of(replace(first, seed=seed), tmp_path).lock():
                 pass
