@@ -90,28 +90,42 @@ def train(
         raise ValueError(f"{type(net).__name__} has no parameters; there is nothing to train")
     with torch.inference_mode(False), torch.enable_grad(), exact_convolutions():
         parts = (data.train_x, data.train_y, data.test_x, data.test_y)
-        train_x, train_y, test_x, test_y = (part.to(like) for part in parts)
-        trainer = Trainer(net, train_x, train_y, lr, batch_size, loss, seed)
-        rows: list[dict[str, float]] = []
-        modes = [(module, module.training) for module in net.modules()]
-        try:
-            net.eval()
-            _check_one_target_an_output(net, train_x[:2], train_y[:2])
-            with tqdm(total=steps, unit="step", disable=not progress) as bar:
-                for until in sorted({*range(0, steps, measure_every), steps}):
-                    _set_modes(modes)
-                    trainer.advance(until, bar.update)
-                    net.eval()
-                    row = {"step": until, **losses(net, train_x, train_y, test_x, test_y, loss)}
-                    x, y = train_x[:measure_samples], train_y[:measure_samples]
-                    row["hessian_gap"] = lemma_gap(net, x, y)
-                    rows.append(row | measurement_row(net, x, y))
-                    bar.set_postfix(loss=f"{row['train_loss']:.2g}")
-        except DivergenceError as fault:
-            fault.table = pd.DataFrame(rows)
-            raise
-        finally:
+        parts = tuple(part.to(like) for part in parts)
+        trainer = Trainer(net, *parts[:2], lr, batch_size, loss, seed)
+        checkpoints = sorted({*range(0, steps, measure_every), steps})
+        with tqdm(total=steps, unit="step", disable=not progress) as bar:
+            return _table(trainer, checkpoints, parts, measure_samples, loss, bar)
+
+
+def _table(
+    trainer: Trainer,
+    checkpoints: list[int],
+    parts: tuple[torch.Tensor, ...],
+    measure_samples: int,
+    loss: str,
+    bar: tqdm,
+) -> pd.DataFrame:
+    """Train to each checkpoint, measure there, and leave each module in its own mode."""
+    net = trainer.net
+    x, y = (part[:measure_samples] for part in parts[:2])
+    rows: list[dict[str, float]] = []
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        net.eval()
+        _check_one_target_an_output(net, x[:2], y[:2])
+        for until in checkpoints:
             _set_modes(modes)
+            trainer.advance(until, bar.update)
+            net.eval()
+            row = {"step": until, **losses(net, *parts, loss)}
+            row["hessian_gap"] = lemma_gap(net, x, y)
+            rows.append(row | measurement_row(net, x, y))
+            bar.set_postfix(loss=f"{row['train_loss']:.2g}")
+    except DivergenceError as fault:
+        fault.table = pd.DataFrame(rows)
+        raise
+    finally:
+        _set_modes(modes)
     return pd.DataFrame(rows)
 
 
