@@ -124,12 +124,12 @@ def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
         return _dense_gradient_norms(layer.inputs[0], layer.output_gradients[0])
     X = _joined([patches(layer.module, x) for x in layer.inputs])
     n, groups, K, P = X.shape
-    patch_norm = torch.linalg.vector_norm(X, dim=2)
     first = layer.output_gradients[0]
     N, C = len(first), output_positions(layer.module, first[0]).shape[2]
     # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
     gram = X.mT @ X if P * (K + N * C) < N * C * K else None
-    weight, bias, untied, output = X.new_zeros((4, n)).unbind()
+    weight, bias = X.new_zeros((2, n)).unbind()
+    position = X.new_zeros((n, groups, P))  # squared norm of the gradient at each position
     for gradients in zip(*layer.output_gradients, strict=True):  # one output's, of every call
         delta = _joined([output_positions(layer.module, each) for each in gradients])
         if gram is None:
@@ -137,10 +137,16 @@ def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
         else:
             weight += (delta @ gram).mul_(delta).sum(dim=(1, 2, 3))
         bias += _energy(delta.sum(dim=-1))
-        untied += _energy(delta * patch_norm.unsqueeze(2))
-        output += _energy(delta)
-    smallest = patch_norm.amin(dim=(1, 2)).square()
-    return GradientNorms(weight, bias, untied, output, smallest, n_positions=P)
+        position += delta.square().sum(dim=2)
+    patch = X.square().sum(dim=2)
+    return GradientNorms(
+        weight,
+        bias,
+        untied=(position * patch).sum(dim=(1, 2)),
+        output=position.sum(dim=(1, 2)),
+        smallest_patch=patch.amin(dim=(1, 2)),
+        n_positions=P,
+    )
 
 
 def _dense_gradient_norms(x: Tensor, gradients: tuple[Tensor, ...]) -> GradientNorms:
