@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,17 @@ PROBE_SAMPLES = 4
 FLOAT64_BYTES = 8
 
 
+class Collector(Protocol):
+    """What is made of the gradients at a layer's output, which nobody keeps."""
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Take in those of one of the N outputs, ``(n, *output_shape)`` for each call."""
+
+
+# Makes a collector from a layer, what its calls read, and N.
+Collect = Callable[[nn.Module, tuple[Tensor, ...], int], Collector]
+
+
 @dataclass(frozen=True)
 class LayerDerivatives:
     """What one linear or convolutional layer read, and the gradients there.
@@ -51,7 +63,7 @@ class LayerDerivatives:
     module: nn.Module  # the user's layer, read for stride, padding, groups; its weights are not
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
     input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
-    output_gradients: tuple[tuple[Tensor, ...], ...]  # a call's N, each (n, *output_shape)
+    collected: Collector | None  # what saw the gradients at what the layer returned
 
 
 @dataclass(frozen=True)
@@ -497,20 +509,28 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     others = tuple(
         name for name in network.parameters if name in network.trainable - own and uses[name] > 0
     )
-    return Plan(first.weights, own, others, probe, _bytes_per_sample(first))
+    bytes_per_sample = _bytes_per_sample(first, _is_batched(network, first))
+    return Plan(first.weights, own, others, probe, bytes_per_sample)
 
 
-def _bytes_per_sample(forward: _Forward) -> int:
+def _is_batched(network: Float64Network, forward: _Forward) -> bool:
+    """Whether the N backward passes are run as one."""
+    # Measured: matrix products gain from batching, convolutions lose to memory traffic.
+    return all(network.kinds[name] == "Linear" for name in forward.calls)
+
+
+def _bytes_per_sample(forward: _Forward, batched: bool) -> int:
     """Memory that the derivatives of one sample take, patches of convolutions included."""
     N = forward.output.shape[1]
+    at_output = N + 3 if batched else 4
     numbers = 2 * N * forward.x[0].numel()
     for name, made in forward.calls.items():
         weight = forward.weights[name]
         for call in made:
-            values = call.value[0].numel() + call.output_shape[1:].numel()
-            n_positions = call.output_shape[1:].numel() // weight.shape[0]
+            written = call.output_shape[1:].numel()
+            n_positions = written // weight.shape[0]
             patches = weight[0].numel() * n_positions if weight.dim() > 2 else 0
-            numbers += (N + 3) * values + 2 * patches
+            numbers += (N + 3) * call.value[0].numel() + at_output * written + 2 * patches
     return FLOAT64_BYTES * numbers
 
 
@@ -523,7 +543,7 @@ def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> lis
         targets,
         directions[:, None, :].expand(N, n, N),
         is_grads_batched=True,
-        retain_graph=True,  # for `_one_by_one`, should an operation not batch
+        retain_graph=True,  # for `_one`, should an operation not batch
         allow_unused=True,
     )
     return [
@@ -532,82 +552,95 @@ def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> lis
     ]
 
 
-def _one_by_one(
-    output: Tensor, targets: list, shapes: list[torch.Size], copied: bool = False
-) -> list[list[Tensor]]:
-    """The N backward passes one after the other, any operation: for each target N gradients."""
-    n, N = output.shape
-    gradients: list[list[Tensor]] = [[] for _ in targets]
-    versions = []
-    for k in range(N):
-        try:
-            found = torch.autograd.grad(
-                output[:, k].sum(), targets, retain_graph=True, allow_unused=True
-            )
-        except RuntimeError as error:
-            raise ValueError(
-                "the network cannot be differentiated (does an in-place operation overwrite what "
-                f"an earlier layer returned? use its out-of-place form): {error}"
-            ) from error
-        for own, gradient, shape in zip(gradients, found, shapes, strict=True):
-            gradient = output.new_zeros((n, *shape[1:])) if gradient is None else gradient
-            own.append(gradient.clone() if copied else gradient)
-            versions.append((own[-1], own[-1]._version))
-    if any(gradient._version != version for gradient, version in versions):
-        # An operation of the network's own gives every pass the same memory for its gradient.
-        return _one_by_one(output, targets, shapes, copied=True)
-    return gradients
+def _one(output: Tensor, k: int, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
+    """The backward pass of output k, any operation: for each target ``(n, *shape)``."""
+    try:
+        found = torch.autograd.grad(
+            output[:, k].sum(), targets, retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            "the network cannot be differentiated (does an in-place operation overwrite what "
+            f"an earlier layer returned? use its out-of-place form): {error}"
+        ) from error
+    return [
+        output.new_zeros(shape) if gradient is None else gradient
+        for gradient, shape in zip(found, shapes, strict=True)
+    ]
 
 
 def _gradients(
-    output: Tensor, targets: list, shapes: list[torch.Size], batched: bool
-) -> list[Tensor] | list[list[Tensor]]:
-    """For each target the N outputs' gradients ``(n, *shape)``, in one tensor or as a list."""
+    output: Tensor,
+    targets: list,
+    shapes: list[torch.Size],
+    n_kept: int,
+    see: Callable[[Sequence[Tensor]], None],
+    batched: bool,
+) -> list[Tensor]:
+    """The N outputs' gradients: ``(n, N, *shape)`` at the first ``n_kept`` targets.
+
+    Those at the other targets are shown to ``see``, one output's at a time, and forgotten.
+    """
+    n, N = output.shape
+    found = None
     if batched:
         with suppress(RuntimeError):  # an operation that cannot be batched, a hook that looks
-            return _all_at_once(output, targets, shapes)
-    return _one_by_one(output, targets, shapes)
+            found = _all_at_once(output, targets, shapes)
+    if found is not None:
+        for k in range(N):
+            see([gradient[k] for gradient in found[n_kept:]])
+        return [gradient.transpose(0, 1) for gradient in found[:n_kept]]
+    kept = [output.new_empty((n, N, *shape[1:])) for shape in shapes[:n_kept]]
+    for k in range(N):
+        found = _one(output, k, targets, shapes)
+        for own, gradient in zip(kept, found, strict=False):
+            own[:, k] = gradient
+        see(found[n_kept:])
+    return kept
 
 
-def _samples_first(gradients: Tensor | list[Tensor]) -> Tensor:
-    """The N outputs' gradients of one target as ``(n, N, *shape)``."""
-    if isinstance(gradients, Tensor):
-        return gradients.transpose(0, 1)
-    return torch.stack(gradients, dim=1)
-
-
-def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
+def _backward(
+    network: Float64Network, x: Tensor, start: int, collect: Collect | None
+) -> Derivatives:
     """One recorded forward pass on ``x`` and one backward pass for each output.
 
     ``start`` is the index of the first row of ``x`` in the user's batch.
     """
     forward = _forward(network, x, range(start, start + len(x)))
+    N = forward.output.shape[1]
     calls = [call for made in forward.calls.values() for call in made]
-    shapes = [forward.x.shape, *(call.value.shape for call in calls)]
-    shapes += [call.output_shape for call in calls]
     targets = [forward.x, *(call.input_edge for call in calls)]
-    targets += [call.output_edge for call in calls]
-    # Measured: matrix products gain from batching, convolutions lose to memory traffic.
-    batched = all(network.kinds[name] == "Linear" for name in forward.calls)
-    gradients = _gradients(forward.output, targets, shapes, batched)
-    for t in range(1 + len(calls)):  # those at inputs, in place, which frees one after the other
-        gradients[t] = _samples_first(gradients[t])
-    jacobian = gradients[0].flatten(2)
+    shapes = [forward.x.shape, *(call.value.shape for call in calls)]
+    inputs = {name: tuple(c.value.detach() for c in made) for name, made in forward.calls.items()}
+    collectors = {}
+    n_kept = len(targets)
+    if collect is not None:
+        targets += [call.output_edge for call in calls]
+        shapes += [call.output_shape for call in calls]
+        collectors = {name: collect(network.layers[name], inputs[name], N) for name in inputs}
+
+    def see(gradients: Sequence[Tensor]) -> None:
+        each = iter(gradients)
+        for name, collector in collectors.items():
+            collector.add([next(each) for _ in forward.calls[name]])
+
+    batched = _is_batched(network, forward)
+    jacobian, *kept = _gradients(forward.output, targets, shapes, n_kept, see, batched)
+    jacobian = jacobian.flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
             "values, though its output does not; look for a square root or division at 0"
         )
-    inputs = iter(gradients[1 : 1 + len(calls)])
-    outputs = iter(gradients[1 + len(calls) :])
+    each = iter(kept)
     layers = tuple(
         LayerDerivatives(
             name,
             network.kinds[name],
             network.layers[name],
-            tuple(call.value.detach() for call in made),
-            tuple(next(inputs) for _ in made),
-            tuple(tuple(next(outputs)) for _ in made),
+            inputs[name],
+            tuple(next(each) for _ in made),
+            collectors.get(name),
         )
         for name, made in forward.calls.items()
     )
@@ -615,7 +648,11 @@ def _backward(network: Float64Network, x: Tensor, start: int) -> Derivatives:
 
 
 def differentiate(
-    network: Float64Network, x: Tensor, planned: Plan, max_memory: int
+    network: Float64Network,
+    x: Tensor,
+    planned: Plan,
+    max_memory: int,
+    collect: Collect | None = None,
 ) -> Iterator[Derivatives]:
     """The derivatives of ``network`` at ``x``, part by part.
 
@@ -625,6 +662,7 @@ def differentiate(
         planned: from `plan`.
         max_memory: bytes that one part's derivatives may take; at least one sample at a time
             is always taken.
+        collect: sees the gradients at each layer's output; without it they are not taken.
 
     Yields:
         `Derivatives` of consecutive parts of the batch.
@@ -635,7 +673,7 @@ def differentiate(
     at_once = max(1, int(min(max_memory // planned.bytes_per_sample, len(x))))
     start = 0
     for part in x.split(at_once):
-        derivatives = _backward(network, part, start)
+        derivatives = _backward(network, part, start, collect)
         planned.probe.check(derivatives.output, start)
         for layer in derivatives.layers:
             planned.probe.check_inputs(layer, start)

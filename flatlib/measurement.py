@@ -23,7 +23,8 @@ from flatlib.derivatives import (
     plan,
     sample_parameter_gradients,
 )
-from flatlib.sharpness import gradient_norms, one_an_axis, pad, padding_of
+from flatlib.patches import one_an_axis, pad, padding_of
+from flatlib.sharpness import NormSums
 
 DEFAULT_MAX_MEMORY = 2**27
 TOP_VOLUME = 3
@@ -256,7 +257,7 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
         planned = plan(network, x)
         parts = []
         start = 0
-        for part in differentiate(network, x, planned, max_memory):
+        for part in differentiate(network, x, planned, max_memory, NormSums):
             stop = start + len(part.output)
             parts.append(_measure_part(part, planned, x[start:stop]))
             start = stop
@@ -307,7 +308,7 @@ def _measure_layer(
     layer: LayerDerivatives, planned: Plan, jacobian: Tensor, s: Tensor
 ) -> tuple[LayerMeasurement, Tensor]:
     """One layer of one part, and the squared norms of its bias's gradients."""
-    norms = gradient_norms(layer)
+    norms = layer.collected.norms()
     flat = [gradient.flatten(2) for gradient in layer.input_gradients]
     joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
     # The layer that reads the network's input has the network's singular values.

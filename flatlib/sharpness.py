@@ -9,91 +9,24 @@ product or, where positions are few, as ``<delta_k (X^T X), delta_k>``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlib.checks import check_targets
 from flatlib.derivatives import (
     Float64Network,
-    LayerDerivatives,
     checked_output,
     float64_network,
     parameter_jacobian,
     trainable_names,
 )
+from flatlib.patches import output_positions, patches
 
 MINIMUM_PROBES = 8
-
-
-def one_an_axis(module: nn.Module, value: int | tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution's stride, dilation or padding, which may be one number for all its axes."""
-    return (value,) * len(module.kernel_size) if isinstance(value, int) else tuple(value)
-
-
-def padding_of(module: nn.Module) -> tuple[tuple[int, ...], str]:
-    """What a convolution adds to its input: numbers a side, last axis first, and the mode."""
-    if module.padding_mode != "zeros":  # then the layer reads this, not its padding
-        return tuple(module._reversed_padding_repeated_twice), module.padding_mode
-    mode = "constant"
-    if not isinstance(module.padding, str):
-        padding = one_an_axis(module, module.padding)
-        return tuple(side for p in padding[::-1] for side in (p, p)), mode
-    if module.padding == "valid":
-        return (0,) * (2 * len(module.kernel_size)), mode
-    sides = []
-    dilations = one_an_axis(module, module.dilation)
-    for size, dilation in zip(module.kernel_size[::-1], dilations[::-1], strict=True):
-        total = dilation * (size - 1)
-        sides += [total // 2, total - total // 2]
-    return tuple(sides), mode
-
-
-def pad(x: Tensor, sides: tuple[int, ...], mode: str) -> Tensor:
-    """``x`` with what `padding_of` says added."""
-    return F.pad(x, sides, mode=mode) if any(sides) else x
-
-
-def patches(module: nn.Module, x: Tensor) -> Tensor:
-    """What the weight of a layer multiplies, one column a position.
-
-    Args:
-        module: Linear, Conv1d or Conv2d.
-        x: the layer's input, ``(n, ..., d)`` or ``(n, C_in, ...)``.
-
-    Returns:
-        ``(n, groups, K, P)``: K = d, or ``C_in / groups`` times the kernel's size; P positions.
-    """
-    n = x.shape[0]
-    if isinstance(module, nn.Linear):
-        return x.reshape(n, 1, -1, x.shape[-1]).mT
-    padded = pad(x, *padding_of(module))
-    kernel = module.kernel_size
-    dilation, stride = (one_an_axis(module, each) for each in (module.dilation, module.stride))
-    if isinstance(module, nn.Conv1d):
-        padded = padded.unsqueeze(2)
-        kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
-    columns = F.unfold(padded, kernel, dilation=dilation, stride=stride)
-    return columns.unflatten(1, (module.groups, -1))
-
-
-def output_positions(module: nn.Module, gradient: Tensor) -> Tensor:
-    """The gradient of one output at what a layer returns, one column a position.
-
-    Args:
-        module: Linear, Conv1d or Conv2d.
-        gradient: ``(n, ..., d)`` or ``(n, C_out, ...)``.
-
-    Returns:
-        ``(n, groups, C_out / groups, P)``.
-    """
-    n = gradient.shape[0]
-    if isinstance(module, nn.Linear):
-        return gradient.reshape(n, 1, -1, gradient.shape[-1]).mT
-    return gradient.reshape(n, module.groups, -1, gradient[0, 0].numel())
 
 
 @dataclass(frozen=True)
@@ -108,63 +41,68 @@ class GradientNorms:
     n_positions: int  # P over all calls; 1 for a dense layer
 
 
-def gradient_norms(layer: LayerDerivatives) -> GradientNorms:
-    r"""Squared norms of a layer's gradients without forming a gradient per sample.
+class NormSums:
+    r"""Squared norms of one layer's gradients, added up output by output.
 
     Args:
-        layer: from `flatlib.derivatives.differentiate`.
-
-    Returns:
-        `GradientNorms`, every field but the last ``(n,)`` float64.
+        module: Linear, Conv1d or Conv2d.
+        inputs: what it read, one a call, each ``(n, ..., d)`` or ``(n, C_in, ...)``.
+        n_outputs: N, how often `add` will be called.
 
     Source: the terms of Eq. (3) that belong to this layer; for one position the weight's is
     :math:`\lVert J\rVert_F^2 \lVert x\rVert_2^2` of Eq. (4).
     """
-    if layer.kind == "Linear" and len(layer.inputs) == 1 and layer.inputs[0].dim() == 2:
-        return _dense_gradient_norms(layer.inputs[0], layer.output_gradients[0])
-    X = _joined([patches(layer.module, x) for x in layer.inputs])
-    n, groups, K, P = X.shape
-    first = layer.output_gradients[0]
-    N, C = len(first), output_positions(layer.module, first[0]).shape[2]
-    # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
-    gram = X.mT @ X if P * (K + N * C) < N * C * K else None
-    weight, bias = X.new_zeros((2, n)).unbind()
-    position = X.new_zeros((n, groups, P))  # squared norm of the gradient at each position
-    for gradients in zip(*layer.output_gradients, strict=True):  # one output's, of every call
-        delta = _joined([output_positions(layer.module, each) for each in gradients])
-        if gram is None:
-            weight += _energy(delta @ X.mT)
+
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], n_outputs: int):
+        self.module, self.n_outputs = module, n_outputs
+        self.patches = _joined([patches(module, x) for x in inputs])  # (n, groups, K, P)
+        self.gram: Tensor | None = None
+        self.energy: Tensor | None = None  # of delta, (n, groups, C, P), summed over outputs
+        self.weight: Tensor | None = None  # to be summed over all axes but the first
+        self.bias: list[Tensor] = []  # the bias's gradients, (n, groups, C) for each output
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Take in one output's gradients at what the layer returned, one a call."""
+        delta = _joined([output_positions(self.module, each) for each in gradients])
+        self.energy = _plus_product(self.energy, delta, delta)
+        if delta.shape[-1] == 1:  # see `norms`
+            return
+        self.bias.append(delta.sum(dim=-1))
+        X, N = self.patches, self.n_outputs
+        C, (K, P) = delta.shape[2], X.shape[2:]
+        # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
+        if P * (K + N * C) < N * C * K:
+            self.gram = X.mT @ X if self.gram is None else self.gram
+            self.weight = _plus_product(self.weight, delta @ self.gram, delta)
         else:
-            weight += (delta @ gram).mul_(delta).sum(dim=(1, 2, 3))
-        bias += _energy(delta.sum(dim=-1))
-        position += delta.square().sum(dim=2)
-    patch = X.square().sum(dim=2)
-    return GradientNorms(
-        weight,
-        bias,
-        untied=(position * patch).sum(dim=(1, 2)),
-        output=position.sum(dim=(1, 2)),
-        smallest_patch=patch.amin(dim=(1, 2)),
-        n_positions=P,
-    )
+            gradient = delta @ X.mT
+            self.weight = _plus_product(self.weight, gradient, gradient)
+
+    def norms(self) -> GradientNorms:
+        """The sums so far."""
+        patch = self.patches.square().sum(dim=2)
+        position = self.energy.sum(dim=2)
+        untied, output = (position * patch).sum(dim=(1, 2)), position.sum(dim=(1, 2))
+        several = patch.shape[-1] > 1
+        return GradientNorms(
+            # For a single position the weight's gradient is delta x^T, the bias's is delta.
+            weight=self.weight.sum(dim=(1, 2, 3)) if several else untied,
+            bias=torch.stack(self.bias).square().sum(dim=(0, 2, 3)) if several else output,
+            untied=untied,
+            output=output,
+            smallest_patch=patch.amin(dim=(1, 2)),
+            n_positions=patch.shape[-1],
+        )
 
 
-def _dense_gradient_norms(x: Tensor, gradients: tuple[Tensor, ...]) -> GradientNorms:
-    """The norms where W multiplies one vector a sample: Eq. (4)."""
-    input_energy = torch.linalg.vector_norm(x, dim=1).square()
-    output = sum(_energy(gradient) for gradient in gradients)
-    weight = output * input_energy
-    return GradientNorms(weight, output, weight, output, input_energy, 1)
+def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """``total + a * b`` elementwise, in place where there is a total already."""
+    return a * b if total is None else total.addcmul_(a, b)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     """Tensors of several calls side by side along the positions; one call's as it is."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def _energy(values: Tensor) -> Tensor:
-    """Squared norm of each sample's numbers."""
-    return torch.linalg.vector_norm(values.flatten(1), dim=1).square()
 
 
 @dataclass(frozen=True)

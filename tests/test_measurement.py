@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 import flatlib
-from flatlib import measurement
+from flatlib import measurement, sharpness
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -820,21 +820,23 @@ def test_a_forward_that_writes_into_its_input_leaves_the_input_alone():
 
 
 def broken_norms(**changes):
-    whole = measurement.gradient_norms
-    return lambda layer: replace(
-        whole(layer), **{k: change(getattr(whole(layer), k)) for k, change in changes.items()}
-    )
+    class Broken(sharpness.NormSums):
+        def norms(self):
+            whole = super().norms()
+            return replace(whole, **{k: f(getattr(whole, k)) for k, f in changes.items()})
+
+    return Broken
 
 
 MUTANTS = {
-    "weight energy halved": ("gradient_norms", broken_norms(weight=lambda v: v / 2)),
-    "weight energy off by 1e-8": ("gradient_norms", broken_norms(weight=lambda v: v * (1 + 1e-8))),
-    "weight norm not squared": ("gradient_norms", broken_norms(weight=torch.sqrt)),
-    "bias left out": ("gradient_norms", broken_norms(bias=torch.zeros_like)),
-    "bias counted twice": ("gradient_norms", broken_norms(bias=lambda v: 2 * v)),
-    "untied is tied": ("gradient_norms", broken_norms(untied=lambda v: v * 1.5)),
-    "delta off": ("gradient_norms", broken_norms(output=lambda v: v + 1e-6)),
-    "largest patch": ("gradient_norms", broken_norms(smallest_patch=lambda v: 2 * v)),
+    "weight energy halved": ("NormSums", broken_norms(weight=lambda v: v / 2)),
+    "weight energy off by 1e-8": ("NormSums", broken_norms(weight=lambda v: v * (1 + 1e-8))),
+    "weight norm not squared": ("NormSums", broken_norms(weight=torch.sqrt)),
+    "bias left out": ("NormSums", broken_norms(bias=torch.zeros_like)),
+    "bias counted twice": ("NormSums", broken_norms(bias=lambda v: 2 * v)),
+    "untied is tied": ("NormSums", broken_norms(untied=lambda v: v * 1.5)),
+    "delta off": ("NormSums", broken_norms(output=lambda v: v + 1e-6)),
+    "largest patch": ("NormSums", broken_norms(smallest_patch=lambda v: 2 * v)),
     "Frobenius for spectral": ("spectral_norm", lambda W: float(W.norm())),
     "volume of the top three": ("TOP_VOLUME", 2),
     "samples out of order": (
