@@ -94,7 +94,8 @@ def test_workflow_builds_tests_and_publishes():
     upload = next(step for step in steps if "upload-pages-artifact" in step.get("uses", ""))
     assert upload["with"]["path"] == "book/_build/html"
     assert workflow["jobs"]["publish"]["needs"] == "build"
-    assert workflow["permissions"]["pages"] == "write"
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["jobs"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
 
 
 def notebook(**cell) -> str:
