@@ -404,16 +404,16 @@ def _probe(network: Float64Network, x: Tensor) -> tuple[Probe, _Forward]:
     check_batch(network.net, x)
     samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
     rows = x[list(samples)].detach()
-    # Unlike any sample, and as many that the batch sizes differ.
-    other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0
-    company = torch.cat([rows, other, other] if len(rows) + 1 == len(x) else [rows, other])
+    n_others = 2 if len(rows) + 1 == len(x) else 1  # so that the batch sizes differ
+    other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
+    company = torch.cat([rows, *[other] * n_others])
     state = _random_state(x.device)
     try:
         first = _forward(network, company, samples)
     except ValueError:  # a network for some inputs only, such as numbers of a category
         others = [i for i in range(len(x)) if i not in samples]
         other = x[others[:1]].detach() if others else rows[:1] * (1 - 1e-3)
-        company = torch.cat([rows, other, other] if len(rows) + 1 == len(x) else [rows, other])
+        company = torch.cat([rows, *[other] * n_others])
         first = _forward(network, company, samples)
     again = _forward(network, company, samples)
     _check_graph(network, first.output)
