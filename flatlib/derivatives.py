@@ -2,8 +2,9 @@
 
 The network is differentiated through float64 copies of its parameters and buffers; the
 user's own are never written to. Hooks on each linear and convolutional layer record what the
-layer reads, and the gradients at what it reads and at what it returns. No gradient of a
-parameter is formed: `flatlib.sharpness` gets their norms from these records.
+layer reads and the gradients there. Those at what it returns are handed on, one output's at a
+time, and not kept. No gradient of a parameter is formed: `flatlib.sharpness` gets their norms
+from these.
 """
 
 from __future__ import annotations
