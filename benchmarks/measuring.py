@@ -15,7 +15,7 @@ import multiprocessing
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -33,40 +33,37 @@ SAMPLES = (20, 100)
 SLOW = ("naive", "joint")  # timed three times, without a warm-up
 
 
-def one_by_one(net: nn.Module, x: Tensor, targets: Callable[[Tensor], list[Tensor]]) -> list:
-    """Gradients of each output of each sample, formed one at a time."""
-    found = []
+def one_by_one(
+    net: nn.Module, x: Tensor, targets: Callable[[Tensor], list[Tensor]]
+) -> Iterator[Iterator[tuple[Tensor, ...]]]:
+    """For each sample, the gradients of its outputs at ``targets``, formed one at a time."""
     for sample in x.split(1):
         sample = sample.clone().requires_grad_()
         output = net(sample)[0]
         wanted = targets(sample)
-        for k in range(output.shape[0]):
-            gradients = torch.autograd.grad(output[k], wanted, retain_graph=True)
-            found.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    return found
+        yield (torch.autograd.grad(value, wanted, retain_graph=True) for value in output.unbind())
 
 
 def naive(net: nn.Module, x: Tensor) -> None:
-    """The way the authors took: a loop over samples and outputs for each quantity in turn.
+    """The way the authors' code takes: loops over samples and outputs, one gradient at a time.
 
-    Sharpness, G, the singular values behind volume, dimensionality and MLS, the first layer's
-    gradients behind B and C, and each layer's sensitivity behind NMLS.
+    One loop for the parameters, joined into one vector, behind sharpness, B and C; one for the
+    input, behind G, MLS, volume and dimensionality; one for each layer's input, behind NMLS.
     """
-    n = len(x)
     parameters = list(net.parameters())
-    sum(float(row.square().sum()) for row in one_by_one(net, x, lambda sample: parameters))
-    sum(float(row.square().sum()) for row in one_by_one(net, x, lambda sample: [sample]))
-    rows = one_by_one(net, x, lambda sample: [sample])
-    for jacobian in torch.stack(rows).unflatten(0, (n, -1)):
-        torch.linalg.svdvals(jacobian)
-    sum(float(row.square().sum()) for row in one_by_one(net, x, lambda sample: parameters[:1]))
+    for gradients in one_by_one(net, x, lambda sample: parameters):
+        for gradient in gradients:
+            float(torch.cat([part.flatten() for part in gradient]).square().sum())
+            float(gradient[0].square().sum())
+    for gradients in one_by_one(net, x, lambda sample: [sample]):
+        torch.linalg.svdvals(torch.stack([gradient[0].flatten() for gradient in gradients]))
     for layer in [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]:
         read = []
         handle = layer.register_forward_pre_hook(lambda module, args, r=read: r.append(args[0]))
-        rows = one_by_one(net, x, lambda sample, r=read: [r[-1]])
-        handle.remove()
-        for jacobian in torch.stack(rows).unflatten(0, (n, -1)):
+        for gradients in one_by_one(net, x, lambda sample, r=read: [r.pop()]):
+            jacobian = torch.stack([gradient[0].flatten() for gradient in gradients])
             torch.linalg.matrix_norm(jacobian, 2)
+        handle.remove()
 
 
 def joint(net: nn.Module, x: Tensor) -> None:
