@@ -59,6 +59,8 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
     Returns:
         ``(n, groups, K, P)``: K = d, or ``C_in / groups`` times the kernel's size; P positions.
 
+    Source: the vector x of Eq. (4), where there is one position; the patches of Eqs. (N.7), (N.8).
+
     >>> import torch
     >>> conv = nn.Conv1d(1, 1, kernel_size=2)
     >>> patches(conv, torch.tensor([[[1.0, 2.0, 3.0]]]))[0, 0]
