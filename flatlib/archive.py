@@ -98,6 +98,24 @@ class Runs:
         rows = table[(table["step"] == step) & table["run"].isin(kept.index)]
         return rows, step, out
 
+    def at_one_loss(self, settings: Sequence[tuple[float, int]]) -> pd.DataFrame:
+        """The training rows of the given settings where the runs of a seed have come equally far.
+
+        Args:
+            settings: ``(lr, batch_size)``.
+
+        Returns:
+            For each run its first checkpoint with at most the train loss that the slowest run of
+            its seed ends at; those that `at_one_step` leaves out are left out here too.
+        """
+        _, _, out = self.at_one_step()
+        table = self.on("train").sort_values("step")
+        setting = pd.Series(list(zip(table["lr"], table["batch_size"], strict=True)), table.index)
+        table = table[setting.isin(list(settings)) & ~table["run"].isin(out)]
+        ends = table.groupby(["seed", "run"])["train_loss"].last()
+        level = table["seed"].map(ends.groupby("seed").max())
+        return table[table["train_loss"] <= level].groupby("run").head(1)
+
     def caption(self, settings: Sequence[tuple[float, int]] | None = None) -> str:
         """Data, scale, loss, seeds and steps reached of each setting, and what is missing.
 

@@ -144,17 +144,6 @@ def moved(
     return Finding(sentence, _verdict(changes, SIGNS[expected]), reservation)
 
 
-def _at_one_loss(runs: Runs, settings: Sequence[tuple[float, int]]) -> pd.DataFrame:
-    """For each seed, each run's first checkpoint with at most the loss that the slowest ends at."""
-    _, _, out = runs.at_one_step()
-    table = runs.on("train").sort_values("step")
-    setting = pd.Series(list(zip(table["lr"], table["batch_size"], strict=True)), table.index)
-    table = table[setting.isin(list(settings)) & ~table["run"].isin(out)]
-    ends = table.groupby(["seed", "run"])["train_loss"].last()
-    level = table["seed"].map(ends.groupby("seed").max())
-    return table[table["train_loss"] <= level].groupby("run").head(1)
-
-
 def order(
     runs: Runs, column: str, settings: Sequence[tuple[float, int]], at: str = "step"
 ) -> Finding:
@@ -182,7 +171,7 @@ def order(
         raise ValueError(f"at must be 'step' or 'loss', got {at!r}")
     rows, step, _ = runs.at_one_step()
     if at == "loss":
-        rows = _at_one_loss(runs, settings)
+        rows = runs.at_one_loss(settings)
     rows = rows.assign(setting=list(zip(rows["lr"], rows["batch_size"], strict=True)))
     there = [setting for setting in settings if setting in set(rows["setting"])]
     absent = [label(setting) for setting in settings if setting not in there]
