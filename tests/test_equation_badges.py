@@ -66,11 +66,11 @@ def build(tmp_path, capsys):
 
 
 def shows(*labels: str) -> str:
-    return "\n\n".join(f"```{{equation}} {label}\na \\le b\n```" for label in labels)
+    return "\n\n".join(f"$$\na \\le b\n\\tag{{{label}}}\n$$" for label in labels)
 
 
 def test_a_checked_equation_gets_number_anchor_and_badge(build):
-    status, printed, site = build({"one": shows("A.1") + "\n\nSee {eqref}`A.1`."}, entry("A.1"))
+    status, printed, site = build({"one": shows("A.1") + "\n\nSee [(A.1)](#eq-A-1)."}, entry("A.1"))
     assert status == 0, printed
     html = (site / "one.html").read_text()
     assert r"\[a \le b\tag{A.1}\]" in html
@@ -124,17 +124,28 @@ def test_an_equation_that_nobody_registered_stops_the_build(build):
     assert "one: equation 99 has no check in the register" in printed
 
 
-def test_a_reference_to_an_unknown_equation_stops_the_build(build):
-    status, printed, _ = build({"one": shows("13") + "\n\n{eqref}`77`"}, entry("13"))
+def test_a_link_reaches_an_equation_on_another_page(build):
+    pages = {"one": shows("A.1"), "two": "See Eq. [(A.1)](#eq-A-1)."}
+    status, printed, site = build(pages, entry("A.1"))
+    assert status == 0, printed
+    assert 'href="one.html#eq-A-1">(A.1)</a>' in (site / "two.html").read_text()
+
+
+@pytest.mark.parametrize("link", ["[(77)](#eq-77)", "[(12)](#eq-13)", "[](#eq-13)"])
+def test_a_link_to_another_equation_than_it_names_stops_the_build(build, link):
+    status, printed, _ = build({"one": shows("13") + f"\n\n{link}"}, entry("13"))
     assert status != 0
-    assert "one: reference to unknown equation 77" in printed
+    assert f"one: {link} does not name an equation that it links" in printed
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "$$\na = b\n$$ (name)",
-        "$$\na = b \\tag{5}\n$$",
+        "$$\na = b \\tag{13} \\tag{13}\n$$",
+        "$$\na = b \\tag*{13}\n$$",
+        "$$\n\\tag{13}\n$$",
+        "$$\na = b \\label{one}\n$$",
         "```{math}\n:label: name\na = b\n```",
         "$$\n\\begin{equation} a = b \\end{equation}\n$$",
         "```{math}\n\\begin{align} a &= b \\end{align}\n```",

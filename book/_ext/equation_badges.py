@@ -1,12 +1,10 @@
 """Numbered equations that carry the result of their check.
 
-``{equation} LABEL`` shows a display equation with its number and a badge, ``{eqref}`LABEL```
-links to it,
-``{equation-register}`` lists every registered equation, ``{equation-tally}`` sums them up. All
-numbers come
-from one file that the register's own run writes. The build stops on a numbered equation
-without a check,
-on a failed check, and on a registered equation that no page shows.
+A display with ``\\tag{LABEL}`` gets a badge and an anchor, ``[(LABEL)](#eq-LABEL)`` links to it
+from any page, ``{equation-register}`` lists every registered equation, ``{equation-tally}`` sums
+them up. All numbers come from one file that the register's own run writes. The build stops on a
+numbered equation without a check, on a failed check, and on a registered equation that no page
+shows.
 """
 
 from __future__ import annotations
@@ -18,10 +16,12 @@ from pathlib import Path
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.docutils import SphinxDirective
 
+TAG = re.compile(r"\\tag\{([^{}]*)\}")
 # What gives an equation a number of its own, past the register.
 NUMBERED = re.compile(
     r"\\tag\*?\s*\{|\\label\s*\{|\\begin\{(equation|align|gather|multline|eqnarray)\}"
@@ -138,43 +138,10 @@ def add_fault(env, docname: str, text: str) -> None:
     faults(env).setdefault(docname, []).append(f"{docname}: {text}")
 
 
-class EquationDirective(SphinxDirective):
-    """``{equation} LABEL`` with the TeX of the equation inside."""
-
-    required_arguments = 1
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        label, tex = self.arguments[0], "\n".join(self.content)
-        if label not in register_of(self.env):
-            add_fault(self.env, self.env.docname, f"equation {label} has no check in the register")
-            return []
-        if not tex.strip():
-            add_fault(self.env, self.env.docname, f"equation {label} has no TeX")
-            return []
-        here = shown(self.env).setdefault(self.env.docname, [])
-        box = nodes.container(classes=["equation-box"])
-        if label not in here:
-            box["ids"].append(anchor(label))
-        here.append(label)
-        box += checked_math(tex, label)
-        box += badge_node(label=label)
-        return [box]
-
-
 def checked_math(tex: str, label: str) -> nodes.math_block:
     """A display that the build's search for unchecked numbers lets pass."""
     text = display_tex(tex, label)
     return nodes.math_block(text, text, nowrap=True, number=None, checked=label)
-
-
-class EqrefRole(SphinxRole):
-    """``{eqref}`13```: "(13)", linked to where the equation stands."""
-
-    def run(self):
-        if self.text not in register_of(self.env):
-            add_fault(self.env, self.env.docname, f"reference to unknown equation {self.text}")
-        return [eqref_node(label=self.text)], []
 
 
 class TallyDirective(SphinxDirective):
@@ -244,16 +211,49 @@ class RegisterDirective(SphinxDirective):
         return box
 
 
-def find_unchecked(app: Sphinx, doctree: nodes.document) -> None:
-    """Note every display that numbers itself."""
-    docname = app.env.docname
-    for node in doctree.findall(nodes.math_block):
+def number_equations(app: Sphinx, doctree: nodes.document) -> None:
+    """Give every tagged display its badge, and note what numbers itself in another way."""
+    env = app.env
+    for node in list(doctree.findall(nodes.math_block)):
         if node.get("checked"):
             continue
-        if node.get("label") or node.get("number") or NUMBERED.search(node.astext()):
-            tex = " ".join(node.astext().split())[:60]
+        tex = node.astext()
+        tags, rest = TAG.findall(tex), TAG.sub("", tex).strip()
+        own = node.get("label") or node.get("number") or NUMBERED.search(rest)
+        if own or len(tags) > 1 or (tags and not rest):
             where = f"line {node.line}: " if node.line else ""
-            add_fault(app.env, docname, f"{where}numbered equation without a check: {tex}")
+            text = f"{where}numbered equation without a check: {' '.join(tex.split())[:60]}"
+            add_fault(env, env.docname, text)
+        elif tags and tags[0] not in register_of(env):
+            add_fault(env, env.docname, f"equation {tags[0]} has no check in the register")
+        elif tags:
+            node.replace_self(equation_box(env, rest, tags[0]))
+
+
+def equation_box(env, tex: str, label: str) -> nodes.container:
+    """One equation with its badge; the first on its page carries the anchor."""
+    here = shown(env).setdefault(env.docname, [])
+    box = nodes.container(classes=["equation-box"])
+    if label not in here:
+        box["ids"].append(anchor(label))
+    here.append(label)
+    box += checked_math(tex, label)
+    box += badge_node(label=label)
+    return box
+
+
+def link_equations(app: Sphinx, doctree: nodes.document) -> None:
+    """Take over the links to equations, which may stand on any page."""
+    env = app.env
+    labels = {anchor(label): label for label in register_of(env)}
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        if not node["reftarget"].startswith("eq-"):
+            continue
+        label = labels.get(node["reftarget"])
+        if node.astext() != f"({label})":
+            link = f"[{node.astext()}](#{node['reftarget']})"
+            add_fault(env, env.docname, f"{link} does not name an equation that it links")
+        node.replace_self(eqref_node(label=label))
 
 
 def forget(app: Sphinx, env, docname: str) -> None:
@@ -340,12 +340,11 @@ def setup(app: Sphinx) -> dict:
     app.add_config_value("equation_strict", True, "env")
     for node in (eqref_node, badge_node, shown_in_node):
         app.add_node(node)
-    app.add_directive("equation", EquationDirective)
     app.add_directive("equation-register", RegisterDirective)
     app.add_directive("equation-tally", TallyDirective)
-    app.add_role("eqref", EqrefRole())
     app.connect("env-before-read-docs", read_anew)
-    app.connect("doctree-read", find_unchecked)
+    app.connect("doctree-read", number_equations)
+    app.connect("doctree-read", link_equations)
     app.connect("env-purge-doc", forget)
     app.connect("env-merge-info", merge)
     app.connect("env-check-consistency", stop_on_faults)
