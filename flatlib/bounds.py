@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from flatlib.measurement import LayerMeasurement, Measurement
 # Both sides are sums of some thousands of float64 products; a true inequality that is attained
 # may miss by this much and no more, relative to the larger side.
 ROUNDING = 1e-11
+SMALLEST_SQUARED = 1e-130  # norms whose square float64 holds to rounding, parts of it included
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     and nothing else. ``proven`` is False where the network does not meet the assumptions: from
     the input's gradient to the weight's takes a dense linear map in front, from the weight's to
     the parameters' that it is trainable and used nowhere else; the bounds over layers need both
-    of every layer.
+    of every layer. A gradient below 1e-130 counts as 0 here: float64 loses its square.
 
     Args:
         m: from `flatlib.measure`.
@@ -220,6 +221,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     True
     """
     _refuse_zero_input(m)
+    m = _without_tiny_gradients(m)
     return (
         *_weights_to_inputs(m),
         *_volume(m),
@@ -227,6 +229,31 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         *_dimensionality(m),
         *_over_layers(m),
         *_convolution(m),
+    )
+
+
+def _without_tiny_gradients(m: Measurement) -> Measurement:
+    """``m``, with 0 for each derivative whose square float64 cannot hold."""
+    norms = torch.stack([m.mls, *(layer.sensitivity for layer in m.layers)])
+    tiny = norms < SMALLEST_SQUARED
+    if not bool((tiny & (norms > 0)).any()):
+        return m
+    layers = tuple(
+        replace(
+            layer,
+            sensitivity=layer.sensitivity.masked_fill(here, 0.0),
+            log_volume=layer.log_volume.masked_fill(here, -math.inf),
+        )
+        for layer, here in zip(m.layers, tiny[1:], strict=True)
+    )
+    return replace(
+        m,
+        singular_values=m.singular_values.masked_fill(tiny[0][:, None], 0.0),
+        mls=m.mls.masked_fill(tiny[0], 0.0),
+        gradient_energy=m.gradient_energy.masked_fill(tiny[0], 0.0),
+        log_volume=m.log_volume.masked_fill(tiny[0], -math.inf),
+        local_dimensionality=m.local_dimensionality.masked_fill(tiny[0], math.nan),
+        layers=layers,
     )
 
 

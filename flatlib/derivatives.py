@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
 from flatlib.checks import (
@@ -62,6 +63,7 @@ class LayerDerivatives:
     name: str  # as in net.named_modules()
     kind: str  # "Linear", "Conv1d" or "Conv2d"
     module: nn.Module  # the user's layer, read for stride, padding, groups; its weights are not
+    weight: Tensor  # what it multiplies with
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
     input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
     collected: Collector | None  # what saw the gradients at what the layer returned
@@ -74,6 +76,8 @@ class Derivatives:
     output: Tensor  # (n, N)
     jacobian: Tensor  # (n, N, M): jacobian[i, k] is the gradient of output k at sample i
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
+    own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
+    other_parameters: tuple[str, ...]  # trainable and used in any other way
 
 
 class _LayerFault(Exception):
@@ -177,12 +181,20 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         (value, copy.copy(value))
         for value in _containers([before for _, _, before in attributes], set())
     ]
+    contained = [
+        (item, item.detach().clone(), item._version)
+        for value, _ in containers
+        for item in (value.values() if isinstance(value, dict) else value)
+        if isinstance(item, Tensor) and not item.is_inference()
+    ]
     cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(_no_cached_parametrizations())
+        stack.enter_context(_float64_by_default())
+        stack.enter_context(_plain_layouts(net))
         try:
             outside = dict(net.named_parameters())  # the user's own
             for path, module, before in attributes:
@@ -200,6 +212,9 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             for value, before in containers:
                 value.clear()
                 (value.extend if isinstance(value, (list, deque)) else value.update)(before)
+            for item, before, version in contained:
+                if item._version != version:
+                    item.data.copy_(before)
 
 
 @contextmanager
@@ -211,6 +226,46 @@ def _no_cached_parametrizations() -> Iterator[None]:
         yield
     finally:
         parametrize._cache_enabled = enabled
+
+
+@contextmanager
+def _float64_by_default() -> Iterator[None]:
+    """Tensors that a forward makes from nothing, such as a first hidden state, fit in."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _plain_layout(tensor: Tensor) -> Tensor:
+    """A copy in row-major order; ``contiguous`` would keep odd strides of axes of length 1."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _plain_layouts(net: nn.Module) -> Iterator[None]:
+    """PyTorch's backward of batch and instance normalization confuses the axes of some memory
+    layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
+    """
+
+    def before(module, args):
+        return tuple(_plain_layout(value) for value in args)
+
+    def after(module, args, output):
+        if output.requires_grad:
+            output.register_hook(_plain_layout)
+
+    with ExitStack() as stack:
+        for module in net.modules():
+            if isinstance(module, _NormBase):
+                for handle in (
+                    module.register_forward_pre_hook(before),
+                    module.register_forward_hook(after, prepend=True),
+                ):
+                    stack.callback(handle.remove)
+        yield
 
 
 def _float64_copies(
@@ -248,6 +303,11 @@ def _recording_hooks(
                 f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)} without a "
                 "batch axis; pass x as (n, *input_shape)"
             )
+        if value.numel() == 0:
+            raise _LayerFault(
+                f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)}, which holds "
+                "no numbers; do not call it then"
+            )
         if not torch.is_grad_enabled():
             raise _LayerFault(
                 f"layer {name!r} runs with gradients switched off, so its part of the "
@@ -262,6 +322,12 @@ def _recording_hooks(
 
     def after(module, args, kwargs, output):
         weights[name] = module.weight.detach()
+        kernel = tuple(weights[name].shape[2:])
+        if kernel != getattr(module, "kernel_size", ()):
+            raise _LayerFault(
+                f"layer {name!r} ({kind}) has a kernel of shape {kernel} but "
+                f"kernel_size={module.kernel_size}; set it (and the padding) to what the weight has"
+            )
         # A later in-place operation would move a view's history off the edge taken here.
         viewed = output._is_view()
         output = output.clone() if viewed else output
@@ -472,9 +538,6 @@ def _check_graph(network: Float64Network, output: Tensor) -> None:
 class Plan:
     """What a probe of the network on a few samples found out."""
 
-    weights: dict[str, Tensor]  # of the layers that are called, in order of their first call
-    own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
-    other_parameters: tuple[str, ...]  # trainable and used in any other way
     probe: Probe
     bytes_per_sample: int  # memory that one sample's derivatives take
 
@@ -483,22 +546,37 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
 
     Raises:
-        ValueError: the network is not deterministic, calls no layer, calls one on rows that are
-            not the samples, or uses the weight of a layer that it does not call.
+        ValueError: the network is not deterministic, calls no layer, or calls one on rows that
+            are not the samples.
     """
     probe, first = _probe(network, x)
     if not first.calls:
         raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
-    uses, graph = _weight_uses(first.output, network.parameters)
+    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
+
+
+def _owners(network: Float64Network, forward: _Forward) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The trainable parameters that one layer's calls alone use, and those used otherwise.
+
+    Raises:
+        ValueError: the weight of a layer is used without calling the layer.
+    """
+    uses, graph = _weight_uses(forward.output, network.parameters)
+    called = {
+        id(parameter)
+        for name in forward.calls
+        for parameter in network.layers[name]._parameters.values()
+    }
     covered = set()
     for name, module in network.layers.items():
-        calls = first.calls.get(name, ())
+        calls = forward.calls.get(name, ())
         n_counted = sum(call.output_edge.node in graph for call in calls)
         for own in ("weight", "bias"):
             full = f"{name}.{own}" if name else own
-            if own not in module._parameters or full not in network.parameters:
+            parameter = module._parameters.get(own)
+            if parameter is None or full not in network.parameters:
                 continue
-            if not calls and uses[full] > 0:
+            if not calls and uses[full] > 0 and id(parameter) not in called:
                 raise ValueError(
                     f"{full!r} is used without calling its layer (fused attention does so), so "
                     "what it multiplies is unknown; call the layer itself in forward"
@@ -510,8 +588,7 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     others = tuple(
         name for name in network.parameters if name in network.trainable - own and uses[name] > 0
     )
-    bytes_per_sample = _bytes_per_sample(first, _is_batched(network, first))
-    return Plan(first.weights, own, others, probe, bytes_per_sample)
+    return own, others
 
 
 def _is_batched(network: Float64Network, forward: _Forward) -> bool:
@@ -561,8 +638,9 @@ def _one(output: Tensor, k: int, targets: list, shapes: list[torch.Size]) -> lis
         )
     except RuntimeError as error:
         raise ValueError(
-            "the network cannot be differentiated (does an in-place operation overwrite what "
-            f"an earlier layer returned? use its out-of-place form): {error}"
+            "the network cannot be differentiated (does an in-place operation overwrite what an "
+            "earlier layer returned? use its out-of-place form; is a part recomputed by "
+            f"checkpointing? switch that off): {error}"
         ) from error
     return [
         output.new_zeros(shape) if gradient is None else gradient
@@ -607,12 +685,17 @@ def _backward(
 
     ``start`` is the index of the first row of ``x`` in the user's batch.
     """
-    forward = _forward(network, x, range(start, start + len(x)))
+    n = len(x)
+    forward = _forward(network, _in_company(x), range(start, start + n))
+    own, others = _owners(network, forward)
     N = forward.output.shape[1]
     calls = [call for made in forward.calls.values() for call in made]
     targets = [forward.x, *(call.input_edge for call in calls)]
     shapes = [forward.x.shape, *(call.value.shape for call in calls)]
-    inputs = {name: tuple(c.value.detach() for c in made) for name, made in forward.calls.items()}
+    inputs = {
+        name: tuple(call.value[:n].detach() for call in made)
+        for name, made in forward.calls.items()
+    }
     collectors = {}
     n_kept = len(targets)
     if collect is not None:
@@ -623,11 +706,11 @@ def _backward(
     def see(gradients: Sequence[Tensor]) -> None:
         each = iter(gradients)
         for name, collector in collectors.items():
-            collector.add([next(each) for _ in forward.calls[name]])
+            collector.add([next(each)[:n] for _ in forward.calls[name]])
 
     batched = _is_batched(network, forward)
     jacobian, *kept = _gradients(forward.output, targets, shapes, n_kept, see, batched)
-    jacobian = jacobian.flatten(2)
+    jacobian = jacobian[:n].flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
@@ -639,13 +722,21 @@ def _backward(
             name,
             network.kinds[name],
             network.layers[name],
+            forward.weights[name],
             inputs[name],
-            tuple(next(each) for _ in made),
+            tuple(next(each)[:n] for _ in made),
             collectors.get(name),
         )
         for name, made in forward.calls.items()
     )
-    return Derivatives(forward.output.detach(), jacobian, layers)
+    return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others)
+
+
+def _in_company(x: Tensor) -> Tensor:
+    """``x``, a single sample twice: networks that squeeze, and some of PyTorch's own backward
+    passes in odd memory layouts, take one row for another thing than a batch.
+    """
+    return torch.cat([x, x]) if len(x) == 1 else x
 
 
 def differentiate(
@@ -671,7 +762,7 @@ def differentiate(
     Raises:
         ValueError: samples influence each other; output or gradient not finite.
     """
-    at_once = max(1, int(min(max_memory // planned.bytes_per_sample, len(x))))
+    at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
     start = 0
     for part in x.split(at_once):
         derivatives = _backward(network, part, start, collect)
@@ -720,12 +811,15 @@ def sample_parameter_gradients(
         parameters ``names``, flattened and joined in that order.
     """
     parameters = [network.parameters[name] for name in names]
-    for sample in x.double().split(1):
-        output = network(sample)[0]
+    for sample in x.detach().double().split(1):
+        rows_in = _in_company(sample).requires_grad_()
+        output = network(rows_in)[0]
         rows = []
         for k in range(output.shape[0]):
-            found = torch.autograd.grad(
-                output[k], parameters, retain_graph=True, materialize_grads=True
+            # The input's gradient is asked for since group_norm's backward in the channels_last
+            # layout ends the process where it is not needed.
+            _, *found = torch.autograd.grad(
+                output[k], [rows_in, *parameters], retain_graph=True, materialize_grads=True
             )
             rows.append(torch.cat([gradient.flatten() for gradient in found]))
         yield torch.stack(rows)

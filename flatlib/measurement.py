@@ -16,8 +16,8 @@ from flatlib import geometry
 from flatlib.checks import all_finite, first_not_finite
 from flatlib.derivatives import (
     Derivatives,
+    Float64Network,
     LayerDerivatives,
-    Plan,
     differentiate,
     float64_network,
     plan,
@@ -63,7 +63,8 @@ class ConvolutionGeometry:
         largest = float(weight.abs().max())
         if largest == 0.0:
             return 0.0
-        return largest * self._norm_of_scaled(weight / largest)
+        with torch.inference_mode(False), torch.enable_grad():
+            return largest * self._norm_of_scaled(weight / largest)
 
     def _norm_of_scaled(self, weight: Tensor) -> float:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
@@ -76,8 +77,7 @@ class ConvolutionGeometry:
 
         size = int(np.prod(self.input_shape))
         zero = weight.new_zeros(size, requires_grad=True)
-        with torch.enable_grad():
-            output = forward(zero)
+        output = forward(zero)
 
         def gram(v: np.ndarray) -> np.ndarray:
             v = torch.from_numpy(np.ascontiguousarray(v.ravel())).to(weight)
@@ -240,7 +240,8 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no Linear or Conv layer; a layer whose
             rows are not the samples, as after folding tokens into the batch, or whose weight is
-            used without calling it; another device; max_memory below 1.
+            used without calling it; parts of the batch for which the network calls other layers;
+            another device; max_memory below 1.
 
     Source: Eqs. (3), (6), (10), (13), (14).
 
@@ -259,14 +260,9 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
         start = 0
         for part in differentiate(network, x, planned, max_memory, NormSums):
             stop = start + len(part.output)
-            parts.append(_measure_part(part, planned, x[start:stop]))
+            parts.append(_measure_part(part, network, x[start:stop]))
             start = stop
         whole = _join(parts)
-        if planned.other_parameters:
-            rows = sample_parameter_gradients(network, x, planned.other_parameters)
-            others = torch.stack([row.square().sum() for row in rows])
-            energy = whole.parameter_gradient_energy + others
-            whole = replace(whole, parameter_gradient_energy=energy)
     if not all_finite(whole.parameter_gradient_energy):
         sample = first_not_finite(whole.parameter_gradient_energy)
         raise ValueError(
@@ -276,18 +272,21 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     return whole
 
 
-def _measure_part(part: Derivatives, planned: Plan, x: Tensor) -> Measurement:
-    """The measurement of one part of the batch, parameters outside the layers left out."""
+def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Measurement:
+    """The measurement of one part of the batch."""
     s = geometry.singular_values(part.jacobian)
-    x = x.detach().double().flatten(1)
     energy = torch.zeros_like(s[:, 0])
+    if part.other_parameters:
+        rows = sample_parameter_gradients(network, x, part.other_parameters)
+        energy += torch.stack([row.square().sum() for row in rows])
+    x = x.detach().double().flatten(1)
     layers = []
     for derivatives in part.layers:
-        layer, bias_energy = _measure_layer(derivatives, planned, part.jacobian, s)
+        layer, bias_energy = _measure_layer(derivatives, part, s)
         layers.append(layer)
         if layer.in_sharpness:
             energy += layer.weight_gradient_energy
-        if _parameter_name(layer.name, "bias") in planned.own_parameters:
+        if _parameter_name(layer.name, "bias") in part.own_parameters:
             energy += bias_energy
     return Measurement(
         singular_values=s,
@@ -305,14 +304,14 @@ def _measure_part(part: Derivatives, planned: Plan, x: Tensor) -> Measurement:
 
 
 def _measure_layer(
-    layer: LayerDerivatives, planned: Plan, jacobian: Tensor, s: Tensor
+    layer: LayerDerivatives, part: Derivatives, s: Tensor
 ) -> tuple[LayerMeasurement, Tensor]:
     """One layer of one part, and the squared norms of its bias's gradients."""
     norms = layer.collected.norms()
     flat = [gradient.flatten(2) for gradient in layer.input_gradients]
     joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
     # The layer that reads the network's input has the network's singular values.
-    from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
+    from_here = s if _identical(joined, part.jacobian) else geometry.singular_values(joined)
     measured = LayerMeasurement(
         name=layer.name,
         kind=layer.kind,
@@ -325,8 +324,8 @@ def _measure_layer(
         log_volume=geometry.log_volume(from_here),
         n_positions=norms.n_positions,
         input_dimension=joined.shape[2],
-        in_sharpness=_parameter_name(layer.name, "weight") in planned.own_parameters,
-        weight=planned.weights[layer.name],
+        in_sharpness=_parameter_name(layer.name, "weight") in part.own_parameters,
+        weight=layer.weight,
         geometries=tuple(_geometry(layer.module, x) for x in layer.inputs)
         if layer.kind != "Linear"
         else (),
@@ -369,8 +368,21 @@ def _join(parts: list[Measurement]) -> Measurement:
     """One measurement of a batch from those of its parts."""
     if len(parts) == 1:
         return parts[0]
+    start = 0
+    for part in parts:
+        if _path(part) != _path(parts[0]):
+            raise ValueError(
+                f"the network takes another way for samples {start} to {start + part.n - 1} than "
+                f"for those before: it calls {_path(part)}, before {_path(parts[0])}; measure "
+                "samples that take one way together, in one call"
+            )
+        start += part.n
     layers = tuple(
-        replace(same[0], **_joined_samples(same))
+        replace(
+            same[0],
+            in_sharpness=all(layer.in_sharpness for layer in same),
+            **_joined_samples(same),
+        )
         for same in zip(*(part.layers for part in parts), strict=True)
     )
     return replace(
@@ -379,6 +391,11 @@ def _join(parts: list[Measurement]) -> Measurement:
         input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
         **_joined_samples(parts),
     )
+
+
+def _path(part: Measurement) -> str:
+    """Which layers a part called, in order, and how many vectors each one multiplied."""
+    return ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
 
 
 def _joined_samples(parts: Sequence) -> dict[str, Tensor]:

@@ -451,6 +451,25 @@ def test_scaled_weights_break_no_logarithm(scale, widths):
         assert bound.holds and bound.proven, bound
 
 
+def test_gradients_too_small_to_square_break_no_proven_bound():
+    layers = [layer for _ in range(200) for layer in (nn.Linear(5, 5), nn.Sigmoid())]
+    net = nn.Sequential(*layers)
+    for parameter in net.parameters():
+        parameter.data.mul_(0.3)
+    m = flatlib.measure(net, gaussian(3, 5))
+    assert 0 < float(m.mls.max()) < 1e-200 and m.sharpness > 0  # the last layer's own gradients
+    found = flatlib.bounds.evaluate(m)
+    assert all(bound.holds and bound.proven for bound in found)
+
+
+def test_the_bounds_of_a_convolution_in_inference_mode():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
+    x = gaussian(2, 1, 5, 5)
+    with torch.inference_mode():  # first, since norms of weights are remembered
+        found = flatlib.bounds.evaluate(flatlib.measure(net, x))
+    assert found == flatlib.bounds.evaluate(flatlib.measure(net, x))
+
+
 def test_rescaling_leaves_a_b_c_and_moves_d():
     net, x = flatlib.nets.mlp((4, 6, 3), "relu", bias=False).double(), gaussian(5, 4)
     before = flatlib.bounds.chain(flatlib.measure(net, x))

@@ -650,3 +650,23 @@ def test_an_attribute_that_nobody_reads_is_no_fault():
 
 def test_a_wrapped_network():
     expect_refusal(ValueError, "pass net.module", nn.DataParallel(mlp()), batch())
+
+
+def test_a_kernel_of_another_shape_than_its_settings_names_the_layer():
+    net = nn.Sequential(nn.Conv2d(1, 2, (1, 3)), nn.Flatten(), nn.Linear(30, 2))
+    net[0].weight = nn.Parameter(torch.ones(2, 1, 3, 1))
+    with pytest.raises(ValueError, match=r"layer '0' .*kernel of shape \(3, 1\) .*=\(1, 3\)"):
+        flatlib.measure(net, torch.ones(2, 1, 5, 5))
+
+
+def test_a_layer_that_reads_nothing_is_named():
+    class Nothing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.b(x) + self.a(x[:, None][:, :0]).sum(dim=(1, 2))[:, None]
+
+    with pytest.raises(ValueError, match=r"layer 'a' .* of shape \(\d, 0, 3\), which holds no num"):
+        flatlib.measure(Nothing(), torch.ones(2, 3))

@@ -1056,6 +1056,182 @@ def test_convolutions_whose_settings_are_plain_numbers(mode):
     assert found.layers[0].operator_norm == expected.layers[0].operator_norm
 
 
+# --- where one row is no batch, and PyTorch's own backward passes are wrong --------------------
+
+
+def sharpness_by_differences(net: nn.Module, x: Tensor, h: float = 1e-6) -> float:
+    """Eq. (3) from central differences of every parameter: no autograd, all samples at once."""
+    net, total = copy.deepcopy(net).double(), 0.0
+    with torch.no_grad():
+        for entries in (parameter.view(-1) for parameter in net.parameters()):
+            for j, value in enumerate(entries.tolist()):
+                entries[j] = value + h
+                above = net(x.double())
+                entries[j] = value - h
+                total += float(((above - net(x.double())) / (2 * h)).square().sum())
+                entries[j] = value
+    return total / len(x)
+
+
+def sensitivities_by_differences(net: nn.Module, x: Tensor, h: float = 1e-6) -> Tensor:
+    """MLS of every sample from central differences of every input."""
+    net, x = copy.deepcopy(net).double(), x.double()
+    columns = []
+    with torch.no_grad():
+        for j in range(x[0].numel()):
+            move = torch.zeros_like(x[0]).flatten()
+            move[j] = h
+            columns.append((net(x + move.view_as(x[0])) - net(x - move.view_as(x[0]))) / (2 * h))
+    return torch.linalg.matrix_norm(torch.stack(columns, dim=2), 2)
+
+
+class Tokens(nn.Module):
+    """Convolution, normalization, then one token a position, as vision transformers begin."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), norm
+        self.scale, self.head = nn.LayerNorm(4, elementwise_affine=False), nn.Linear(4, 3)
+
+    def forward(self, x):
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.head(self.scale(tokens).mean(1))
+
+
+@pytest.mark.parametrize("max_memory", [1, 2**27])
+@pytest.mark.parametrize("shape", [(3, 3), (1, 4), (4, 1)])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_normalization_before_tokens_agrees_with_differences(norm, shape, max_memory):
+    net, x = seeded(lambda: Tokens(norm(4, affine=True))), gaussian(4, 2, *shape)
+    m = flatlib.measure(net, x, max_memory)
+    assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+    assert torch.allclose(m.mls, sensitivities_by_differences(net, x), rtol=1e-6)
+    assert torch.allclose(flatlib.measure(net, x[:1]).mls, m.mls[:1], rtol=1e-9)
+
+
+def test_group_norm_in_channels_last_is_measured():
+    net = seeded(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(64, 2)
+        )
+    )
+    x = gaussian(2, 3, 6, 6)
+    expected = flatlib.measure(net, x)
+    found = flatlib.measure(net, x.contiguous(memory_format=torch.channels_last))
+    assert found.sharpness == pytest.approx(expected.sharpness, rel=1e-9)
+    assert expected.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+
+
+class Squeezed(nn.Module):
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).squeeze()
+
+
+@pytest.mark.parametrize("max_memory", [1, 2**27])
+def test_a_network_that_squeezes_its_output(max_memory):
+    inner = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)))
+    x = gaussian(10, 3)
+    expected = flatlib.measure(inner, x)
+    found = flatlib.measure(Squeezed(inner), x, max_memory)
+    assert torch.allclose(found.singular_values, expected.singular_values, rtol=1e-9)
+    assert found.sharpness == pytest.approx(expected.sharpness, rel=1e-9)
+
+
+# --- networks that do not treat all samples alike ----------------------------------------------
+
+
+class Gated(nn.Module):
+    """An expert, and a parameter of its own, for samples beyond 2 alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.expert, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.gain = nn.Parameter(torch.full((3,), 1.5))
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        gate = (x[:, :1] > 2).to(x.dtype)
+        if gate.any():
+            hidden = hidden + gate * self.gain * self.expert(hidden)
+        return self.last(hidden)
+
+
+def test_a_layer_and_a_parameter_that_one_sample_alone_uses_count():
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    x[0, 0] = 3.0  # not among those that are tried out first
+    m = flatlib.measure(net, x)
+    assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+    assert [layer.name for layer in m.layers] == ["first", "expert", "last"]
+
+
+def test_parts_of_a_batch_that_take_different_ways_are_refused():
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    x[0, 0] = 3.0
+    with pytest.raises(ValueError, match="another way for samples 1 to 1 .*'expert' .P = 1.") as e:
+        flatlib.measure(net, x, max_memory=1)
+    assert "measure samples that take one way together" in str(e.value)
+
+
+def test_a_hidden_state_made_in_the_default_dtype():
+    class FromZeros(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.into, self.over, self.read = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.read(torch.tanh(self.into(x) + self.over(torch.zeros(len(x), 4))))
+
+    net, x = seeded(FromZeros), gaussian(5, 3)
+    sharpness = flatlib.measure(net, x).sharpness
+    assert torch.get_default_dtype() == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        expected = sharpness_by_differences(net, x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert sharpness == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_second_of_two_layers_with_one_weight_called_alone():
+    class Second(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(x)
+
+    x = gaussian(4, 3).double()
+    expected = 3 * float(x.square().sum()) / 4  # the map is linear in its weight
+    assert flatlib.measure(Second(), x).sharpness == pytest.approx(expected, rel=1e-9)
+
+
+def test_memory_without_a_limit():
+    net, x = small_conv(), gaussian(5, 2, 6, 6)
+    assert flatlib.measure(net, x, math.inf).sharpness == flatlib.measure(net, x).sharpness
+
+
+def test_tensors_in_a_list_that_a_forward_changes_are_put_back():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.calls = nn.Linear(2, 2), [torch.zeros(1)]
+
+        def forward(self, x):
+            self.calls[0] += 1
+            return self.layer(x)
+
+    net = Counts()
+    calls = net.calls[0]
+    flatlib.measure(net, gaussian(3, 2))
+    assert net.calls[0] is calls and float(calls) == 0
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 @pytest.mark.parametrize("kind", ["mlp", "vgg10"])
 def test_a_gpu_measures_the_same(kind):
