@@ -1,0 +1,138 @@
+"""A network tried out on a few samples: what would make its derivatives wrong is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flatlib.checks import check_batch, check_same
+
+from .float64 import Float64Network
+from .recording import Forward, run_recorded, weight_uses
+
+if TYPE_CHECKING:
+    from .passes import LayerDerivatives
+
+PROBE_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Outputs for a few samples, in other company than in the user's batch."""
+
+    samples: tuple[int, ...]  # which ones
+    output: Tensor  # (len(samples), N)
+    inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
+
+    def check(self, output: Tensor, start: int = 0) -> None:
+        """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
+        self._check(
+            self.output,
+            output,
+            start,
+            "samples influence each other: the output for sample {sample} depends on which other "
+            "samples are in the batch (batch statistics? attention over the batch? or a network so "
+            "sensitive that rounding alone changes its output?)",
+        )
+
+    def check_inputs(self, layer: LayerDerivatives, start: int) -> None:
+        """Refuse a layer whose rows are not the samples ``start``, ``start + 1``, ... in order."""
+        for mine, its in zip(self.inputs.get(layer.name, ()), layer.inputs, strict=False):
+            self._check(
+                mine.flatten(1),
+                its.flatten(1),
+                start,
+                f"layer {layer.name!r} reads other numbers for sample {{sample}} in another batch, "
+                "so its rows are not the samples in their order (sorted or permuted in forward? "
+                "batch statistics?); keep the batch's order",
+            )
+
+    def _check(self, mine: Tensor, its: Tensor, start: int, message: str) -> None:
+        pairs = [
+            (row, sample)
+            for row, sample in enumerate(self.samples)
+            if start <= sample < start + len(its)
+        ]
+        if pairs:
+            rows, samples = [list(column) for column in zip(*pairs, strict=True)]
+            others = its[[sample - start for sample in samples]].detach()
+            check_same(mine[rows], others, samples, message)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """The global random state that operations on ``device`` draw from."""
+    state = torch.get_rng_state()
+    if device.type == "cuda":
+        state = torch.cat([state, torch.cuda.get_rng_state(device)])
+    return state
+
+
+def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
+    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them."""
+    check_batch(network.net, x)
+    samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
+    rows = x[list(samples)].detach()
+    n_others = 2 if len(rows) + 1 == len(x) else 1  # so that the batch sizes differ
+    other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
+    company = torch.cat([rows, *[other] * n_others])
+    state = _random_state(x.device)
+    try:
+        first = run_recorded(network, company, samples)
+    except ValueError:  # a network for some inputs only, such as numbers of a category
+        others = [i for i in range(len(x)) if i not in samples]
+        other = x[others[:1]].detach() if others else rows[:1] * (1 - 1e-3)
+        company = torch.cat([rows, *[other] * n_others])
+        first = run_recorded(network, company, samples)
+    again = run_recorded(network, company, samples)
+    _check_graph(network, first.output)
+    output = first.output[: len(samples)].detach()
+    check_same(
+        output,
+        again.output[: len(samples)].detach(),
+        samples,
+        "the network is not deterministic: two runs on sample {sample} differ; switch off its "
+        "randomness (net.eval())",
+    )
+    if not torch.equal(state, _random_state(x.device)):
+        raise ValueError(
+            "the network draws random numbers in its forward, so it is not deterministic, be it "
+            "rarely; switch off its randomness (net.eval())"
+        )
+    inputs = {
+        name: tuple(call.value[: len(samples)].detach() for call in made)
+        for name, made in first.calls.items()
+    }
+    return Probe(samples, output, inputs), first
+
+
+def checked_output(network: Float64Network, x: Tensor) -> Tensor:
+    """The output ``(n, N)`` for ``x``, from a network held to be deterministic, sample by sample.
+
+    Raises:
+        TypeError, ValueError: as `plan`; samples influence each other.
+    """
+    probe, _ = probed(network, x)
+    output = network(x.double())
+    probe.check(output)
+    return output
+
+
+def _check_graph(network: Float64Network, output: Tensor) -> None:
+    """Refuse an output that rests on single precision, or on numbers made of parameters before."""
+    uses, graph = weight_uses(output, network.outside)
+    if uses:
+        raise ValueError(
+            f"the forward uses {next(iter(uses)).lstrip('.')!r} by way of a tensor that was "
+            "computed from parameters before, so their part in the derivatives is lost; compute "
+            "it in forward"
+        )
+    for node in graph:
+        for made in node._input_metadata:
+            if made.dtype.is_floating_point and made.dtype != torch.float64:
+                raise ValueError(
+                    f"the forward works in {made.dtype} on the way ({node.name()}) though input "
+                    "and weights are float64; remove the cast, measurements are made in float64"
+                )
