@@ -1,4 +1,4 @@
-"""The command ``flatlib``: run the paper's experiments, and see how far they are."""
+"""The command ``flatlib``: run the paper's experiments, see how far they are, hand out homework."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flatlib.experiments import EXPERIMENTS, SCALES, configurations, run
+from flatlib.handout import handout
 from flatlib.records import LockedError, Record, RecordError, default_results
 
 
@@ -48,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=_status)
 
     commands.add_parser("list", help="the experiments").set_defaults(command=_list)
+
+    homework = commands.add_parser("handout", help="a chapter without its solutions, for students")
+    homework.add_argument("notebook", type=Path, help="such as notebooks/03-volume.ipynb")
+    homework.add_argument("file", type=Path, help="where to write it")
+    homework.set_defaults(command=_handout)
+
     for writer_or_reader in (command, status):
         writer_or_reader.add_argument(
             "--results", type=Path, default=default_results(), metavar="FOLDER"
@@ -89,6 +96,12 @@ def _status(options: argparse.Namespace) -> int:
                 pass
         reached = f"{manifest['steps']}/{manifest['steps_asked']}"
         print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
+    return 0
+
+
+def _handout(options: argparse.Namespace) -> int:
+    n_exercises = handout(options.notebook, options.file)
+    print(f"{options.file}: {n_exercises} exercises, no solutions")
     return 0
 
 

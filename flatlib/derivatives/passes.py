@@ -284,7 +284,7 @@ def differentiate(
         derivatives = _backward(network, part, start, collect)
         planned.probe.check(derivatives.output, start)
         for layer in derivatives.layers:
-            planned.probe.check_inputs(layer, start)
+            planned.probe.check_inputs(layer.name, layer.inputs, start)
         yield derivatives
         start += len(part)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,9 +11,6 @@ from flatlib.checks import check_batch, check_same
 
 from .float64 import Float64Network
 from .recording import Forward, run_recorded, weight_uses
-
-if TYPE_CHECKING:
-    from .passes import LayerDerivatives
 
 PROBE_SAMPLES = 4
 
@@ -38,14 +34,14 @@ class Probe:
             "sensitive that rounding alone changes its output?)",
         )
 
-    def check_inputs(self, layer: LayerDerivatives, start: int) -> None:
+    def check_inputs(self, layer: str, inputs: tuple[Tensor, ...], start: int) -> None:
         """Refuse a layer whose rows are not the samples ``start``, ``start + 1``, ... in order."""
-        for mine, its in zip(self.inputs.get(layer.name, ()), layer.inputs, strict=False):
+        for mine, its in zip(self.inputs.get(layer, ()), inputs, strict=False):
             self._check(
                 mine.flatten(1),
                 its.flatten(1),
                 start,
-                f"layer {layer.name!r} reads other numbers for sample {{sample}} in another batch, "
+                f"layer {layer!r} reads other numbers for sample {{sample}} in another batch, "
                 "so its rows are not the samples in their order (sorted or permuted in forward? "
                 "batch statistics?); keep the batch's order",
             )

@@ -1,0 +1,96 @@
+"""A chapter as homework: the notebook without its solutions, in Markdown that any editor shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from flatlib.files import write_atomically
+
+FENCE = r"^(`{3,}|:{3,})"  # of a directive; the same characters close it
+SOLUTION = re.compile(FENCE + r"\{solution\}.*?^\1$\n?", re.MULTILINE | re.DOTALL)
+STARTS = re.compile(FENCE + r"\{solution-start\}", re.MULTILINE)
+ENDS = re.compile(FENCE + r"\{solution-end\}\n\1$\n?", re.MULTILINE)
+EXERCISE = re.compile(
+    FENCE + r"\{exercise(?:-start)?\}(?P<title>[^\n]*)\n(?::label:[^\n]*\n)?"
+    r"(?P<text>.*?)^\1$\n?",
+    re.MULTILINE | re.DOTALL,
+)
+EXERCISE_ENDS = re.compile(FENCE + r"\{exercise-end\}\n\1$\n?", re.MULTILINE)
+BOX = re.compile(
+    FENCE + r"\{(?:admonition|prf:(?P<kind>\w+))\} (?P<title>[^\n]*)\n(?::[^\n]*\n)*"
+    r"(?P<text>.*?)^\1$\n?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def handout(source: Path, target: Path) -> int:
+    """Write a chapter without its solutions, for students.
+
+    Exercises get headings with a number, and their checking cells stay.
+
+    Args:
+        source: a chapter's notebook.
+        target: the file to write; one that exists is not touched.
+
+    Returns:
+        How many exercises it has.
+
+    Raises:
+        ValueError: no notebook there, no exercise in it, a solution without an end, or ``target``
+            exists.
+    """
+    source, target = Path(source), Path(target)
+    if target.exists():
+        raise ValueError(f"{target} exists; remove it or choose another name")
+    try:
+        notebook = json.loads(source.read_text(encoding="utf-8"))
+        cells = notebook["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ValueError(f"{source} is no notebook: {type(fault).__name__}: {fault}") from fault
+    kept, n_exercises, inside = [], 0, False
+    for cell in cells:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text, inside = _outside_solutions(text, inside)
+            text, n_exercises = _plain(text, n_exercises)
+            if text.strip():
+                kept.append({**cell, "source": text.strip()})
+        elif not inside:
+            kept.append(cell)
+    if inside:
+        raise ValueError(f"{source} has a solution without an end; close it with solution-end")
+    if n_exercises == 0:
+        raise ValueError(f"{source} has no exercises; chapters with exercises are in notebooks/")
+    text = json.dumps({**notebook, "cells": kept}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(target, lambda file: file.write(text.encode()))
+    return n_exercises
+
+
+def _outside_solutions(text: str, inside: bool) -> tuple[str, bool]:
+    """What of a cell lies outside of solutions, and whether the next cell begins in one."""
+    kept = ""
+    while text:
+        mark = (ENDS if inside else STARTS).search(text)
+        if not inside:
+            kept += text[: mark.start()] if mark else text
+        inside, text = (inside, "") if mark is None else (not inside, text[mark.end() :])
+    return kept, inside
+
+
+def _plain(text: str, number: int) -> tuple[str, int]:
+    """Markdown without solutions and directives, and the number of its last exercise."""
+
+    def heading(found: re.Match) -> str:
+        nonlocal number
+        number += 1
+        title = found["title"].strip()
+        return f"### Exercise {number}{'. ' * bool(title)}{title}\n{found['text']}"
+
+    def box(found: re.Match) -> str:
+        title = f"{(found['kind'] or '').capitalize()} {found['title']}".strip()
+        return f"**{title}**\n\n{found['text']}"
+
+    text = EXERCISE_ENDS.sub("", EXERCISE.sub(heading, SOLUTION.sub("", text)))
+    return re.sub(r"\n{3,}", "\n\n", BOX.sub(box, text)), number

@@ -1,0 +1,115 @@
+"""flatlib/handout.py: chapters without solutions, which still run."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flatlib import cli
+from flatlib.handout import handout
+
+CHAPTERS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def sources(path: Path, kind: str) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+def notebook(path: Path, *cells: str) -> Path:
+    """A notebook of markdown cells, and code cells where the text starts with ``code:``."""
+    made = nbformat.v4.new_notebook()
+    for text in cells:
+        new = nbformat.v4.new_markdown_cell
+        if text.startswith("code:"):
+            new, text = nbformat.v4.new_code_cell, text.removeprefix("code:")
+        made.cells.append(new(text))
+    nbformat.write(made, path)
+    return path
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_loses_its_solutions_and_nothing_else(chapter, tmp_path):
+    n_exercises = handout(chapter, tmp_path / "homework.ipynb")
+    nbformat.validate(nbformat.read(tmp_path / "homework.ipynb", 4))
+    text = "\n\n".join(sources(tmp_path / "homework.ipynb", "markdown"))
+    whole = "\n\n".join(sources(chapter, "markdown"))
+    assert n_exercises == whole.count("{exercise}") + whole.count("{exercise-start}") > 0
+    assert f"### Exercise {n_exercises}" in text and f"### Exercise {n_exercises + 1}" not in text
+    assert not {":::", "```"} & set(text.split()) and "{solution" not in text
+    code, before = (sources(path, "code") for path in (tmp_path / "homework.ipynb", chapter))
+    assert set(code) <= set(before) and len(before) - len(code) >= whole.count("{solution-start}")
+    assert sum("raise NotImplementedError" in cell for cell in code) == sum(
+        "raise NotImplementedError" in cell for cell in before
+    )
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_no_later_cell_needs_a_solution(chapter, tmp_path):
+    handout(chapter, tmp_path / "homework.ipynb")
+    known = set(dir(builtins))
+    for cell in sources(tmp_path / "homework.ipynb", "code"):
+        names = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name)]
+        arguments = {node.arg for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.arg)}
+        known |= {name.id for name in names if not isinstance(name.ctx, ast.Load)} | arguments
+        for node in ast.walk(ast.parse(cell)):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                known.add(node.name)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                known |= {(made.asname or made.name).split(".")[0] for made in node.names}
+        assert {name.id for name in names} <= known, cell
+
+
+def test_both_forms_of_exercises_and_solutions(tmp_path):
+    source = notebook(
+        tmp_path / "chapter.ipynb",
+        "# Title\n\n:::{admonition} Card\n:class: card\n\n- first\n\n:::\n\nText.",
+        "````{exercise-start} By hand\n:label: one\n````\n\nWork it out.",
+        "code:answer = None",
+        "````{exercise-end}\n````\n\nBefore it.\n\n````{solution-start} one\n````\n\nIt is 3.",
+        "code:assert 3",
+        "````{solution-end}\n````\n\nAfter it.",
+        ":::{exercise}\n:label: two\n\nAnd this?\n\n:::\n\n:::{solution} two\n\n7\n\n:::\n\nEnd.",
+    )
+    assert handout(source, tmp_path / "homework.ipynb") == 2
+    assert sources(tmp_path / "homework.ipynb", "markdown") == [
+        "# Title\n\n**Card**\n\n- first\n\nText.",
+        "### Exercise 1. By hand\n\nWork it out.",
+        "Before it.",
+        "After it.",
+        "### Exercise 2\n\nAnd this?\n\nEnd.",
+    ]
+    assert sources(tmp_path / "homework.ipynb", "code") == ["answer = None"]
+
+
+def test_what_cannot_be_handed_out(tmp_path, capsys):
+    there = tmp_path / "there.ipynb"
+    there.write_text("mine")
+    target = tmp_path / "homework.ipynb"
+    with pytest.raises(ValueError, match="there.ipynb exists; remove it"):
+        handout(CHAPTERS[0], there)
+    assert there.read_text() == "mine"
+    with pytest.raises(ValueError, match="there.ipynb is no notebook"):
+        handout(there, target)
+    with pytest.raises(ValueError, match="absent.ipynb is no notebook: FileNotFoundError"):
+        handout(tmp_path / "absent.ipynb", target)
+    with pytest.raises(ValueError, match="plain.ipynb has no exercises"):
+        handout(notebook(tmp_path / "plain.ipynb", "# Title"), target)
+    open_end = notebook(tmp_path / "open.ipynb", "````{solution-start} one\n````", "code:1")
+    with pytest.raises(ValueError, match="open.ipynb has a solution without an end"):
+        handout(open_end, target)
+    assert not target.exists()
+    assert cli.main(["handout", str(there), str(target)]) == 2
+    assert "flatlib: " in capsys.readouterr().err
+    assert json.loads(CHAPTERS[0].read_text())["cells"]
+
+
+def test_the_command(tmp_path, capsys):
+    target = tmp_path / "homework.ipynb"
+    assert cli.main(["handout", str(CHAPTERS[2]), str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}: 6 exercises, no solutions\n"
+    assert target.exists()
