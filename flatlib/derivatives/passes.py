@@ -69,12 +69,10 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
 
     Raises:
-        ValueError: the network is not deterministic, calls no layer, or calls one on rows that
-            are not the samples.
+        ValueError: the network is not deterministic, or calls a layer on rows that are not the
+            samples.
     """
     probe, first = probed(network, x)
-    if not first.calls:
-        raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
     return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
 
 
@@ -210,6 +208,8 @@ def _backward(
     """
     n = len(x)
     forward = run_recorded(network, in_company(x), range(start, start + n))
+    if not forward.calls:
+        raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
     own, others = _owners(network, forward)
     N = forward.output.shape[1]
     calls = [call for made in forward.calls.values() for call in made]
