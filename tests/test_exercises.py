@@ -34,6 +34,9 @@ def test_tensors_are_compared_entry_by_entry():
     want = torch.tensor([1.0, 2.0])
     assert exercises.check([1.0, 2.0], want, hint="order").passed is True
     assert exercises.check([2.0, 1.0], want, hint="order").passed is False
+    assert exercises.check([want, 2 * want], [want, 2 * want], hint="order").passed is True
+    assert exercises.check([want, want[:1]], [want, 2 * want], hint="order").passed is False
+    assert exercises.check([], [], hint="order").passed is True
 
 
 def test_tolerance_is_relative_to_the_largest_entry():
@@ -45,6 +48,15 @@ def test_tolerance_is_relative_to_the_largest_entry():
 def test_a_predicate_decides():
     assert exercises.check(4, lambda v: v % 2 == 0, hint="even").passed is True
     assert exercises.check(3, lambda v: v % 2 == 0, hint="even").passed is False
+
+
+@pytest.mark.parametrize("answer", [3.0, [], [1.0], "two"])
+def test_what_a_predicate_cannot_read_is_wrong(answer):
+    def adds_up(pair):
+        return float(pair[0]) + float(pair[1]) == 1.0
+
+    assert exercises.check([0.5, 0.5], adds_up, hint="a pair").passed is True
+    assert repr(exercises.check(answer, adds_up, hint="a pair")) == "not yet: a pair"
 
 
 def test_a_hint_is_owed():
@@ -63,3 +75,33 @@ def test_trying_waits_for_the_unwritten_and_shows_other_errors():
     assert exercises.trying(abs, -1.0) == 1.0
     with pytest.raises(ZeroDivisionError):
         exercises.trying(broken, 1.0)
+
+
+def test_a_forgotten_return_is_told_apart_from_no_answer():
+    def unwritten(x):
+        raise NotImplementedError
+
+    def forgetful(x):
+        2 * x
+
+    messages = [
+        repr(exercises.check(exercises.trying(function, 1.0), 2.0, hint="double it"))
+        for function in (unwritten, forgetful)
+    ]
+    assert messages[0] == "no answer yet"
+    assert "returned nothing" in messages[1] and "return" in messages[1]
+    assert exercises.check(exercises.trying(forgetful, 1.0), 2.0, hint="-").passed is None
+
+
+def test_several_arguments_refuse_a_constant():
+    def unwritten(x):
+        raise NotImplementedError
+
+    def mostly(x):
+        return x if x > 1 else None
+
+    cases, want = [(1.0,), (2.0,)], [2.0, 4.0]
+    for function, passed in ((lambda x: 2 * x, True), (lambda x: 2.0, False), (unwritten, None)):
+        answer = exercises.trying_each(function, cases)
+        assert exercises.check(answer, want, hint="double it").passed is passed
+    assert exercises.trying_each(mostly, cases) is exercises.Missing.NOTHING
