@@ -234,9 +234,16 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
 
 def _without_tiny_gradients(m: Measurement) -> Measurement:
     """``m``, with 0 for each derivative whose square float64 cannot hold."""
-    norms = torch.stack([m.mls, *(layer.sensitivity for layer in m.layers)])
-    tiny = norms < SMALLEST_SQUARED
-    if not bool((tiny & (norms > 0)).any()):
+    tiny = m.mls < SMALLEST_SQUARED
+    # A weight's gradient is at least of the size of what its layer reads times its sensitivity.
+    by_layer = [
+        (layer.sensitivity < SMALLEST_SQUARED)
+        | ((layer.input_norm > 0) & (layer.input_norm * layer.sensitivity < SMALLEST_SQUARED))
+        for layer in m.layers
+    ]
+    moved = [m.mls > 0, *(layer.sensitivity > 0 for layer in m.layers)]
+    pairs = zip([tiny, *by_layer], moved, strict=True)
+    if not any(bool((small & moves).any()) for small, moves in pairs):
         return m
     layers = tuple(
         replace(
@@ -244,15 +251,15 @@ def _without_tiny_gradients(m: Measurement) -> Measurement:
             sensitivity=layer.sensitivity.masked_fill(here, 0.0),
             log_volume=layer.log_volume.masked_fill(here, -math.inf),
         )
-        for layer, here in zip(m.layers, tiny[1:], strict=True)
+        for layer, here in zip(m.layers, by_layer, strict=True)
     )
     return replace(
         m,
-        singular_values=m.singular_values.masked_fill(tiny[0][:, None], 0.0),
-        mls=m.mls.masked_fill(tiny[0], 0.0),
-        gradient_energy=m.gradient_energy.masked_fill(tiny[0], 0.0),
-        log_volume=m.log_volume.masked_fill(tiny[0], -math.inf),
-        local_dimensionality=m.local_dimensionality.masked_fill(tiny[0], math.nan),
+        singular_values=m.singular_values.masked_fill(tiny[:, None], 0.0),
+        mls=m.mls.masked_fill(tiny, 0.0),
+        gradient_energy=m.gradient_energy.masked_fill(tiny, 0.0),
+        log_volume=m.log_volume.masked_fill(tiny, -math.inf),
+        local_dimensionality=m.local_dimensionality.masked_fill(tiny, math.nan),
         layers=layers,
     )
 

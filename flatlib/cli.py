@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, RecordError) as fault:
+    except (OSError, ValueError, RecordError) as fault:
         print(f"flatlib: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

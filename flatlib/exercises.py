@@ -63,8 +63,8 @@ def check(answer: Any, expected: Any, hint: str, tolerance: float = RELATIVE_TOL
         return Verdict(None, "your function returned nothing: does it end with `return`?")
     if callable(expected):
         try:
-            right = expected(answer)
-        except (TypeError, ValueError, IndexError):
+            right = bool(expected(answer))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             right = False
     else:
         right = _close(answer, expected, tolerance)

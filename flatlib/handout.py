@@ -8,20 +8,25 @@ from pathlib import Path
 
 from flatlib.files import write_atomically
 
-FENCE = r"^(`{3,}|:{3,})"  # of a directive; the same characters close it
-SOLUTION = re.compile(FENCE + r"\{solution\}.*?^\1$\n?", re.MULTILINE | re.DOTALL)
-STARTS = re.compile(FENCE + r"\{solution-start\}", re.MULTILINE)
-ENDS = re.compile(FENCE + r"\{solution-end\}\n\1$\n?", re.MULTILINE)
+FENCE = r"^(`{3,}|:{3,})"  # of a directive; at least the same characters close it
+CLOSE = r"^\1[`:]*[ \t]*$\n?"
+OPTIONS = r"(?::[^\n]*\n)*"
+FLAGS = re.MULTILINE | re.DOTALL
+SOLUTION = re.compile(FENCE + r"\{solution\}.*?" + CLOSE, FLAGS)
+STARTS = re.compile(FENCE + r"\{solution-start\}", FLAGS)
+ENDS = re.compile(FENCE + r"\{solution-end\}[ \t]*\n" + CLOSE, FLAGS)
 EXERCISE = re.compile(
-    FENCE + r"\{exercise(?:-start)?\}(?P<title>[^\n]*)\n(?::label:[^\n]*\n)?"
-    r"(?P<text>.*?)^\1$\n?",
-    re.MULTILINE | re.DOTALL,
+    FENCE + r"\{exercise(?:-start)?\}(?P<title>[^\n]*)\n" + OPTIONS + r"(?P<text>.*?)" + CLOSE,
+    FLAGS,
 )
-EXERCISE_ENDS = re.compile(FENCE + r"\{exercise-end\}\n\1$\n?", re.MULTILINE)
+EXERCISE_ENDS = re.compile(FENCE + r"\{exercise-end\}[ \t]*\n" + CLOSE, FLAGS)
 BOX = re.compile(
-    FENCE + r"\{(?:admonition|prf:(?P<kind>\w+))\} (?P<title>[^\n]*)\n(?::[^\n]*\n)*"
-    r"(?P<text>.*?)^\1$\n?",
-    re.MULTILINE | re.DOTALL,
+    FENCE
+    + r"\{(?:admonition|prf:(?P<kind>\w+))\} (?P<title>[^\n]*)\n"
+    + OPTIONS
+    + r"(?P<text>.*?)"
+    + CLOSE,
+    FLAGS,
 )
 
 
@@ -38,23 +43,24 @@ def handout(source: Path, target: Path) -> int:
         How many exercises it has.
 
     Raises:
-        ValueError: no notebook there, no exercise in it, a solution without an end, or ``target``
-            exists.
+        ValueError: no notebook there, no exercise in it, a solution without an end or in an
+            unknown form, or ``target`` exists. Nothing is written then.
     """
     source, target = Path(source), Path(target)
     if target.exists():
         raise ValueError(f"{target} exists; remove it or choose another name")
     try:
         notebook = json.loads(source.read_text(encoding="utf-8"))
-        cells = notebook["cells"]
+        cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ValueError(f"{source} is no notebook: {type(fault).__name__}: {fault}") from fault
     kept, n_exercises, inside = [], 0, False
     for cell in cells:
-        text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            text, inside = _outside_solutions(text, inside)
+            text, inside = _outside_solutions(cell["source"].replace("\r\n", "\n"), inside)
             text, n_exercises = _plain(text, n_exercises)
+            if re.search(r"\{\s*solution", text):
+                raise ValueError(f"{source} has a solution in a form not known here: {text[:60]!r}")
             if text.strip():
                 kept.append({**cell, "source": text.strip()})
         elif not inside:

@@ -462,6 +462,16 @@ def test_gradients_too_small_to_square_break_no_proven_bound():
     assert all(bound.holds and bound.proven for bound in found)
 
 
+def test_weight_gradients_too_small_to_square_break_no_proven_bound():
+    net = nn.Sequential(*(nn.Linear(5, 5, bias=False) for _ in range(3))).double()
+    for index in (0, 2):
+        net[index].weight.data.mul_(1e-90)
+    m = flatlib.measure(net, gaussian(3, 5))
+    assert float(m.layers[1].weight_gradient_energy.max()) == 0 < float(m.mls.min())
+    found = flatlib.bounds.evaluate(m)
+    assert all(bound.holds and bound.proven for bound in found)
+
+
 def test_the_bounds_of_a_convolution_in_inference_mode():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 2))
     x = gaussian(2, 1, 5, 5)

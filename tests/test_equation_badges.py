@@ -131,7 +131,9 @@ def test_a_link_reaches_an_equation_on_another_page(build):
     assert 'href="one.html#eq-A-1">(A.1)</a>' in (site / "two.html").read_text()
 
 
-@pytest.mark.parametrize("link", ["[(77)](#eq-77)", "[(12)](#eq-13)", "[](#eq-13)"])
+@pytest.mark.parametrize(
+    "link", ["[(77)](#eq-77)", "[(None)](#eq-99)", "[(12)](#eq-13)", "[](#eq-13)"]
+)
 def test_a_link_to_another_equation_than_it_names_stops_the_build(build, link):
     status, printed, _ = build({"one": shows("13") + f"\n\n{link}"}, entry("13"))
     assert status != 0
@@ -146,6 +148,8 @@ def test_a_link_to_another_equation_than_it_names_stops_the_build(build, link):
         "$$\na = b \\tag*{13}\n$$",
         "$$\n\\tag{13}\n$$",
         "$$\na = b \\label{one}\n$$",
+        "$$\na = b \\tag1\n$$",
+        "$$\n\\begin{alignat}{1} a &= b \\end{alignat}\n$$",
         "```{math}\n:label: name\na = b\n```",
         "$$\n\\begin{equation} a = b \\end{equation}\n$$",
         "```{math}\n\\begin{align} a &= b \\end{align}\n```",

@@ -105,3 +105,13 @@ def test_several_arguments_refuse_a_constant():
         answer = exercises.trying_each(function, cases)
         assert exercises.check(answer, want, hint="double it").passed is passed
     assert exercises.trying_each(mostly, cases) is exercises.Missing.NOTHING
+
+
+def test_an_answer_that_the_check_cannot_read_is_wrong():
+    two = torch.ones(2)
+    for answer, expected in (
+        (torch.ones(3), lambda v: torch.allclose(v, two)),
+        (1.0, lambda v: v.shape == two.shape),
+        (two, lambda v: v == two),
+    ):
+        assert exercises.check(answer, expected, hint="two ones").passed is False

@@ -86,6 +86,22 @@ def test_both_forms_of_exercises_and_solutions(tmp_path):
     assert sources(tmp_path / "homework.ipynb", "code") == ["answer = None"]
 
 
+@pytest.mark.parametrize(
+    "solution",
+    [
+        ":::{solution} one\n\n7\n\n:::  ",
+        ":::{solution} one\n\n7\n\n:::::",
+        "```{solution} one\r\n:class: dropdown\r\n\r\n7\r\n```\r\n",
+    ],
+)
+def test_solutions_end_where_markdown_ends_them(solution, tmp_path):
+    exercise = ":::{exercise}\n:class: dropdown\n:label: one\n\nHow many?\n\n:::\n\n"
+    source = notebook(tmp_path / "chapter.ipynb", exercise + solution + "\n\nAfter it.")
+    handout(source, tmp_path / "homework.ipynb")
+    left = ["### Exercise 1\n\nHow many?\n\nAfter it."]
+    assert sources(tmp_path / "homework.ipynb", "markdown") == left
+
+
 def test_what_cannot_be_handed_out(tmp_path, capsys):
     there = tmp_path / "there.ipynb"
     there.write_text("mine")
@@ -102,6 +118,13 @@ def test_what_cannot_be_handed_out(tmp_path, capsys):
     open_end = notebook(tmp_path / "open.ipynb", "````{solution-start} one\n````", "code:1")
     with pytest.raises(ValueError, match="open.ipynb has a solution without an end"):
         handout(open_end, target)
+    odd = notebook(tmp_path / "odd.ipynb", "~~~{solution} one\n\n7\n~~~")
+    with pytest.raises(ValueError, match="odd.ipynb has a solution in a form not known here: '~~~"):
+        handout(odd, target)
+    for damaged in ('{"cells": null}', '{"cells": [{"cell_type": "code"}]}'):
+        there.write_text(damaged)
+        with pytest.raises(ValueError, match="there.ipynb is no notebook"):
+            handout(there, target)
     assert not target.exists()
     assert cli.main(["handout", str(there), str(target)]) == 2
     assert "flatlib: " in capsys.readouterr().err

@@ -1109,6 +1109,66 @@ def test_normalization_before_tokens_agrees_with_differences(norm, shape, max_me
     assert torch.allclose(flatlib.measure(net, x[:1]).mls, m.mls[:1], rtol=1e-9)
 
 
+CALLS = {
+    "positional": lambda norm, h: norm(h),
+    "keyword": lambda norm, h: norm(input=h),
+    "method": lambda norm, h: norm.forward(h),
+    "functional": lambda norm, h: (
+        nn.functional.instance_norm(h)
+        if isinstance(norm, nn.InstanceNorm2d)
+        else nn.functional.batch_norm(h, norm.running_mean, norm.running_var)
+    ),
+}
+
+
+class SequenceFirst(Tokens):
+    """The same with the sequence in front, whose gradients come in another layout for any n."""
+
+    def __init__(self, norm: nn.Module, call):
+        super().__init__(norm)
+        self.call = call
+
+    def forward(self, x):
+        tokens = self.call(self.norm, self.conv(x)).flatten(2).permute(2, 0, 1)
+        return self.head(self.scale(tokens).mean(0))
+
+
+class Columns(Tokens):
+    """What the normalization reads is itself in another layout."""
+
+    def __init__(self, norm: nn.Module, call):
+        super().__init__(norm)
+        self.into, self.out, self.call = nn.Linear(3, 4), nn.Linear(4, 3), call
+
+    def forward(self, x):
+        h = self.into(x)[:, :, None].permute(0, 3, 2, 1)
+        h = self.call(self.norm, h).permute(0, 3, 2, 1)[:, :, 0]
+        return self.out(h).tanh().mean(1)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_normalization_in_any_layout_and_call_agrees_with_differences(norm, call):
+    for kind, shape in ((SequenceFirst, (4, 2, 3, 3)), (Columns, (4, 5, 3))):
+        net, x = seeded(lambda k=kind: k(norm(4), CALLS[call])), gaussian(*shape)
+        found = flatlib.measure(net, x).sharpness
+        assert found == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+
+
+def test_a_normalization_of_the_users_own_signature():
+    class Own(nn.BatchNorm2d):
+        def forward(self, x, scale):
+            return super().forward(x), scale
+
+    class Net(Tokens):
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x), None)[0].mean(dim=(2, 3)))
+
+    net, x = seeded(lambda: Net(Own(4))), gaussian(3, 2, 3, 3)
+    expected = sharpness_by_differences(net, x)
+    assert flatlib.measure(net, x).sharpness == pytest.approx(expected, rel=1e-6)
+
+
 def test_group_norm_in_channels_last_is_measured():
     net = seeded(
         lambda: nn.Sequential(
@@ -1176,26 +1236,6 @@ def test_parts_of_a_batch_that_take_different_ways_are_refused():
     assert "measure samples that take one way together" in str(e.value)
 
 
-def test_a_hidden_state_made_in_the_default_dtype():
-    class FromZeros(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.into, self.over, self.read = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.read(torch.tanh(self.into(x) + self.over(torch.zeros(len(x), 4))))
-
-    net, x = seeded(FromZeros), gaussian(5, 3)
-    sharpness = flatlib.measure(net, x).sharpness
-    assert torch.get_default_dtype() == torch.float32
-    torch.set_default_dtype(torch.float64)
-    try:
-        expected = sharpness_by_differences(net, x)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert sharpness == pytest.approx(expected, rel=1e-6)
-
-
 def test_the_second_of_two_layers_with_one_weight_called_alone():
     class Second(nn.Module):
         def __init__(self):
@@ -1211,6 +1251,64 @@ def test_the_second_of_two_layers_with_one_weight_called_alone():
     assert flatlib.measure(Second(), x).sharpness == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("fault", ["cast", "parameter made before", "random"])
+def test_faults_on_a_way_that_one_sample_alone_takes(fault):
+    class Rare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+            self.made = self.last.weight.sum() * 2
+
+        def forward(self, x):
+            hidden = torch.tanh(self.first(x))
+            gate = (x[:, :1] > 20).to(x.dtype)
+            if gate.any():
+                extra = {
+                    "cast": lambda: hidden.float().double(),
+                    "parameter made before": lambda: hidden * self.made,
+                    "random": lambda: hidden * torch.rand(1),
+                }[fault]()
+                hidden = hidden + gate * extra
+            return self.last(hidden)
+
+    net, x = seeded(Rare), gaussian(12, 3)
+    flatlib.measure(net, x)
+    x[0, 0] = 30.0
+    message = {"cast": "works in torch.float32", "random": "draws random numbers"}
+    with pytest.raises(ValueError, match=message.get(fault, "computed from parameters before")):
+        flatlib.measure(net, x)
+
+
+def test_a_single_sample_does_not_hide_that_the_batch_size_counts():
+    class BySize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x) * len(x)
+
+    for n in (1, 2, 3):
+        with pytest.raises(ValueError, match="samples influence each other"):
+            flatlib.measure(BySize(), gaussian(n, 3))
+
+
+def test_a_linear_layer_with_a_kernel_size_of_its_own():
+    class Patch(nn.Linear):
+        kernel_size = 4
+
+    net, x = nn.Sequential(seeded(lambda: Patch(3, 2))), gaussian(4, 3)
+    expected = 2 * float((x.double().square().sum(dim=1) + 1).mean())  # N (||x||^2 + 1)
+    assert flatlib.measure(net, x).sharpness == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_sample_of_a_network_that_squeezes_has_a_parameter_jacobian():
+    inner = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))
+    x = gaussian(1, 3)
+    expected = flatlib.derivatives.parameter_jacobian(inner, x)
+    assert torch.equal(flatlib.derivatives.parameter_jacobian(Squeezed(inner), x), expected)
+
+
 def test_memory_without_a_limit():
     net, x = small_conv(), gaussian(5, 2, 6, 6)
     assert flatlib.measure(net, x, math.inf).sharpness == flatlib.measure(net, x).sharpness
@@ -1221,15 +1319,18 @@ def test_tensors_in_a_list_that_a_forward_changes_are_put_back():
         def __init__(self):
             super().__init__()
             self.layer, self.calls = nn.Linear(2, 2), [torch.zeros(1)]
+            self.fixed = ({"calls": torch.zeros(1)},)
 
         def forward(self, x):
             self.calls[0] += 1
+            self.fixed[0]["calls"].data.add_(1)
             return self.layer(x)
 
     net = Counts()
-    calls = net.calls[0]
+    calls, fixed = net.calls[0], net.fixed[0]["calls"]
     flatlib.measure(net, gaussian(3, 2))
-    assert net.calls[0] is calls and float(calls) == 0
+    assert net.calls[0] is calls and net.fixed[0]["calls"] is fixed
+    assert float(calls) == 0 and float(fixed) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

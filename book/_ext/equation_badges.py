@@ -24,7 +24,7 @@ from sphinx.util.docutils import SphinxDirective
 TAG = re.compile(r"\\tag\{([^{}]*)\}")
 # What gives an equation a number of its own, past the register.
 NUMBERED = re.compile(
-    r"\\tag\*?\s*\{|\\label\s*\{|\\begin\{(equation|align|gather|multline|eqnarray)\}"
+    r"\\tag(?![a-zA-Z])|\\label\s*\{|\\begin\{(equation|(fl)?align(at)?|gather|multline|eqnarray)\}"
 )
 MARKS = {
     True: '<path d="M3 8.5 6.5 12 13 4.5" fill="none" stroke="currentColor" stroke-width="2.2"/>',
@@ -232,6 +232,7 @@ def number_equations(app: Sphinx, doctree: nodes.document) -> None:
 
 def equation_box(env, tex: str, label: str) -> nodes.container:
     """One equation with its badge; the first on its page carries the anchor."""
+    env.note_dependency(env.config.equation_register)
     here = shown(env).setdefault(env.docname, [])
     box = nodes.container(classes=["equation-box"])
     if label not in here:
@@ -250,10 +251,11 @@ def link_equations(app: Sphinx, doctree: nodes.document) -> None:
         if not node["reftarget"].startswith("eq-"):
             continue
         label = labels.get(node["reftarget"])
-        if node.astext() != f"({label})":
+        if label is not None and node.astext() == f"({label})":
+            node.replace_self(eqref_node(label=label))
+        else:
             link = f"[{node.astext()}](#{node['reftarget']})"
             add_fault(env, env.docname, f"{link} does not name an equation that it links")
-        node.replace_self(eqref_node(label=label))
 
 
 def forget(app: Sphinx, env, docname: str) -> None:

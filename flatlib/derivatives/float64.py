@@ -9,10 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output
 
@@ -21,6 +22,7 @@ LAYER_FORWARDS = {
     nn.Conv1d.forward: "Conv1d",
     nn.Conv2d.forward: "Conv2d",
 }
+NORMALIZATIONS = (F.batch_norm, F.instance_norm, torch.batch_norm, torch.instance_norm)
 
 
 class LayerFault(Exception):
@@ -40,13 +42,13 @@ class Float64Network:
     buffers: dict[str, Tensor]
     layers: dict[str, nn.Module]  # the linear and convolutional layers, by name
     kinds: dict[str, str]
-    outside: dict[str, Tensor]  # leaves no output may rest on: see `_check_graph`
+    outside: dict[str, Tensor]  # leaves no output may rest on: see `check_graph` in `probing`
     trainable: frozenset[str] = field(default_factory=frozenset)  # names of unfrozen parameters
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output ``(n, N)`` for float64 ``x``, checked."""
         state = {**self.parameters, **self.buffers}
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), _PlainLayouts():
             try:
                 output = functional_call(self.net, state, (x.clone(),))
             except LayerFault as fault:
@@ -71,14 +73,18 @@ def _kind(module: nn.Module) -> str | None:
     return None if own else kind
 
 
-def _containers(value: object, seen: set[int]) -> Iterator[list | dict | set | deque]:
-    """The plain containers in ``value``, itself and those within it."""
-    if type(value) not in (list, dict, set, deque, OrderedDict, defaultdict) or id(value) in seen:
+def _held(value: object, seen: set[int]) -> Iterator[list | dict | set | deque | Tensor]:
+    """The plain containers and the tensors in ``value``, itself among them."""
+    if id(value) in seen:
         return
     seen.add(id(value))
-    yield value
-    for item in value.values() if isinstance(value, dict) else value:
-        yield from _containers(item, seen)
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (list, dict, set, tuple, deque, OrderedDict, defaultdict):
+        if type(value) is not tuple:
+            yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _held(item, seen)
 
 
 @contextmanager
@@ -99,15 +105,13 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 "numbers; remove the layer or give it a width"
             )
     attributes = [(name, module, dict(vars(module))) for name, module in net.named_modules()]
-    containers = [
-        (value, copy.copy(value))
-        for value in _containers([before for _, _, before in attributes], set())
-    ]
-    contained = [
-        (item, item.detach().clone(), item._version)
-        for value, _ in containers
-        for item in (value.values() if isinstance(value, dict) else value)
-        if isinstance(item, Tensor) and not item.is_inference()
+    own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    held = list(_held([before for _, _, before in attributes], own))
+    containers = [(value, copy.copy(value)) for value in held if not isinstance(value, Tensor)]
+    tensors = [
+        (value, value.detach().clone())
+        for value in held
+        if isinstance(value, Tensor) and value.layout == torch.strided
     ]
     cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
     with ExitStack() as stack:
@@ -115,8 +119,6 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(_no_cached_parametrizations())
-        stack.enter_context(_float64_by_default())
-        stack.enter_context(_plain_layouts(net))
         try:
             outside = dict(net.named_parameters())  # the user's own
             for path, module, before in attributes:
@@ -134,9 +136,9 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             for value, before in containers:
                 value.clear()
                 (value.extend if isinstance(value, (list, deque)) else value.update)(before)
-            for item, before, version in contained:
-                if item._version != version:
-                    item.data.copy_(before)
+            for tensor, before in tensors:
+                if not torch.equal(tensor, before):
+                    tensor.data.copy_(before)
 
 
 @contextmanager
@@ -150,44 +152,28 @@ def _no_cached_parametrizations() -> Iterator[None]:
         parametrize._cache_enabled = enabled
 
 
-@contextmanager
-def _float64_by_default() -> Iterator[None]:
-    """Tensors that a forward makes from nothing, such as a first hidden state, fit in."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+class _PlainLayouts(TorchFunctionMode):
+    """PyTorch's backward of batch and instance normalization confuses the axes of some memory
+    layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function not in NORMALIZATIONS:
+            return function(*args, **kwargs)
+        if args:
+            args = (_plain_layout(args[0]), *args[1:])
+        else:
+            kwargs = {**kwargs, "input": _plain_layout(kwargs["input"])}
+        output = function(*args, **kwargs)
+        if output.requires_grad:
+            output.register_hook(_plain_layout)
+        return output
 
 
 def _plain_layout(tensor: Tensor) -> Tensor:
     """A copy in row-major order; ``contiguous`` would keep odd strides of axes of length 1."""
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-@contextmanager
-def _plain_layouts(net: nn.Module) -> Iterator[None]:
-    """PyTorch's backward of batch and instance normalization confuses the axes of some memory
-    layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
-    """
-
-    def before(module, args):
-        return tuple(_plain_layout(value) for value in args)
-
-    def after(module, args, output):
-        if output.requires_grad:
-            output.register_hook(_plain_layout)
-
-    with ExitStack() as stack:
-        for module in net.modules():
-            if isinstance(module, _NormBase):
-                for handle in (
-                    module.register_forward_pre_hook(before),
-                    module.register_forward_hook(after, prepend=True),
-                ):
-                    stack.callback(handle.remove)
-        yield
 
 
 def _float64_copies(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from flatlib.checks import all_finite, first_not_finite
 
 from .float64 import Float64Network
-from .probing import Probe, probed
-from .recording import Forward, in_company, run_recorded, weight_uses
+from .probing import Probe, probed, run_checked
+from .recording import Forward, in_company, weight_uses
 
 FLOAT64_BYTES = 8
 
@@ -207,7 +207,7 @@ def _backward(
     ``start`` is the index of the first row of ``x`` in the user's batch.
     """
     n = len(x)
-    forward = run_recorded(network, in_company(x), range(start, start + n))
+    forward = run_checked(network, in_company(x), range(start, start + n))
     if not forward.calls:
         raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
     own, others = _owners(network, forward)
@@ -268,15 +268,17 @@ def differentiate(
         network: from `float64_network`.
         x: ``(n, *input_shape)``, any floating dtype.
         planned: from `plan`.
-        max_memory: bytes that one part's derivatives may take; at least one sample at a time
-            is always taken.
+        max_memory: bytes that one part's derivatives may take; at least one sample, which runs
+            as two, is always taken.
         collect: sees the gradients at each layer's output; without it they are not taken.
 
     Yields:
         `Derivatives` of consecutive parts of the batch.
 
     Raises:
-        ValueError: samples influence each other; output or gradient not finite.
+        ValueError: samples influence each other; output or gradient not finite; no layer is
+            called, or the weight of one is used without calling it; what `plan` refuses, in a
+            part of the network that it did not reach.
     """
     at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from flatlib.checks import check_batch, check_same
 
 from .float64 import Float64Network
-from .recording import Forward, run_recorded, weight_uses
+from .recording import Forward, in_company, run_recorded, weight_uses
 
 PROBE_SAMPLES = 4
 
@@ -71,7 +72,7 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
     check_batch(network.net, x)
     samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
     rows = x[list(samples)].detach()
-    n_others = 2 if len(rows) + 1 == len(x) else 1  # so that the batch sizes differ
+    n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
     other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
     company = torch.cat([rows, *[other] * n_others])
     state = _random_state(x.device)
@@ -83,7 +84,7 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
         company = torch.cat([rows, *[other] * n_others])
         first = run_recorded(network, company, samples)
     again = run_recorded(network, company, samples)
-    _check_graph(network, first.output)
+    check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
     check_same(
         output,
@@ -92,16 +93,30 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
         "the network is not deterministic: two runs on sample {sample} differ; switch off its "
         "randomness (net.eval())",
     )
-    if not torch.equal(state, _random_state(x.device)):
-        raise ValueError(
-            "the network draws random numbers in its forward, so it is not deterministic, be it "
-            "rarely; switch off its randomness (net.eval())"
-        )
+    _check_random_state(state, x.device)
     inputs = {
         name: tuple(call.value[: len(samples)].detach() for call in made)
         for name, made in first.calls.items()
     }
     return Probe(samples, output, inputs), first
+
+
+def _check_random_state(before: Tensor, device: torch.device) -> None:
+    """Refuse a network that has drawn random numbers since."""
+    if not torch.equal(before, _random_state(device)):
+        raise ValueError(
+            "the network draws random numbers in its forward, so it is not deterministic, be it "
+            "rarely; switch off its randomness (net.eval())"
+        )
+
+
+def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
+    """`run_recorded`, refused where a part of the network that no probe reached misbehaves."""
+    state = _random_state(x.device)
+    forward = run_recorded(network, x, samples)
+    _check_random_state(state, x.device)
+    check_graph(network, forward.output)
+    return forward
 
 
 def checked_output(network: Float64Network, x: Tensor) -> Tensor:
@@ -111,12 +126,12 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
         TypeError, ValueError: as `plan`; samples influence each other.
     """
     probe, _ = probed(network, x)
-    output = network(x.double())
+    output = network(in_company(x.double()))[: len(x)]
     probe.check(output)
     return output
 
 
-def _check_graph(network: Float64Network, output: Tensor) -> None:
+def check_graph(network: Float64Network, output: Tensor) -> None:
     """Refuse an output that rests on single precision, or on numbers made of parameters before."""
     uses, graph = weight_uses(output, network.outside)
     if uses:

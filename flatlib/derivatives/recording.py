@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from flatlib.checks import all_finite, first_not_finite
+from flatlib.patches import one_an_axis
 
 from .float64 import Float64Network, LayerFault
 
@@ -78,7 +79,7 @@ def _recording_hooks(
     def after(module, args, kwargs, output):
         weights[name] = module.weight.detach()
         kernel = tuple(weights[name].shape[2:])
-        if kernel != getattr(module, "kernel_size", ()):
+        if kind != "Linear" and kernel != one_an_axis(module, module.kernel_size):
             raise LayerFault(
                 f"layer {name!r} ({kind}) has a kernel of shape {kernel} but "
                 f"kernel_size={module.kernel_size}; set it (and the padding) to what the weight has"
