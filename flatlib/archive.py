@@ -18,6 +18,8 @@ NETS = {
     "vgg10-gray": "VGG10 with one input channel",
     "mlp": "MLP 784-500-500-500-10, tanh",
     "mlp-small": "MLP 64-32-32-32-10, tanh",
+    "mlp-relu": "MLP 784-500-500-500-10, ReLU",
+    "mlp-relu-small": "MLP 64-32-32-32-10, ReLU",
 }
 DATA = {
     "cifar10-0-1": "CIFAR-10, classes 0 and 1",

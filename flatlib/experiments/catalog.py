@@ -32,6 +32,13 @@ EXPERIMENTS = {
     "mlp-batch-size": Experiment("E.7", "mlp", BATCH_SIZES),
     "mlp-learning-rate": Experiment("E.8", "mlp", LEARNING_RATES),
     "mlp-all-images": Experiment("E.7 and E.8, all images", "mlp-all-images", ALL_SETTINGS),
+    "mlp-relu-bounds": Experiment("D.4, ReLU", "mlp-relu", BASE),
+    "correlations-mlp-relu": Experiment("D.6, ReLU", "mlp-relu", ALL_SETTINGS),
+    "mlp-relu-batch-size": Experiment("E.7, ReLU", "mlp-relu", BATCH_SIZES),
+    "mlp-relu-learning-rate": Experiment("E.8, ReLU", "mlp-relu", LEARNING_RATES),
+    "mlp-relu-all-images": Experiment(
+        "E.7 and E.8, all images, ReLU", "mlp-relu-all-images", ALL_SETTINGS
+    ),
 }
 
 
@@ -48,21 +55,30 @@ class Scale:
 
 
 _PAPER_MLP = Scale("mlp", "fashion-mnist", 750_000, 12_500, 100, (0, 1, 2, 3, 4))
+_PAPER_MLP_RELU = replace(_PAPER_MLP, net="mlp-relu")
 SCALES: dict[str, dict[str, Scale]] = {
     "smoke": {
         "vgg10": Scale("vgg10-gray", "digit-images-0-1", 120, 60, 8, (0,)),
         "mlp": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
         "mlp-all-images": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
+        "mlp-relu": Scale("mlp-relu-small", "digits", 600, 100, 20, (0,)),
+        "mlp-relu-all-images": Scale("mlp-relu-small", "digits", 600, 100, 20, (0,)),
     },
     "laptop": {
         "vgg10": Scale("vgg10", "cifar10-0-1", 60_000, 1_250, 100, (0, 1, 2)),
         "mlp": Scale("mlp", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2)),
         "mlp-all-images": Scale("mlp", "fashion-mnist", 60_000, 1_250, 100, (0,)),
+        "mlp-relu": Scale(
+            "mlp-relu", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2, 3, 4)
+        ),
+        "mlp-relu-all-images": Scale("mlp-relu", "fashion-mnist", 60_000, 1_250, 100, (0,)),
     },
     "paper": {
         "vgg10": Scale("vgg10", "cifar10-0-1", 150_000, 2_500, 100, (0, 1, 2, 3, 4)),
         "mlp": _PAPER_MLP,
         "mlp-all-images": _PAPER_MLP,
+        "mlp-relu": _PAPER_MLP_RELU,
+        "mlp-relu-all-images": _PAPER_MLP_RELU,
     },
 }
 

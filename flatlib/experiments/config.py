@@ -22,6 +22,8 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
     "vgg10-gray": lambda seed: nets.vgg10(in_channels=1, seed=seed),
     "mlp": lambda seed: nets.mlp((784, 500, 500, 500, 10), seed=seed),
     "mlp-small": lambda seed: nets.mlp((64, 32, 32, 32, 10), seed=seed),
+    "mlp-relu": lambda seed: nets.mlp((784, 500, 500, 500, 10), "relu", seed=seed),
+    "mlp-relu-small": lambda seed: nets.mlp((64, 32, 32, 32, 10), "relu", seed=seed),
 }
 
 DATA: dict[str, Callable[[], Data]] = {

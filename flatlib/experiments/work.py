@@ -21,7 +21,7 @@ from flatlib.training.loss import evaluate
 from .config import MeasuredSamples, RunConfig, load_data
 from .provenance import environment
 
-LARGEST_ARCHIVED_NET = 200_000  # parameters; larger networks' weights stay out of the archive
+LARGEST_ARCHIVED_NET = 200_000  # parameters; of larger networks the archive keeps seed 0's weights
 
 
 def ending(record: Record, config: RunConfig) -> str | None:
@@ -199,7 +199,7 @@ class Work:
         step = self.trainer.step
         self.sessions[-1]["to_step"] = step
         small = sum(p.numel() for p in self.net.parameters()) <= LARGEST_ARCHIVED_NET
-        if step >= self.config.steps and small:
+        if step >= self.config.steps and (small or self.config.seed == 0):
             self.weights = self.record.write_weights(step, self.net.state_dict())
         self.record.write_state(
             {
