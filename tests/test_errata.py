@@ -277,3 +277,134 @@ def test_12_has_a_factor_to_spare_and_is_attained_with_it(N):
         net = nets.mlp((N + 2, N + 3, N), "tanh", bias=False, seed=seed).double()
         volume, printed = sides(net, x)
         assert volume <= printed / N ** (N / 2)
+
+
+def test_3_is_exact_at_any_loss_for_relu_with_pooling():
+    torch.manual_seed(26)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(2, 2, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(18, 2),
+    ).double()
+    x, y = gaussian(2, 1, 6, 6, seed=27), 10 * gaussian(2, 2, seed=28)
+    loss = (net(x) - y).square().sum().item() / 4
+    assert loss > 10  # no interpolation
+    assert close(hessian_trace(net, x, y), sharpness(net, x))
+    curved = nets.mlp((4, 5, 2), "tanh", seed=29).double()
+    x = gaussian(3, 4, seed=30)
+    assert not close(hessian_trace(curved, x, y[:1] + 0 * x[:, :2]), sharpness(curved, x))
+
+
+@pytest.mark.parametrize("v", [1.0, 1e-2, 1e-4])
+def test_the_sharpness_of_the_loss_bounds_no_middle_layer(v):
+    hidden = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Tanh()).double()
+    readout = torch.nn.Linear(1, 1, bias=False).double()
+    for parameter, value in zip(
+        [*hidden.parameters(), *readout.parameters()], (3.0, -3.0, v), strict=True
+    ):
+        torch.nn.init.constant_(parameter, value)
+    whole, x = torch.nn.Sequential(*hidden, readout), vector([1.0])
+    with_loss = chain(whole, x)["D"]
+    assert close(with_loss, v * math.sqrt(18))
+    own = chain(hidden, x)
+    assert close(own["A"], 3)
+    assert own["A"] <= own["D"]  # with the middle layer's own S
+    assert (with_loss < own["A"]) == (v < 1)  # with the loss's
+
+
+def test_the_bound_12_moves_under_rescaling_and_the_volume_does_not():
+    net, x = nets.mlp((4, 6, 3), "relu", seed=31).double(), gaussian(5, 4, seed=32)
+
+    def sides(c):
+        twin = toys.rescaled(net, (c, 1 / c))
+        W = next(twin.parameters()).detach().norm().item()
+        volume = torch.linalg.svdvals(jacobian(twin, x)).prod(dim=1).mean().item()
+        nearest = x.norm(dim=1).min().item()
+        return volume, 5**0.5 * (W / nearest) ** 3 * (sharpness(twin, x) / 3) ** 1.5
+
+    volume, right = sides(1.0)
+    for c in (10.0, 100.0):
+        assert close(sides(c)[0], volume)
+    assert sides(100.0)[1] > 1e6 * right
+    assert math.isclose(sides(1e4)[1] / sides(1e3)[1], 10**6, rel_tol=1e-4)
+
+
+def test_7_at_k_1_is_no_looser_than_13_for_inputs_of_one_norm():
+    net, x = nets.mlp((4, 6, 3), "tanh", seed=33).double(), gaussian(8, 4, seed=34)
+
+    def three(x):
+        """Right sides of (7) at k = 1, of (13), and the root of (7)'s at k = 2."""
+        each = sum(g.flatten(1).square().sum(dim=1) for g in gradients(net, x).values())
+        reach = spectral(next(net.parameters()).detach()) / x.norm(dim=1).min()
+        return [
+            (reach * each.sqrt().mean()).item(),
+            chain(net, x)["D"],
+            (reach * each.mean().sqrt()).item(),
+        ]
+
+    at_1, D, at_2 = three(x / x.norm(dim=1, keepdim=True))
+    assert chain(net, x / x.norm(dim=1, keepdim=True))["A"] < at_1 < D
+    assert close(D, at_2)
+    _, D, at_2 = three(x)
+    assert D < at_2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_halves_of_14_are_bounded_from_above_and_neither_from_below(seed):
+    net, x = nets.mlp((4, 6, 3), "tanh", seed=seed).double(), gaussian(6, 4, seed=seed)
+    J = jacobian(net, x)
+    C = J @ J.mT
+    W = spectral(next(net.parameters()).detach())
+    energy = gradients(net, x)["linear1.weight"].flatten(1).square().sum(dim=1)
+    most = (W**2 * energy / x.square().sum(dim=1)) ** 2
+    numerator = C.diagonal(dim1=1, dim2=2).sum(dim=1).square()
+    denominator = (C @ C).diagonal(dim1=1, dim2=2).sum(dim=1)
+    assert (numerator <= most).all()
+    assert (denominator <= most).all()
+    tiny = toys.with_singular_values((1e-3, 1e-3), 4, seed)
+    large = toys.with_singular_values((1.0, 1.0), 4, seed)
+    assert close(sharpness(tiny, x), sharpness(large, x))
+    assert jacobian(tiny, x).square().sum() < 1e-5 * jacobian(large, x).square().sum()
+
+
+def test_22_means_nothing_at_infinity_where_lemma_b2_holds():
+    for v in (np.array([2.0, -3.0, 3.0]), np.array([0.3, -0.5, 0.5])):
+        for p in (1, 2):
+            left = np.sum(np.abs(v) ** p)
+            right = 3 * np.abs(v).max() ** p
+            with np.errstate(all="ignore"):
+                middle = np.sum(np.abs(v) ** np.inf) ** (p / np.inf) * 3.0
+            assert middle == 3 != right  # the printed equality
+            assert left <= right
+    assert np.sum(np.abs([2.0, -3.0, 3.0])) > 3  # and the printed inequality
+
+
+def test_12_needs_its_index_in_the_middle():
+    net = toys.with_singular_values((0.7, 0.7), 3, seed=35)
+    net.append(torch.nn.Tanh())
+    x = gaussian(2, 3, seed=36) * vector([0.01], [30.0])
+    values = torch.linalg.svdvals(jacobian(net, x))
+    volume, energy = values.prod(dim=1).mean(), values.square().sum(dim=1) / 2
+    assert volume <= energy.mean()
+    assert volume > energy.min()  # one x for all the terms
+
+
+def test_16_needs_the_sum_over_parameters_and_15_is_about_theta():
+    net, x = nets.mlp((3, 4, 2), "tanh", seed=37).double(), gaussian(4, 3, seed=38)
+    parameters = list(net.parameters())
+
+    def gap(miss, kept=parameters):
+        for parameter in parameters:
+            parameter.requires_grad_(any(parameter is k for k in kept))
+        y = net(x).detach() + miss
+        return hessian_trace(net, x, y) - sharpness(net, x)
+
+    whole, parts = gap(0.1), [gap(0.1, [parameter]) for parameter in parameters]
+    assert math.isclose(whole, sum(parts), rel_tol=1e-9)
+    assert all(abs(whole - part) > 1e-3 * abs(whole) for part in parts)
+    assert abs(gap(0.0)) < 1e-12 < abs(whole)  # at theta*: equal, whatever epsilon
+    assert math.isclose(gap(0.2), 2 * whole, rel_tol=1e-9)
