@@ -118,6 +118,19 @@ def test_a_sampled_definition_counts_standard_errors():
     assert equation_badges.badge_text(sampled).endswith("worst deviation 3.0 standard errors")
 
 
+def test_an_attained_inequality_does_not_read_as_a_violation():
+    attained = entry("13", worst=-7e-16)
+    assert equation_badges.badge_text(attained) == "checked · 200 cases · worst slack 0 up to rounding"
+    assert "-4e-1" in equation_badges.worst(entry("13", worst=-0.4, passed=False))
+
+
+def test_a_definition_says_that_two_computations_agree():
+    defined = entry("14", kind="definition", worst_means="largest error, relative", worst=2e-13)
+    assert equation_badges.badge_text(defined) == (
+        "definition · computed in two ways on 200 cases · worst error 2e-13"
+    )
+
+
 def test_an_equation_that_nobody_registered_stops_the_build(build):
     status, printed, _ = build({"one": shows("13", "99")}, entry("13"))
     assert status != 0
