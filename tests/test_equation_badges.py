@@ -119,8 +119,8 @@ def test_a_sampled_definition_counts_standard_errors():
 
 
 def test_an_attained_inequality_does_not_read_as_a_violation():
-    attained = entry("13", worst=-7e-16)
-    assert equation_badges.badge_text(attained) == "checked · 200 cases · worst slack 0 up to rounding"
+    text = equation_badges.badge_text(entry("13", worst=-7e-16))
+    assert text == "checked · 200 cases · worst slack 0 up to rounding"
     assert "-4e-1" in equation_badges.worst(entry("13", worst=-0.4, passed=False))
 
 
