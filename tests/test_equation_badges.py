@@ -126,9 +126,8 @@ def test_an_attained_inequality_does_not_read_as_a_violation():
 
 def test_a_definition_says_that_two_computations_agree():
     defined = entry("14", kind="definition", worst_means="largest error, relative", worst=2e-13)
-    assert equation_badges.badge_text(defined) == (
-        "definition · computed in two ways on 200 cases · worst error 2e-13"
-    )
+    text = equation_badges.badge_text(defined)
+    assert text == "checked · 200 cases · worst error 2e-13 between two computations"
 
 
 def test_an_equation_that_nobody_registered_stops_the_build(build):

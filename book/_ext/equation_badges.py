@@ -89,6 +89,8 @@ def worst(entry: dict) -> str:
     """
     if entry["worst_means"].endswith("standard errors"):
         return f"worst deviation {entry['worst']:.1f} standard errors"
+    if entry["kind"] == "definition":
+        return f"worst error {number(entry['worst'])} between two computations"
     if entry["kind"] == "inequality" and entry["worst"] < 0 and entry.get("passed"):
         return "worst slack 0 up to rounding"
     return f"worst {'slack' if entry['kind'] == 'inequality' else 'error'} {number(entry['worst'])}"
@@ -102,8 +104,6 @@ def badge_text(entry: dict) -> str:
     """
     if not entry["passed"]:
         return "check FAILED"
-    if entry["kind"] == "definition":
-        return f"definition · computed in two ways on {entry['cases']} cases · {worst(entry)}"
     return f"checked · {entry['cases']} cases · {worst(entry)}"
 
 
