@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if everything asked for is there, 1 if a run failed or diverged, 2 for bad arguments.
+        0 if everything asked for is there, 1 if a run failed or diverged or an archived record
+        was altered, 2 for bad arguments.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -84,9 +85,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    altered = 0
     for path in sorted(options.results.glob(f"{options.scale or '*'}/*/manifest.json")):
         record = Record(options.results, path.parent.parent.name, path.parent.name)
-        manifest = record.read_manifest()
+        try:
+            manifest = record.read_manifest()
+        except (OSError, RecordError) as fault:  # the others shall be listed all the same
+            print(f"{record.scale:7} {'altered':9} {'':15} {record.run}")
+            print(f"flatlib: {fault}", file=sys.stderr)
+            altered += 1
+            continue
         status = manifest["status"]
         if status == "running":
             try:
@@ -96,7 +104,7 @@ def _status(options: argparse.Namespace) -> int:
                 pass
         reached = f"{manifest['steps']}/{manifest['steps_asked']}"
         print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
-    return 0
+    return int(altered > 0)
 
 
 def _handout(options: argparse.Namespace) -> int:

@@ -50,7 +50,8 @@ def test_status_tells_running_from_stopped(tmp_path, capsys):
     execute(whole, "smoke", tmp_path)
     record = Record(tmp_path, "smoke", "interrupted")
     manifest = Record(tmp_path, "smoke", whole.name).read_manifest()
-    record.write([{"step": 0}], {**manifest, "status": "running", "steps": 200})
+    interrupted = {"run": "interrupted", "status": "running", "steps": 200, "weights": None}
+    record.write([{"step": 200}], {**manifest, **interrupted})
     assert cli.main(["status", "--results", str(tmp_path)]) == 0
     stopped, complete = capsys.readouterr().out.splitlines()
     assert stopped.split() == ["smoke", "stopped", "200/600", "interrupted"]

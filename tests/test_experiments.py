@@ -544,7 +544,7 @@ class TestArchive:
         """Every archived table is the one that its manifest was written with."""
         results = experiments.default_results()
         paths = list(results.glob("*/*/manifest.json"))
-        assert len(paths) >= 15
+        assert len(paths) >= 40
         for path in paths:
             record = Record(results, path.parent.parent.name, path.parent.name)
             manifest, table = record.read_manifest(), record.read_table()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -13,6 +11,7 @@ from torch import nn
 
 from flatlib import nets
 from flatlib.data import Data, load
+from flatlib.manifest import configuration_hash
 from flatlib.training.layout import contiguous_for
 from flatlib.training.loss import loss_function
 from flatlib.training.trainer import check_settings
@@ -85,7 +84,7 @@ class RunConfig:
     @property
     def identity_hash(self) -> str:
         """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return configuration_hash(self.identity)
 
     def checkpoints(self) -> list[int]:
         """Steps at which to measure: logarithmic up to ``measure_every``, then linear.
