@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .files import array_hash, write_atomically
+from .files import array_hash, remove_partial_files, write_atomically
 from .manifest import REMEDY, RecordError, decode, encode, faults
 
 DIGITS = 10  # significant digits in the table; the state keeps every bit
@@ -187,10 +187,11 @@ class Record:
         path = self.folder / manifest["weights"]["file"]
         expected = manifest["weights"]["sha256"]
         try:
+            _require_plain(path)
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file}
             found = array_hash(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+        except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as fault:
             raise RecordError(f"{path} is missing or altered: {fault}") from fault
         if found != expected:
             raise RecordError(f"{path} is altered: its manifest says {expected}, found {found}")
@@ -233,7 +234,28 @@ class Record:
                 raise LockedError(
                     f"another process is at work on {self.scale}/{self.run} in {self.results}"
                 )
+            for folder in (self.folder, self.state_folder):
+                remove_partial_files(folder)
             yield
+
+
+def _require_plain(path: Path) -> None:
+    """Arrays may ask for no more memory than their file has on disk.
+
+    Raises:
+        ValueError: they are compressed, or an array's header says another size than it has.
+    """
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("the arrays are larger than the file; weights are not compressed")
+        for member in members:
+            with file.open(member) as array:
+                np.lib.format.read_magic(array)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+                n_bytes = math.prod(shape) * dtype.itemsize
+                if array.tell() + n_bytes != member.file_size:
+                    raise ValueError(f"{member.filename} is said to have {n_bytes} bytes")
 
 
 def _try_lock(file) -> bool:

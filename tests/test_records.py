@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import resource
 import subprocess
 import sys
+import zipfile
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from synthetic_archive import manifest_of
@@ -146,6 +149,24 @@ class TestState:
             record.read_weights()
         (record.folder / "weights-3.npz").write_bytes(b"PK half")
         with pytest.raises(RecordError, match="missing or altered"):
+            record.read_weights()
+
+
+    def test_weights_take_no_more_memory_than_their_file_has(self, record):
+        """A small file may say that its arrays are large; that is refused before they are made."""
+        described = record.write_weights(3, {"a": torch.ones(3)})
+        record.write(ROWS, said(weights=described, weights_sha256=described["sha256"]))
+        path = record.folder / "weights-3.npz"
+        np.savez_compressed(path, a=np.zeros(2**20))
+        with pytest.raises(RecordError, match="weights are not compressed"):
+            record.read_weights()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)}
+        )
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a.npy", header.getvalue() + b"few")
+        with pytest.raises(RecordError, match=f"a.npy is said to have {2**43} bytes"):
             record.read_weights()
 
 

@@ -35,6 +35,7 @@ DATA: dict[str, Callable[[], Data]] = {
 
 FIRST_CHECKPOINT = 10  # after step 0
 CHECKPOINTS_PER_DECADE = 6  # of the logarithmic part
+SEEDS = 2**63  # PyTorch's generators take those below
 SAMPLE_SEED = 0  # which samples are measured is the same for every run
 
 
@@ -59,6 +60,8 @@ class RunConfig:
             raise ValueError(f"data must be one of {', '.join(DATA)}, got {self.data!r}")
         check_settings(self.lr, self.batch_size, self.steps, self.batch_size)
         loss_function(self.loss)
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed must be from 0 to {SEEDS - 1}, got {self.seed}")
         if self.measure_every < 1 or self.measure_samples < 1:
             raise ValueError("measure_every and measure_samples must be at least 1")
         if self.steps % self.measure_every:
