@@ -31,8 +31,10 @@ def leave_with_parent() -> None:
 
 def _wait_for_the_end_of(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
-    print("flatlib: a worker ends, for its parent is gone", file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        print("flatlib: a worker ends, for its parent is gone", file=sys.stderr, flush=True)
+    finally:  # whoever read the errors may be gone, too
+        os._exit(1)
 
 
 def prepare() -> None:
