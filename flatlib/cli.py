@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from flatlib.experiments import EXPERIMENTS, SCALES, configurations, run
@@ -16,21 +20,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 if everything asked for is there, 1 if a run failed or diverged, 2 for bad arguments.
+        0 if everything asked for is there, 1 if a run failed or diverged or an archived record
+        was altered, 2 for bad arguments.
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        with _signals_interrupt():
+            return options.command(options)
     except (OSError, ValueError, RecordError) as fault:
         print(f"flatlib: {fault}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("flatlib: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """What ends the command from outside, or a closed terminal, stops it as Ctrl-C does."""
+
+    def interrupt(number: int, _) -> None:
+        raise KeyboardInterrupt(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    here = threading.current_thread() is threading.main_thread()
+    # Under nohup a closed terminal is ignored, and stays so.
+    taken = [number for number, old in before.items() if here and old == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flatlib", description=__doc__)
+    version = f"flatlib {metadata.version('flatlib')}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="run an experiment, or go on with it")
@@ -57,9 +86,15 @@ def _parser() -> argparse.ArgumentParser:
 
     for writer_or_reader in (command, status):
         writer_or_reader.add_argument(
-            "--results", type=Path, default=default_results(), metavar="FOLDER"
+            "--results", type=folder, default=default_results(), metavar="FOLDER"
         )
     return parser
+
+
+def folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is needed, got an empty one")
+    return Path(text)
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -84,9 +119,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    if not options.results.is_dir():
+        raise ValueError(f"there is no results folder {options.results}; flatlib run makes one")
+    altered = 0
     for path in sorted(options.results.glob(f"{options.scale or '*'}/*/manifest.json")):
         record = Record(options.results, path.parent.parent.name, path.parent.name)
-        manifest = record.read_manifest()
+        try:
+            manifest = record.read_manifest()
+        except (OSError, RecordError) as fault:  # the others shall be listed all the same
+            print(f"{record.scale:7} {'altered':9} {'':15} {record.run}")
+            print(f"flatlib: {fault}", file=sys.stderr)
+            altered += 1
+            continue
         status = manifest["status"]
         if status == "running":
             try:
@@ -96,7 +140,7 @@ def _status(options: argparse.Namespace) -> int:
                 pass
         reached = f"{manifest['steps']}/{manifest['steps_asked']}"
         print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
-    return 0
+    return int(altered > 0)
 
 
 def _handout(options: argparse.Namespace) -> int:

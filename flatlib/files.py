@@ -46,6 +46,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(path.parent)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed writers left of files; the caller sees to it that none is writing."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in this folder durable, where the system lets a folder be opened."""
     if os.name == "nt":

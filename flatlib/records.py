@@ -8,7 +8,8 @@
     results/.state/<scale>/<run>/             what a run needs to go on; stays out of git
 
 Each file is written whole or not at all. The table only ever grows at its end, and the manifest
-says how many of its bytes it vouches for, so the two agree after a crash between them.
+says how many of its bytes it vouches for, so the two agree after a crash between them. The
+manifest bears a seal over itself, see `flatlib.manifest`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import math
 import os
 import zipfile
@@ -29,14 +29,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .files import array_hash, write_atomically
+from .files import array_hash, remove_partial_files, write_atomically
+from .manifest import REMEDY, RecordError, decode, encode, faults
 
-FORMAT = 1  # of the files; a reader refuses others
 DIGITS = 10  # significant digits in the table; the state keeps every bit
-
-
-class RecordError(RuntimeError):
-    """A record that contradicts what is asked for, or that was altered."""
 
 
 class LockedError(RuntimeError):
@@ -91,26 +87,21 @@ class Record:
         """The manifest, or None where there is none.
 
         Raises:
-            RecordError: it is no manifest of this format.
+            RecordError: it was altered, contradicts itself or its folder, or is of another
+                format.
         """
         try:
-            manifest = json.loads(self.manifest_path.read_text())
+            content = self.manifest_path.read_bytes()
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError as fault:
-            raise RecordError(f"{self.manifest_path} is altered: {fault}") from fault
-        if manifest.get("format") != FORMAT:
-            raise RecordError(
-                f"{self.manifest_path} has format {manifest.get('format')}, this version of "
-                f"flatlib reads {FORMAT}"
-            )
-        return manifest
+        return decode(content, self.manifest_path, self.scale, self.run)
 
     def read_table_text(self, manifest: Mapping) -> str:
         """The part of the table that the manifest vouches for.
 
         Raises:
-            RecordError: the table is missing, or is not the one that the manifest was made with.
+            RecordError: the table is missing, is not the one that the manifest was made with,
+                or ends at another step than the manifest says.
         """
         expected = manifest["table"]
         try:
@@ -121,10 +112,12 @@ class Record:
         if found != expected["sha256"]:
             raise RecordError(
                 f"{self.table_path} is altered: its manifest says SHA-256 {expected['sha256']} "
-                f"of the first {expected['bytes']} bytes, found {found}. "
-                "Restore it, or delete the run's folder and run it again."
+                f"of the first {expected['bytes']} bytes, found {found}. {REMEDY}"
             )
-        return content.decode()
+        text = content.decode()
+        for fault in _table_faults(text, manifest):
+            raise RecordError(f"{self.table_path} and its manifest differ: {fault}. {REMEDY}")
+        return text
 
     def read_table(self) -> pd.DataFrame:
         """The measurements as a table, one row a checkpoint and set of samples.
@@ -149,26 +142,26 @@ class Record:
         """Put table, then manifest in place.
 
         Raises:
+            ValueError: a manifest that reading would refuse; nothing is written.
             RecordError: the rows do not continue those in place.
             OSError: the disk is full; the record is then as it was, or has the new table with
                 the old manifest, which vouches for its beginning.
         """
         text = render(rows)
+        content = text.encode()
+        table = {
+            "rows": len(rows),
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        whole = {**manifest, "table": table}
+        for fault in [*faults(whole, self.scale, self.run), *_table_faults(text, whole)]:
+            raise ValueError(f"{self.manifest_path} would be refused when it is read: {fault}")
+        encoded = encode(whole)
         before = self.read_manifest()
         if before is not None:
             _require_continuation(self.table_path, self.read_table_text(before), text)
-        content = text.encode()
         write_atomically(self.table_path, lambda file: file.write(content))
-        whole = {
-            "format": FORMAT,
-            **manifest,
-            "table": {
-                "rows": len(rows),
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            },
-        }
-        encoded = (json.dumps(whole, indent=1, allow_nan=False) + "\n").encode()
         write_atomically(self.manifest_path, lambda file: file.write(encoded))
 
     def write_weights(self, step: int, weights: Mapping[str, torch.Tensor]) -> dict:
@@ -194,10 +187,11 @@ class Record:
         path = self.folder / manifest["weights"]["file"]
         expected = manifest["weights"]["sha256"]
         try:
+            _require_plain(path)
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file}
             found = array_hash(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+        except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as fault:
             raise RecordError(f"{path} is missing or altered: {fault}") from fault
         if found != expected:
             raise RecordError(f"{path} is altered: its manifest says {expected}, found {found}")
@@ -240,7 +234,28 @@ class Record:
                 raise LockedError(
                     f"another process is at work on {self.scale}/{self.run} in {self.results}"
                 )
+            for folder in (self.folder, self.state_folder):
+                remove_partial_files(folder)
             yield
+
+
+def _require_plain(path: Path) -> None:
+    """Arrays may ask for no more memory than their file has on disk.
+
+    Raises:
+        ValueError: they are compressed, or an array's header says another size than it has.
+    """
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("the arrays are larger than the file; weights are not compressed")
+        for member in members:
+            with file.open(member) as array:
+                np.lib.format.read_magic(array)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
+                n_bytes = math.prod(shape) * dtype.itemsize
+                if array.tell() + n_bytes != member.file_size:
+                    raise ValueError(f"{member.filename} is said to have {n_bytes} bytes")
 
 
 def _try_lock(file) -> bool:
@@ -283,6 +298,22 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.{DIGITS}g}"
     return str(value)
+
+
+def _table_faults(text: str, manifest: Mapping) -> Iterator[str]:
+    """What the manifest says of a table and the table does not bear out."""
+    lines = text.splitlines()
+    n_rows, said = len(lines) - 1, manifest["table"]["rows"]
+    if n_rows != said:
+        yield f"the table has {n_rows} rows, the manifest says {said}"
+    last = dict(zip(lines[0].split(","), lines[-1].split(","), strict=False)) if lines else {}
+    if not last.get("step", "").isdecimal():
+        yield "the table names no step in its last row"
+        return
+    # A run that diverged came further than its last measurement.
+    step, reached, diverged = int(last["step"]), manifest["steps"], manifest["status"] == "diverged"
+    if step > reached or (step < reached and not diverged):
+        yield f"the table ends at step {step}, the manifest says {reached}"
 
 
 def _require_continuation(path: Path, before: str, after: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from flatlib.experiments import configurations
+from flatlib.experiments import RunConfig, configurations
 from flatlib.records import Record
 
 STEPS = (0, 30_000, 60_000)
@@ -57,6 +57,28 @@ def row(step: int, samples: str, lr: float, batch_size: int, seed: int) -> dict:
     }
 
 
+def manifest_of(
+    config: RunConfig, scale: str, reached: int, status: str = "complete", note: str = ""
+) -> dict:
+    """All that a run's manifest says, but for the table."""
+    return {
+        "run": config.name,
+        "scale": scale,
+        "status": status,
+        "note": note,
+        "steps": reached,
+        "steps_asked": reached if status == "complete" else reached + config.measure_every,
+        "configuration": config.identity,
+        "configuration_sha256": config.identity_hash,
+        "data": {"name": config.data, "sha256": 64 * "0", "n_train": 2000, "n_test": 100},
+        "weights_sha256": 64 * "0",
+        "weights": None,
+        "losses_and_accuracies_over": "all training and all test samples",
+        "bounds": {k: {"label": k, "name": f"name {k}", "proven": v} for k, v in PROVEN.items()},
+        "sessions": [],
+    }
+
+
 def write(folder: Path, name: str, runs, status: str = "complete", note: str = "") -> None:
     """Archive runs of one experiment at laptop scale: ``(lr, batch_size, seed, last step)``."""
     made = {
@@ -65,21 +87,11 @@ def write(folder: Path, name: str, runs, status: str = "complete", note: str = "
     }
     for lr, batch_size, seed, last in runs:
         config = made[lr, batch_size, seed]
+        steps = [step for step in STEPS if step <= last]
         rows = [
             row(step, samples, lr, batch_size, seed)
-            for step in STEPS
-            if step <= last
+            for step in steps
             for samples in ("train", "test", "misclassified")
         ]
-        bounds = {k: {"label": k, "name": f"name {k}", "proven": v} for k, v in PROVEN.items()}
-        manifest = {
-            "run": config.name,
-            "scale": "laptop",
-            "status": status,
-            "note": note,
-            "steps": last,
-            "configuration": config.identity,
-            "data": {"name": config.data, "sha256": "0", "n_train": 2000, "n_test": 100},
-            "bounds": bounds,
-        }
+        manifest = manifest_of(config, "laptop", steps[-1], status, note)
         Record(folder, "laptop", config.name).write(rows, manifest)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_experiments import TINY, record_of, steps_of
 
 from flatlib import cli
 from flatlib.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
@@ -50,7 +57,8 @@ def test_status_tells_running_from_stopped(tmp_path, capsys):
     execute(whole, "smoke", tmp_path)
     record = Record(tmp_path, "smoke", "interrupted")
     manifest = Record(tmp_path, "smoke", whole.name).read_manifest()
-    record.write([{"step": 0}], {**manifest, "status": "running", "steps": 200})
+    interrupted = {"run": "interrupted", "status": "running", "steps": 200, "weights": None}
+    record.write([{"step": 200}], {**manifest, **interrupted})
     assert cli.main(["status", "--results", str(tmp_path)]) == 0
     stopped, complete = capsys.readouterr().out.splitlines()
     assert stopped.split() == ["smoke", "stopped", "200/600", "interrupted"]
@@ -67,6 +75,8 @@ def test_status_tells_running_from_stopped(tmp_path, capsys):
     [
         (["run", "fig1"], "invalid choice"),
         (["run", "mlp-bounds", "--seeds", "a"], "invalid seeds value"),
+        (["status", "--results", ""], "name of a folder is needed"),
+        (["run", "mlp-bounds", "--results", ""], "name of a folder is needed"),
         ([], "COMMAND"),
     ],
 )
@@ -113,3 +123,81 @@ def test_the_books_example_of_reading_the_archive_runs():
     exec(code, names)
     assert set(names["end"].lr) == {0.05, 0.1, 0.2}
     assert names["end"].seed.nunique() >= 3
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"flatlib \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_status_of_a_folder_that_is_not_there(tmp_path, capsys):
+    assert cli.main(["status", "--results", str(tmp_path / "none")]) == 2
+    assert f"there is no results folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
+def test_a_seed_of_many_digits_and_a_missing_device_end_with_one_line(tmp_path, capsys):
+    words = ["run", "mlp-bounds", "--results", str(tmp_path), "--no-progress"]
+    assert cli.main([*words, "--seeds", 23 * "9"]) == 2
+    assert f"seed must be from 0 to {2**63 - 1}, got {23 * '9'}" in capsys.readouterr().err
+    assert cli.main([*words, "--device", "cuda:99"]) == 2
+    assert "device 'cuda:99' cannot be used here" in capsys.readouterr().err
+
+
+PARENT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from flatlib import cli
+from flatlib.experiments import run_many
+from test_experiments import TINY
+
+def run(name, scale, *, results, **options):
+    runs = [replace(TINY, seed=seed, steps=10**7, measure_every=200) for seed in range(3)]
+    return run_many(runs, scale, results, progress=False)
+
+if __name__ == "__main__":
+    cli.run = run
+    sys.exit(cli.main(["run", "mlp-bounds", "--results", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, number):
+    script = tmp_path / "script.py"
+    script.write_text(PARENT)
+    runs = [replace(TINY, seed=seed, steps=10**7, measure_every=200) for seed in range(3)]
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and steps_of(tmp_path, runs[0]) < 10:
+            time.sleep(0.05)
+        assert steps_of(tmp_path, runs[0]) >= 10
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]  # ends when every process has left the pipe
+        states = subprocess.run(
+            ["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        left = [state for group, state in map(str.split, states) if int(group) == process.pid]
+        assert all(state.startswith("Z") for state in left)  # ended, if not yet collected
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    for run in runs:
+        with record_of(run, tmp_path).lock():
+            pass
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+        assert "a worker ends, for its parent is gone" in errors
+    else:
+        assert process.returncode == 128 + number
+        assert errors == "flatlib: stopped; the same command goes on from here\n"

@@ -95,6 +95,12 @@ def test_workflow_builds_tests_and_publishes():
     assert upload["with"]["path"] == "book/_build/html"
     assert workflow["jobs"]["publish"]["needs"] == "build"
     assert workflow["permissions"] == {"contents": "read"}
+    assert "vars.PUBLISH_PAGES == 'true'" in workflow["jobs"]["publish"]["if"]
+    for step in steps + workflow["jobs"]["publish"]["steps"]:
+        assert "continue-on-error" not in step  # a publication that fails is no success
+        if "uses" in step:
+            assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+    assert "env" not in workflow["jobs"]["build"]  # no index of packages but pip's own
     assert workflow["jobs"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
 
 

@@ -202,6 +202,13 @@ class TestFashionMNIST:
             load("fashion-mnist")
         assert files_below(folder) == []
 
+    def test_a_missing_file_is_named(self, folder, fashion_files, monkeypatch):
+        raw = put_fashion(folder, fashion_files)
+        (raw / "t10k-labels-idx1-ubyte.gz").unlink()
+        monkeypatch.setattr(vision, "datasets", lambda: FakeFashion(fashion_files, 0))
+        with pytest.raises(DataError, match=rf"\(t10k-labels-idx1-ubyte.gz in {raw}\) is not in"):
+            load("fashion-mnist")
+
     def test_wrong_download_leaves_nothing(self, folder, fashion_files, monkeypatch):
         wrong = {name: file + b"x" for name, file in fashion_files.items()}
         monkeypatch.setattr(vision, "datasets", lambda: FakeFashion(wrong))

@@ -423,6 +423,24 @@ class TestRefusals:
         with pytest.raises(RecordError, match="state.pt was made by another configuration"):
             execute(TINY, "smoke", tmp_path)
 
+    def test_state_with_other_weights_or_step_is_named(self, tmp_path):
+        """Its own hash may be right: the archive knows the weights."""
+        execute(replace(TINY, steps=20), "smoke", tmp_path)
+        record = record_of(TINY, tmp_path)
+        state = record.read_state()
+        before = record.table_path.read_bytes()
+        for name in state["trainer"]["net"]:
+            changed = record.read_state()
+            changed["trainer"]["net"][name].view(-1)[0] += 1e-3
+            record.write_state(changed)
+            with pytest.raises(RecordError, match="state.pt is altered: its weights at step 20"):
+                execute(TINY, "smoke", tmp_path)
+        for step in (15, 40):
+            record.write_state({**state, "trainer": {**state["trainer"], "step": step}})
+            with pytest.raises(RecordError, match=f"is at step {step}, its last measurement at 20"):
+                execute(TINY, "smoke", tmp_path)
+        assert record.table_path.read_bytes() == before
+
     def test_altered_table_is_named(self, tmp_path):
         execute(replace(TINY, steps=20), "smoke", tmp_path)
         path = record_of(TINY, tmp_path).table_path
@@ -496,10 +514,9 @@ class TestCrashes:
         assert amid >= 1
         execute(TINY, "smoke", tmp_path)
         assert outcome(TINY, tmp_path) == outcome(TINY, whole)
-        real = {"manifest.json", "measurements.csv"}
-        for path in record_of(TINY, tmp_path).folder.iterdir():
-            # A kill may strand a temporary file, never under a real name.
-            assert path.name in real or path.name.startswith((".", "weights-60."))
+        found = {path.name for path in record_of(TINY, tmp_path).folder.iterdir()}
+        assert found == {"manifest.json", "measurements.csv", "weights-60.npz"}
+        assert not list(tmp_path.rglob("*.part"))
 
     def test_full_disk_stops_a_run_that_then_goes_on(self, whole, tmp_path):
         table = len(outcome(TINY, whole)[0])
@@ -544,7 +561,7 @@ class TestArchive:
         """Every archived table is the one that its manifest was written with."""
         results = experiments.default_results()
         paths = list(results.glob("*/*/manifest.json"))
-        assert len(paths) >= 15
+        assert len(paths) >= 40
         for path in paths:
             record = Record(results, path.parent.parent.name, path.parent.name)
             manifest, table = record.read_manifest(), record.read_table()
@@ -627,6 +644,55 @@ class TestMany:
         for seed in range(4):  # nobody holds a run's lock any more
             with record_of(replace(first, seed=seed), tmp_path).lock():
                 pass
+
+    def test_what_killed_runs_left_goes_and_a_running_ones_files_stay(self, tmp_path):
+        record, other = (record_of(replace(TINY, seed=seed), tmp_path) for seed in (3, 4))
+        left = [
+            folder / ".manifest.json-x.part"
+            for r in (record, other)
+            for folder in (r.folder, r.state_folder)
+        ]
+        with other.lock():
+            for path in left:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"half")
+            execute(replace(TINY, steps=20), "smoke", tmp_path)
+            with pytest.raises(LockedError):
+                execute(replace(TINY, steps=20, seed=4), "smoke", tmp_path)
+            assert [path.exists() for path in left] == [False, False, True, True]
+        execute(replace(TINY, steps=20, seed=4), "smoke", tmp_path)
+        assert not list(tmp_path.rglob("*.part"))
+
+    def test_a_run_at_work_elsewhere_is_busy(self, tmp_path):
+        with record_of(TINY, tmp_path).lock():
+            outcomes = run_many([TINY], "smoke", tmp_path, progress=False, workers=1)
+        assert [o.status for o in outcomes] == ["busy"]
+        assert "another process is at work on smoke/" in outcomes[0].message
+
+    def test_a_lost_scheduler_keeps_the_outcomes_of_finished_runs(self, tmp_path, monkeypatch):
+        from concurrent.futures import Future
+        from contextlib import contextmanager
+
+        from flatlib.experiments import many
+
+        @contextmanager
+        def dying(address):
+            def submit(run, *others):
+                future = Future()
+                if run == TINY:
+                    future.set_result("complete")
+                else:
+                    future.cancel()
+                    future.set_running_or_notify_cancel()
+                return future
+
+            yield submit
+
+        monkeypatch.setattr(many, "_dask", dying)
+        runs = [TINY, replace(TINY, seed=4)]
+        outcomes = run_many(runs, "smoke", tmp_path, scheduler="tcp://a:1", progress=False)
+        assert [o.status for o in outcomes] == ["complete", "lost"]
+        assert outcomes[1].message == "scheduler lost; the same command goes on"
 
     def test_no_workers_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="workers must be at least 1, got 0"):

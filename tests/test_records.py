@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import resource
 import subprocess
 import sys
+import zipfile
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from synthetic_archive import manifest_of
 
+from flatlib.experiments import RunConfig
 from flatlib.records import LockedError, Record, RecordError, default_results, render
 
 ROWS = [{"step": step, "loss": 1 / (step + 1), "samples": "train"} for step in range(4)]
+RUN = RunConfig("mlp-small", "digits", 0.5, 20, seed=3, steps=60, measure_every=20)
+
+
+def said(steps: int = 3, **changes) -> dict:
+    """A manifest of the run, but for the table."""
+    return manifest_of(RUN, "smoke", steps) | changes
 
 
 @pytest.fixture
 def record(tmp_path) -> Record:
-    return Record(tmp_path, "smoke", "some-run")
+    return Record(tmp_path, "smoke", RUN.name)
 
 
 @contextmanager
@@ -35,14 +46,14 @@ def largest_file(n_bytes: int):
 
 class TestTable:
     def test_rows_do_not_vanish(self, record):
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS, said(3))
         before = record.table_path.read_bytes()
         with pytest.raises(RecordError, match="would lose its last 2 lines"):
-            record.write(ROWS[:2], {"steps": 1})
+            record.write(ROWS[:2], said(1))
         assert record.table_path.read_bytes() == before
 
     def test_comes_back_as_written(self, record):
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS, said(3))
         table = record.read_table()
         assert table.step.tolist() == [0, 1, 2, 3]
         assert table.loss.tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], rel=1e-9)
@@ -50,7 +61,8 @@ class TestTable:
         assert record.read_manifest()["steps"] == 3
 
     def test_undefined_and_infinite_numbers_survive(self, record):
-        record.write([{"a": math.nan, "b": -math.inf, "c": math.inf, "d": 1e-300}], {})
+        row = {"step": 3, "a": math.nan, "b": -math.inf, "c": math.inf, "d": 1e-300}
+        record.write([row], said())
         row = record.read_table().iloc[0]
         assert math.isnan(row.a)
         assert (row.b, row.c, row.d) == (-math.inf, math.inf, 1e-300)
@@ -60,45 +72,45 @@ class TestTable:
             render([{"a": 1}, {"a": 1, "b": 2}])
 
     def test_grows(self, record):
-        record.write(ROWS[:2], {"steps": 1})
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS[:2], said(1))
+        record.write(ROWS, said(3))
         assert len(record.read_table()) == 4
 
     def test_manifest_vouches_for_the_beginning(self, record):
         """A crash between the two files leaves a longer table with the older manifest."""
-        record.write(ROWS[:2], {"steps": 1})
+        record.write(ROWS[:2], said(1))
         older = record.manifest_path.read_bytes()
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS, said(3))
         record.manifest_path.write_bytes(older)
         assert record.read_table().step.tolist() == [0, 1]
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS, said(3))
         assert record.read_table().step.tolist() == [0, 1, 2, 3]
 
     def test_archived_row_never_changes(self, record):
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS, said(3))
         changed = [*ROWS[:2], {**ROWS[2], "loss": 0.25}, ROWS[3]]
         with pytest.raises(RecordError, match=r"would change in line 4: archived is '2,0\.333"):
-            record.write(changed, {"steps": 3})
+            record.write(changed, said(3))
         assert record.read_table().loss[2] == pytest.approx(1 / 3)
 
     @pytest.mark.parametrize("spoil", [lambda b: b[:-3], lambda b: b.replace(b"0.5", b"0.6")])
     def test_altered_table_is_refused(self, record, spoil):
-        record.write(ROWS, {"steps": 3})
+        record.write(ROWS, said(3))
         record.table_path.write_bytes(spoil(record.table_path.read_bytes()))
-        for use in (record.read_table, lambda: record.write(ROWS, {"steps": 3})):
+        for use in (record.read_table, lambda: record.write(ROWS, said(3))):
             with pytest.raises(RecordError, match="measurements.csv is altered"):
                 use()
 
     def test_missing_files_are_named(self, record):
         with pytest.raises(RecordError, match="there is no record"):
             record.read_table()
-        record.write(ROWS, {})
+        record.write(ROWS, said())
         record.table_path.unlink()
         with pytest.raises(RecordError, match="measurements.csv is missing"):
             record.read_table()
 
     def test_foreign_manifest_is_refused(self, record):
-        record.write(ROWS, {})
+        record.write(ROWS, said())
         record.manifest_path.write_text("{ half")
         with pytest.raises(RecordError, match="manifest.json is altered"):
             record.read_manifest()
@@ -128,26 +140,44 @@ class TestState:
         weights = {"a.weight": torch.randn(3, 4), "a.bias": torch.randn(3)}
         with pytest.raises(RecordError, match="holds no weights"):
             record.read_weights()
-        described = record.write_weights(60, weights)
-        record.write(ROWS, {"weights": described})
+        described = record.write_weights(3, weights)
+        record.write(ROWS, said(weights=described, weights_sha256=described["sha256"]))
         found = record.read_weights()
         assert all(torch.equal(found[name], weights[name]) for name in weights)
-        record.write_weights(60, {"a.weight": torch.zeros(3, 4), "a.bias": weights["a.bias"]})
-        with pytest.raises(RecordError, match="weights-60.npz is altered"):
+        record.write_weights(3, {"a.weight": torch.zeros(3, 4), "a.bias": weights["a.bias"]})
+        with pytest.raises(RecordError, match="weights-3.npz is altered"):
             record.read_weights()
-        (record.folder / "weights-60.npz").write_bytes(b"PK half")
+        (record.folder / "weights-3.npz").write_bytes(b"PK half")
         with pytest.raises(RecordError, match="missing or altered"):
+            record.read_weights()
+
+
+    def test_weights_take_no_more_memory_than_their_file_has(self, record):
+        """A small file may say that its arrays are large; that is refused before they are made."""
+        described = record.write_weights(3, {"a": torch.ones(3)})
+        record.write(ROWS, said(weights=described, weights_sha256=described["sha256"]))
+        path = record.folder / "weights-3.npz"
+        np.savez_compressed(path, a=np.zeros(2**20))
+        with pytest.raises(RecordError, match="weights are not compressed"):
+            record.read_weights()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)}
+        )
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a.npy", header.getvalue() + b"few")
+        with pytest.raises(RecordError, match=f"a.npy is said to have {2**43} bytes"):
             record.read_weights()
 
 
 class TestFullDisk:
     def test_what_was_there_stays_whole(self, record):
-        record.write(ROWS[:2], {"steps": 1})
+        record.write(ROWS[:2], said(1))
         record.write_state({"step": 1})
         before = sorted(p.name for p in record.results.rglob("*"))
         with largest_file(40):
             with pytest.raises(OSError):
-                record.write(ROWS, {"steps": 3})
+                record.write(ROWS, said(3))
             with pytest.raises(OSError):
                 record.write_state({"step": 3})
         assert record.read_manifest()["steps"] == 1
@@ -156,9 +186,9 @@ class TestFullDisk:
         assert sorted(p.name for p in record.results.rglob("*")) == before
 
     def test_room_for_the_table_alone(self, record):
-        record.write(ROWS[:1], {"steps": 0})
-        long = {"steps": 3, "note": "x" * 1000}
-        with largest_file(500), pytest.raises(OSError):
+        record.write(ROWS[:1], said(0))
+        long = said(note="x" * 1000)
+        with largest_file(1500), pytest.raises(OSError):
             record.write(ROWS, long)
         assert record.read_table().step.tolist() == [0]
         record.write(ROWS, long)
@@ -169,7 +199,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from flatlib.records import Record
-with Record(Path(sys.argv[1]), "smoke", "some-run").lock():
+with Record(Path(sys.argv[1]), "smoke", sys.argv[2]).lock():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -177,13 +207,15 @@ with Record(Path(sys.argv[1]), "smoke", "some-run").lock():
 
 def test_lock_keeps_others_out_and_dies_with_its_process(record):
     with record.lock():
-        with pytest.raises(LockedError, match="another process is at work on smoke/some-run"):
+        with pytest.raises(LockedError, match=f"another process is at work on smoke/{RUN.name}"):
             with record.lock():
                 pass
         with Record(record.results, "smoke", "other-run").lock():
             pass
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(record.results)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(record.results), record.run],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert holder.stdout.readline() == "held\n"

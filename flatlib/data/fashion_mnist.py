@@ -35,8 +35,9 @@ def fashion_mnist() -> Data:
         DataError: a file is truncated or altered, or missing and cannot be downloaded.
     """
     raw = data_folder() / "FashionMNIST" / "raw"
-    if not all((raw / name).exists() for name in FILES):
-        _download(raw)
+    missing = [name for name in FILES if not (raw / name).exists()]
+    if missing:
+        _download(raw, f"FashionMNIST ({', '.join(missing)} in {raw})")
     for name, expected in FILES.items():
         require_hash(raw / name, expected)
     train_x, train_labels, test_x, test_labels = (_read(raw / name) for name in FILES)
@@ -46,9 +47,9 @@ def fashion_mnist() -> Data:
     )
 
 
-def _download(raw: Path) -> None:
+def _download(raw: Path, what: str) -> None:
     """Let torchvision fetch and check the files; put those that lack in place, each at once."""
-    with download_into(data_folder(), "FashionMNIST") as temporary:
+    with download_into(data_folder(), what) as temporary:
         vision.datasets().FashionMNIST(temporary, download=True)
         raw.mkdir(parents=True, exist_ok=True)
         for name, expected in FILES.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -13,6 +11,7 @@ from torch import nn
 
 from flatlib import nets
 from flatlib.data import Data, load
+from flatlib.manifest import configuration_hash
 from flatlib.training.layout import contiguous_for
 from flatlib.training.loss import loss_function
 from flatlib.training.trainer import check_settings
@@ -36,6 +35,7 @@ DATA: dict[str, Callable[[], Data]] = {
 
 FIRST_CHECKPOINT = 10  # after step 0
 CHECKPOINTS_PER_DECADE = 6  # of the logarithmic part
+SEEDS = 2**63  # PyTorch's generators take those below
 SAMPLE_SEED = 0  # which samples are measured is the same for every run
 
 
@@ -60,6 +60,8 @@ class RunConfig:
             raise ValueError(f"data must be one of {', '.join(DATA)}, got {self.data!r}")
         check_settings(self.lr, self.batch_size, self.steps, self.batch_size)
         loss_function(self.loss)
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed must be from 0 to {SEEDS - 1}, got {self.seed}")
         if self.measure_every < 1 or self.measure_samples < 1:
             raise ValueError("measure_every and measure_samples must be at least 1")
         if self.steps % self.measure_every:
@@ -85,7 +87,7 @@ class RunConfig:
     @property
     def identity_hash(self) -> str:
         """SHA-256 of the identity."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+        return configuration_hash(self.identity)
 
     def checkpoints(self) -> list[int]:
         """Steps at which to measure: logarithmic up to ``measure_every``, then linear.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
+    CancelledError,
     Future,
     ProcessPoolExecutor,
     wait,
@@ -15,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
-from flatlib.records import Record, RecordError
+from flatlib.records import LockedError, Record, RecordError
 
 from . import worker
 from .config import RunConfig
@@ -33,7 +36,7 @@ class Outcome:
     """How one run ended."""
 
     run: str  # its name
-    status: str  # "complete", "diverged" or "failed"
+    status: str  # "complete", "diverged", "failed", "busy" elsewhere or "lost"
     message: str = ""  # what went wrong
 
 
@@ -63,7 +66,8 @@ def run_many(
         How each run ended, in the order asked. A run that fails does not stop the others.
 
     Raises:
-        ValueError: fewer than one worker; a device together with a scheduler.
+        ValueError: fewer than one worker; a device together with a scheduler, or one that is not
+            there.
         ImportError: a scheduler is given and ``distributed`` is not installed.
     """
     if workers < 1:
@@ -73,6 +77,7 @@ def run_many(
     runs = list(dict.fromkeys(runs))
     results = Path(results).resolve()
     if device != "cpu":
+        _require_device(device)
         found: dict[RunConfig, Outcome] = {}
         for stack in stacks(runs):
             found |= _stacked(stack, scale, results, device, progress)
@@ -88,13 +93,23 @@ def run_many(
                 for future in _as_they_end(list(futures), look):
                     run = futures[future]
                     outcomes[run] = _outcome(run, future)
-                    if isinstance(future.exception(), BrokenExecutor):
+                    if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
                         lost.append(run)  # a process was killed: its run, or one beside it
                     look(outcomes)
             waiting = lost
             if not waiting:
                 break
     return [outcomes[run] for run in runs]
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as fault:
+        raise ValueError(
+            f"device {device!r} cannot be used here: {fault}; leave it out to compute on the "
+            "processor, or install a build of PyTorch for it"
+        ) from fault
 
 
 def task(run: RunConfig, scale: str, results: Path, workers: int) -> str:
@@ -110,6 +125,8 @@ def _stacked(
     try:
         found = execute_stacked(stack, scale, results, device=device, progress=progress)
         return {run: Outcome(run.name, found[run]) for run in stack}
+    except LockedError as fault:
+        return {run: Outcome(run.name, "busy", str(fault)) for run in stack}
     except Exception as fault:  # whatever stopped this stack shall not stop the others
         message = f"{type(fault).__name__}: {fault}"
         return {run: Outcome(run.name, "failed", message) for run in stack}
@@ -118,6 +135,10 @@ def _stacked(
 def _outcome(run: RunConfig, future: Future) -> Outcome:
     try:
         return Outcome(run.name, future.result())
+    except CancelledError:
+        return Outcome(run.name, "lost", "scheduler lost; the same command goes on")
+    except LockedError as fault:
+        return Outcome(run.name, "busy", str(fault))
     except Exception as fault:  # whatever stopped this run shall not stop the others
         return Outcome(run.name, "failed", f"{type(fault).__name__}: {fault}")
 
@@ -127,15 +148,28 @@ def _pool(workers: int) -> Iterator[Callable[..., Future]]:
     """Submit to fresh processes of this machine."""
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=worker.leave_with_parent
+    ) as pool:
         try:
-            yield lambda *arguments: pool.submit(task, *arguments)
+            yield lambda *arguments: _submit(pool, *arguments)
         except BaseException:
             # Runs can be stopped at any instant; leaving the pool would first finish them all.
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
+
+
+def _submit(pool: ProcessPoolExecutor, *arguments) -> Future:
+    """Submit a run; a process started for it does not see Ctrl-C, which the parent handles."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return pool.submit(task, *arguments)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    try:
+        return pool.submit(task, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

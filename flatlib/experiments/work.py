@@ -115,10 +115,31 @@ class Work:
                 f"{self.record.state_path} was made by another configuration or with other data; "
                 "use another results folder, or delete it to start again"
             )
+        self._require_same_state(state, manifest)
         self.trainer.restore(state["trainer"])
         self.rows, self.sessions = state["rows"], state["sessions"]
         self.weights = state["weights"]
         self.measured = self.trainer.step
+
+    def _require_same_state(self, state: dict, manifest: dict | None) -> None:
+        """The state is where its own rows end, with the weights that the archive has there."""
+        path, step = self.record.state_path, state["trainer"]["step"]
+        measured = state["rows"][-1]["step"]
+        if step != measured:
+            raise RecordError(
+                f"{path} is altered: it is at step {step}, its last measurement at {measured}; "
+                f"delete it and {self.record.folder} to start the run again"
+            )
+        if manifest is None or step != manifest["steps"]:
+            return
+        weights = {name: tensor.numpy() for name, tensor in state["trainer"]["net"].items()}
+        found = array_hash(weights)
+        if found != manifest["weights_sha256"]:
+            raise RecordError(
+                f"{path} is altered: its weights at step {step} have SHA-256 {found}, those of "
+                f"the archive {manifest['weights_sha256']}; "
+                f"delete it and {self.record.folder} to start the run again"
+            )
 
     def _resume_from_archive(self, manifest: dict) -> None:
         """Without a state, as in another checkout, the archived weights will do."""

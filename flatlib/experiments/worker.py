@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import multiprocessing.connection
+import os
 import sys
+import threading
 
 import torch
+from tqdm.auto import tqdm
 
 # glibc's mallopt parameters and the largest threshold that it accepts
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 MEMORY_KEPT = 2**30 - 1
 LARGEST_MMAP_THRESHOLD = 2**25
+
+
+def leave_with_parent() -> None:
+    """End this process when the one that started it is gone, even in the midst of a step.
+
+    Records are whole at every instant, so nothing is lost. A process that is stopped also leaves
+    no semaphore of a progress bar behind, as its bars are locked between threads alone.
+    """
+    tqdm.set_lock(threading.RLock())
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_wait_for_the_end_of, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_for_the_end_of(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    try:
+        print("flatlib: a worker ends, for its parent is gone", file=sys.stderr, flush=True)
+    finally:  # whoever read the errors may be gone, too
+        os._exit(1)
 
 
 def prepare() -> None:
