@@ -411,9 +411,9 @@ def test_an_input_read_by_a_second_linear_map_breaks_the_chain_which_is_not_prov
     assert not evaluated(net, x)["13"][0].holds
 
 
-def total_derivative_sides(net: nn.Module, x: Tensor) -> tuple[float, float]:
-    """NMLS of N.9 with the whole derivative of f for what each layer reads, and its bound."""
-    read, outputs = [], []
+def total_sensitivities(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """For each layer the spectral norm of the whole derivative for what the layer reads."""
+    read = []
     hooks = [
         layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
         for layer in net.modules()
@@ -422,16 +422,13 @@ def total_derivative_sides(net: nn.Module, x: Tensor) -> tuple[float, float]:
     outputs = net(x.clone().requires_grad_())
     for hook in hooks:
         hook.remove()
-    nmls = 0.0
-    for value in read:
-        rows = [torch.autograd.grad(f.sum(), value, retain_graph=True)[0] for f in outputs.T]
-        nmls += float(torch.linalg.svdvals(torch.stack(rows, dim=1))[:, 0].mean())
-    return nmls, flatlib.bounds.evaluate(flatlib.measure(net, x))[-4].rhs
+    rows = [torch.autograd.grad(f.sum(), read, retain_graph=True) for f in outputs.T]
+    return [torch.linalg.svdvals(torch.stack(one, dim=1))[:, 0] for one in zip(*rows, strict=True)]
 
 
 def test_over_skip_connections_the_derivative_is_the_one_through_the_layer_alone():
     violated = 0
-    for seed in range(60):
+    for seed in range(20):
         torch.manual_seed(seed)
         small = [nn.Linear(4, 4, bias=False) for _ in range(3)]
         blocks = [Residual(nn.Sequential(layer, nn.Tanh())) for layer in small]
@@ -439,20 +436,13 @@ def test_over_skip_connections_the_derivative_is_the_one_through_the_layer_alone
         for layer in small:
             layer.weight.data.mul_(10 ** float(torch.empty(()).uniform_(-3, 0)))
         x = gaussian(3, 5, seed=seed).double()
-        found = evaluated(net, x)
+        found, layers = evaluated(net, x), flatlib.measure(net, x).layers
         for label in ("N.9", "N.10", "N.11", "N.12"):
             assert all(b.holds and b.proven for b in found[label]), (seed, label)
-        alone = sum(float(m.sensitivity.mean()) for m in flatlib.measure(net, x).layers)
-        assert found["N.9"][0].lhs == pytest.approx(alone, rel=1e-12)
-        read_layerwise = flatlib.measure(net, x).layers
-        for layer in read_layerwise[1:4]:
-            # Through the skip alone the output moves by far more than N.11 allows.
-            head = float(torch.linalg.matrix_norm(net[-1].weight.detach(), 2))
-            right = layer.weight_norm * layer.weight_gradient_energy.sqrt() / layer.input_norm
-            violated += int((right < head / 10).all())
-        nmls, _ = total_derivative_sides(net, x)
-        assert nmls > alone
-    assert violated > 30
+        for layer, total in zip(layers, total_sensitivities(net, x), strict=True):
+            right = layer.weight_norm * layer.weight_gradient_energy.sqrt()
+            violated += int((layer.input_norm * total > 1.01 * right).any())
+    assert violated >= 20
 
 
 def alternating(side: int) -> tuple[nn.Module, Tensor]:

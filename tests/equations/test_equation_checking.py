@@ -132,10 +132,7 @@ def test_a_bound_that_the_library_leaves_out_fails_the_check(label, monkeypatch)
     found = equations.find(label)
     monkeypatch.setattr(library, "evaluate", without)
     with_case = replace(found, applies=lambda c: found.applies(c) and (label != "24" or c.N == 1))
-    try:
-        assert not run(with_case, 0, 6).passed
-    except ValueError as error:  # a comparison that unpacks what it needs
-        assert "values to unpack" in str(error) or "shorter" in str(error)
+    assert not run(with_case, 0, 6).passed
 
 
 @pytest.mark.parametrize("label", ("13", "25", "26", "27", "28", "N.4"))

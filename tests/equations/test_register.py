@@ -83,7 +83,7 @@ def test_each_step_of_an_inequality_has_an_equality_case():
 @pytest.mark.parametrize("label", ("8", "9"))
 def test_a_corrected_statement_says_so_and_links_the_errata(label):
     found = equations.find(label)
-    assert "corrected, see [Errata](09-errata.ipynb)" in found.where
+    assert "corrected, see [Errata](chapters/09-errata.ipynb)" in found.where
     assert (r"o(\lVert x-\bar x\rVert)" if label == "8" else r"\tfrac1\alpha") in found.statement
     assert r"=\alpha" not in found.statement
 
