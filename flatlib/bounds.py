@@ -446,9 +446,7 @@ def _over_layers(m: Measurement) -> list[Bound]:
     layers = m.layers
     # A convolution with one position is no dense map either: it may read a part of its input.
     dense = all(
-        layer.kind == "Linear"
-        and layer.n_positions == 1
-        and _is_resolved(layer, layer.sensitivity)
+        layer.kind == "Linear" and layer.n_positions == 1 and _is_resolved(layer, layer.sensitivity)
         for layer in layers
     )
     counted = dense and all(layer.in_sharpness for layer in layers)

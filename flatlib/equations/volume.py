@@ -161,7 +161,8 @@ _first_order = Equation(
     name="First-order propagation",
     statement=r"f(x)=f(\bar x)+\nabla_xf(\bar x,\theta^*)^\top(x-\bar x)"
     r"+o(\lVert x-\bar x\rVert)\qquad(x\sim\mathcal N(\bar x,\alpha I),\ \alpha\to0)",
-    where="Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): the paper prints the gradient "
+    where="Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): "
+    "the paper prints the gradient "
     "without its transpose and the equation without its remainder",
     assumptions=(SMOOTH, "Sampled: the slope agrees within its own standard error."),
     kind="definition",
@@ -185,7 +186,8 @@ _limit_covariance = Equation(
     name="Covariance of the propagated ball",
     statement=r"C_f^{\lim}=\lim_{\alpha\to0}\tfrac1\alpha\,C_{f(\mathcal B_\alpha)}"
     r"=\nabla_xf(\bar x,\theta^*)^\top\nabla_xf(\bar x,\theta^*)",
-    where="Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): the paper prints the factors in "
+    where="Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): "
+    "the paper prints the factors in "
     "the other order, and a limit without the division by alpha, which is 0",
     assumptions=(
         SMOOTH,
