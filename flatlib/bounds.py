@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from flatlib.measurement import LayerMeasurement, Measurement
 # may miss by this much and no more, relative to the larger side.
 ROUNDING = 1e-11
 SMALLEST_SQUARED = 1e-130  # norms whose square float64 holds to rounding, parts of it included
+SMALLEST_NORMAL = sys.float_info.min  # below it float64 rounds to multiples of 5e-324
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,36 @@ class Bound:
     proven: bool  # whether this network meets the assumptions of the proof
 
 
-def _root_mean(values: Tensor) -> float:
-    return math.sqrt(float(values.mean()))
+def _product(*factors: float) -> float:
+    """Their product; no part of it overflows or underflows where the whole does not."""
+    mantissa, exponent = 1.0, 0
+    for factor in factors:
+        part, shift = math.frexp(factor)
+        mantissa, more = math.frexp(mantissa * part)
+        exponent += shift + more
+    try:
+        return math.ldexp(mantissa, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _mean_product(*factors: Tensor) -> float:
+    """Mean over samples of the product of non-negative factors."""
+    largest = [float(factor.max()) for factor in factors]
+    if 0.0 in largest:
+        return 0.0
+    shares = [factor / size for factor, size in zip(factors, largest, strict=True)]
+    return _product(*largest, float(math.prod(shares[1:], start=shares[0]).mean()))
+
+
+def _root_mean(*factors: Tensor) -> float:
+    """Root of the mean over samples of the squared product of non-negative factors."""
+    largest = [float(factor.max()) for factor in factors]
+    if 0.0 in largest:
+        return 0.0
+    shares = [factor / size for factor, size in zip(factors, largest, strict=True)]
+    product = math.prod(shares[1:], start=shares[0])
+    return _product(*largest, math.sqrt(float(product.square().mean())))
 
 
 def _refuse_zero_input(m: Measurement) -> None:
@@ -85,13 +115,13 @@ def chain(m: Measurement) -> Chain:
     first = m.layers[0]
     gradient_norm = first.weight_gradient_energy.sqrt()
     inverse_norm = 1 / m.input_norm
-    rms_inverse = _root_mean(inverse_norm.square())
+    rms_inverse = _root_mean(inverse_norm)
     return Chain(
         A=float(m.mls.mean()),
-        B=first.weight_norm * float((gradient_norm * inverse_norm).mean()),
-        C=first.weight_norm * rms_inverse * _root_mean(gradient_norm.square()),
-        C_prime=first.weight_norm * _root_mean((gradient_norm * inverse_norm).square()),
-        D=first.weight_norm * rms_inverse * math.sqrt(m.sharpness),
+        B=_product(first.weight_norm, _mean_product(gradient_norm, inverse_norm)),
+        C=_product(first.weight_norm, rms_inverse, _root_mean(gradient_norm)),
+        C_prime=_product(first.weight_norm, _root_mean(gradient_norm, inverse_norm)),
+        D=_product(first.weight_norm, rms_inverse, math.sqrt(m.sharpness)),
     )
 
 
@@ -115,7 +145,8 @@ def relative_sharpness(m: Measurement) -> float:
     True
     """
     return sum(
-        layer.weight_norm**2 * float(layer.weight_gradient_energy.mean()) for layer in m.layers
+        float((layer.weight_norm * layer.weight_gradient_energy.sqrt()).square().mean())
+        for layer in m.layers
     )
 
 
@@ -145,7 +176,7 @@ def _bound(
 ) -> Bound:
     size = max(abs(lhs), abs(rhs), smallest_size)
     # Infinite sides (a volume of 0, a zero input) compare as they are.
-    rounding = ROUNDING * size if math.isfinite(size) else 0.0
+    rounding = max(ROUNDING * size, SMALLEST_NORMAL) if math.isfinite(size) else 0.0
     slack = 0.0 if lhs == rhs else rhs - lhs
     return Bound(label, name, lhs, rhs, lhs <= rhs + rounding, slack, proven)
 
@@ -173,19 +204,20 @@ def _log_mean_exp(values: Tensor) -> float:
     return float(values.logsumexp(dim=0)) - math.log(len(values))
 
 
+def _exp(value: float) -> float:
+    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
+
+
+def _mean_power(values: Tensor, k: int, log_factor: float = 0.0) -> float:
+    """Mean over samples of ``(exp(log_factor) values)^k``, in logarithms."""
+    return _exp(_log_mean_exp(k * (log_factor + values.log())))
+
+
 def _frobenius(m: Measurement) -> Tensor:
     """``||grad_x f||_F``, whose square may overflow or underflow where it does not."""
     top = m.singular_values[:, :1]
     relative = torch.where(top > 0, m.singular_values / top, 0.0)
     return top[:, 0] * torch.linalg.vector_norm(relative, dim=1)
-
-
-def _root_mean_of_sums(values: Tensor) -> float:
-    """Root of the mean over samples of the sum over layers of ``values**2``, ``(layers, n)``."""
-    largest = float(values.max())
-    if largest == 0.0:
-        return 0.0
-    return largest * _root_mean((values / largest).square().sum(dim=0))
 
 
 def _log(value: float) -> float:
@@ -200,7 +232,8 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     and nothing else. ``proven`` is False where the network does not meet the assumptions: from
     the input's gradient to the weight's takes a dense linear map in front, from the weight's to
     the parameters' that it is trainable and used nowhere else; the bounds over layers need both
-    of every layer. A gradient below 1e-130 counts as 0 here: float64 loses its square.
+    of every layer. A sensitivity below 1e-130 counts as 0 here: float64 loses its square. Where
+    it loses that of a weight's gradient alone, what rests on the gradient is not proven.
 
     Args:
         m: from `flatlib.measure`.
@@ -230,6 +263,12 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         *_over_layers(m),
         *_convolution(m),
     )
+
+
+def _is_resolved(layer: LayerMeasurement, sensitivity: Tensor) -> bool:
+    """Whether float64 holds the square of W's gradient at every sample of some sensitivity."""
+    lost = layer.weight_gradient_energy < SMALLEST_SQUARED**2
+    return not bool((lost & (sensitivity > 0) & (layer.input_norm > 0)).any())
 
 
 def _without_tiny_gradients(m: Measurement) -> Measurement:
@@ -266,44 +305,46 @@ def _without_tiny_gradients(m: Measurement) -> Measurement:
 
 def _weights_to_inputs(m: Measurement) -> list[Bound]:
     first = m.layers[0]
-    dense, counted = m.input_layer_is_dense, first.in_sharpness
+    dense = m.input_layer_is_dense and _is_resolved(first, m.mls)
+    counted = first.in_sharpness
     gradient = first.weight_gradient_energy.sqrt()
     whole = m.parameter_gradient_energy.sqrt()
     frobenius = _frobenius(m)
     F2, F = first.weight_norm, first.weight_frobenius_norm
-    smallest = float(m.input_norm.min())
+    log_smallest = math.log(float(m.input_norm.min()))
+    by_F, by_F2 = _log(F) - log_smallest, _log(F2) - log_smallest
+    log_ratio = gradient.log() - m.input_norm.log()
     bounds = [
         _worst(
             "5",
             "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||",
             frobenius,
-            F * gradient / m.input_norm,
+            (_log(F) + log_ratio).exp(),
             dense,
         ),
         _worst(
             "5",
             "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||",
             m.mls,
-            F2 * gradient / m.input_norm,
+            (_log(F2) + log_ratio).exp(),
             dense,
         ),
         _worst(
             "N.2",
             "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
             frobenius,
-            F2 * gradient / m.input_norm,
+            (_log(F2) + log_ratio).exp(),
             dense,
         ),
     ]
     for k in (1, 2):
-        middle = (F / smallest) ** k * float((gradient**k).mean())
-        last = (F / smallest) ** k * float((whole**k).mean())
-        spectral = (F2 / smallest) ** k * float((whole**k).mean())
+        middle = _mean_power(gradient, k, by_F)
+        last = _mean_power(whole, k, by_F)
         bounds += [
             _bound(
                 "6",
                 f"k={k}: mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
-                float((frobenius**k).mean()),
+                _mean_power(frobenius, k),
                 middle,
                 dense,
             ),
@@ -317,8 +358,8 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
             _bound(
                 "7",
                 f"k={k}: mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
-                float((m.mls**k).mean()),
-                spectral,
+                _mean_power(m.mls, k),
+                _mean_power(whole, k, by_F2),
                 dense and counted,
             ),
         ]
@@ -327,7 +368,8 @@ def _weights_to_inputs(m: Measurement) -> list[Bound]:
 
 def _volume(m: Measurement) -> list[Bound]:
     first, N, n = m.layers[0], m.n_outputs, m.n
-    dense, counted = m.input_layer_is_dense, first.in_sharpness
+    dense = m.input_layer_is_dense and _is_resolved(first, m.mls)
+    counted = first.in_sharpness
     log_mean_square = 2 * _frobenius(m).log() - math.log(N)
     log_F, log_F2 = _log(first.weight_frobenius_norm), _log(first.weight_norm)
     log_smallest = math.log(float(m.input_norm.min()))
@@ -336,8 +378,8 @@ def _volume(m: Measurement) -> list[Bound]:
     by_sharpness = power + (N / 2) * _log(m.sharpness / N)
     log_norms = (N / 2) * m.parameter_gradient_energy.log()
     by_norms = N * (log_F - log_smallest) + _log_mean_exp(log_norms)
-    weighted = float((first.weight_gradient_energy / m.input_norm.square()).mean())
-    by_weights = (N / 2) * (2 * log_F2 + _log(weighted / N))
+    log_weighted = _log_mean_exp(first.weight_gradient_energy.log() - 2 * m.input_norm.log())
+    by_weights = (N / 2) * (2 * log_F2 + log_weighted - math.log(N))
     last = (N / 2) * (2 * (log_F2 - log_smallest) + _log(m.sharpness / N))
     mean_log = float(m.log_volume.mean())
     return [
@@ -372,7 +414,8 @@ def _volume(m: Measurement) -> list[Bound]:
 
 def _sensitivity(m: Measurement) -> list[Bound]:
     c = chain(m)
-    dense, counted = m.input_layer_is_dense, m.layers[0].in_sharpness
+    dense = m.input_layer_is_dense and _is_resolved(m.layers[0], m.mls)
+    counted = m.layers[0].in_sharpness
     return [
         _bound("13", "A <= D", c.A, c.D, dense and counted),
         _bound("25", "A <= B", c.A, c.B, dense),
@@ -402,7 +445,10 @@ def _stacked(layers: tuple[LayerMeasurement, ...], name: str) -> Tensor:
 def _over_layers(m: Measurement) -> list[Bound]:
     layers = m.layers
     # A convolution with one position is no dense map either: it may read a part of its input.
-    dense = all(layer.kind == "Linear" and layer.n_positions == 1 for layer in layers)
+    dense = all(
+        layer.kind == "Linear" and layer.n_positions == 1 and _is_resolved(layer, layer.sensitivity)
+        for layer in layers
+    )
     counted = dense and all(layer.in_sharpness for layer in layers)
     norms = m.mls.new_tensor([layer.weight_norm for layer in layers]).unsqueeze(1)
     sensitivity, x = _stacked(layers, "sensitivity"), _stacked(layers, "input_norm")
@@ -412,8 +458,8 @@ def _over_layers(m: Measurement) -> list[Bound]:
     if len(zero):
         layer, sample = zero[0].tolist()
         note = f" (infinite: what {layers[layer].name!r} reads of sample {sample} has norm 0)"
-    share = float((norms / x).square().sum(dim=0).mean())
-    by_sharpness = math.inf if note else math.sqrt(share) * math.sqrt(m.sharpness)
+    log_share = _log_mean_exp((2 * (norms.log() - x.log())).logsumexp(dim=0))
+    by_sharpness = math.inf if note else _exp((log_share + _log(m.sharpness)) / 2)
     volumes = _stacked(layers, "log_volume").flatten().logsumexp(dim=0)
     return [
         _bound(
@@ -427,7 +473,7 @@ def _over_layers(m: Measurement) -> list[Bound]:
             "N.10",
             f"log NVR by sharpness{note}",
             float(volumes) - math.log(m.n),
-            math.inf if note else _nvr_bound(m, share),
+            math.inf if note else _nvr_bound(m, log_share),
             counted and not note,
         ),
         _worst(
@@ -441,16 +487,22 @@ def _over_layers(m: Measurement) -> list[Bound]:
             "N.12",
             "normalized NMLS by relative sharpness",
             normalized_nmls(m),
-            math.sqrt(len(layers)) * _root_mean_of_sums(norms * gradient),
+            _root_mean_square(norms * gradient),
             dense,
         ),
     ]
 
 
-def _nvr_bound(m: Measurement, share: float) -> float:
+def _root_mean_square(products: Tensor) -> float:
+    """Root of #layers times the mean over samples of the sum of squares, ``(layers, n)``."""
+    layers, _ = products.shape
+    return layers * _root_mean(products.flatten())
+
+
+def _nvr_bound(m: Measurement, log_share: float) -> float:
     """Logarithm of ``n^(N-1) (mean_i sum_l ||W_l||^2 / ||x_i^l||^2)^(N/2) (S / N)^(N/2)``."""
     N = m.n_outputs
-    return (N - 1) * math.log(m.n) + (N / 2) * (_log(share) + _log(m.sharpness / N))
+    return (N - 1) * math.log(m.n) + (N / 2) * (log_share + _log(m.sharpness / N))
 
 
 def _convolution(m: Measurement) -> list[Bound]:

@@ -369,6 +369,82 @@ def test_a_layer_called_twice_proves_nothing_over_layers():
     assert unproven(net, gaussian(4, 3)) == NEEDS_ALL_DENSE
 
 
+def test_tied_weights_break_the_bound_over_layers_which_is_not_proven():
+    """f(x) = v^T W W x, W = diag(1, -1): the two uses of W cancel in its gradient."""
+    net = nn.Sequential(*(nn.Linear(2, width, bias=False) for width in (2, 2, 1))).double()
+    net[0].weight.data = torch.diag(torch.tensor([1.0, -1.0])).double()
+    net[1].weight = net[0].weight
+    net[2].weight.data = torch.tensor([[0.0, 1.0]]).double()
+    x = torch.tensor([[1.0, 0.0]]).double()
+    m = flatlib.measure(net, x)
+    assert m.sharpness == pytest.approx(1.0)  # the readout's alone
+    nmls = evaluated(net, x)["N.9"][0]
+    assert nmls.lhs == pytest.approx(3.0) and nmls.rhs == pytest.approx(math.sqrt(3))
+    assert not nmls.holds
+    assert {"N.9", "N.10"} <= unproven(net, x)
+
+
+@pytest.mark.parametrize("fixed", (0, 1, 2))
+def test_a_frozen_weight_of_any_layer_proves_nothing_about_the_sum_over_layers(fixed):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    net[2 * fixed].weight.requires_grad_(False)
+    assert {"N.9", "N.10"} <= unproven(net, gaussian(4, 3))
+    assert not {"N.11", "N.12"} & unproven(net, gaussian(4, 3))
+
+
+@pytest.mark.parametrize("other_is_fixed", (True, False))
+def test_an_input_read_by_a_second_linear_map_breaks_the_chain_which_is_not_proven(other_is_fixed):
+    """f = W x + U x with a W far smaller than U: only U's part moves the output."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W, self.U = (nn.Linear(3, 2, bias=False) for _ in range(2))
+            self.W.weight.data.mul_(1e-3)
+            self.U.requires_grad_(not other_is_fixed)
+
+        def forward(self, x):
+            return self.W(x) + self.U(x)
+
+    net, x = Sum(), gaussian(4, 3)
+    assert NEEDS_DENSE <= unproven(net, x)
+    assert not evaluated(net, x)["13"][0].holds
+
+
+def total_sensitivities(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """For each layer the spectral norm of the whole derivative for what the layer reads."""
+    read = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+        for layer in net.modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    outputs = net(x.clone().requires_grad_())
+    for hook in hooks:
+        hook.remove()
+    rows = [torch.autograd.grad(f.sum(), read, retain_graph=True) for f in outputs.T]
+    return [torch.linalg.svdvals(torch.stack(one, dim=1))[:, 0] for one in zip(*rows, strict=True)]
+
+
+def test_over_skip_connections_the_derivative_is_the_one_through_the_layer_alone():
+    violated = 0
+    for seed in range(20):
+        torch.manual_seed(seed)
+        small = [nn.Linear(4, 4, bias=False) for _ in range(3)]
+        blocks = [Residual(nn.Sequential(layer, nn.Tanh())) for layer in small]
+        net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), *blocks, nn.Linear(4, 2)).double()
+        for layer in small:
+            layer.weight.data.mul_(10 ** float(torch.empty(()).uniform_(-3, 0)))
+        x = gaussian(3, 5, seed=seed).double()
+        found, layers = evaluated(net, x), flatlib.measure(net, x).layers
+        for label in ("N.9", "N.10", "N.11", "N.12"):
+            assert all(b.holds and b.proven for b in found[label]), (seed, label)
+        for layer, total in zip(layers, total_sensitivities(net, x), strict=True):
+            right = layer.weight_norm * layer.weight_gradient_energy.sqrt()
+            violated += int((layer.input_norm * total > 1.01 * right).any())
+    assert violated >= 20
+
+
 def alternating(side: int) -> tuple[nn.Module, Tensor]:
     """A circular convolution whose positions' gradients cancel on a constant image."""
     net = nn.Sequential(
@@ -449,6 +525,39 @@ def test_scaled_weights_break_no_logarithm(scale, widths):
         parameter.data.mul_(scale)
     for bound in flat(evaluated(net, gaussian(4, widths[0]))):
         assert bound.holds and bound.proven, bound
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    st.sampled_from(["tanh", "relu", "gelu", "identity"]),
+    st.lists(st.floats(-120, 120), min_size=7, max_size=7),
+    st.integers(1, 4),
+    st.integers(0, 1000),
+)
+def test_no_scale_breaks_a_proven_bound_or_stops_the_evaluation(widths, act, powers, n, seed):
+    net = flatlib.nets.mlp(widths, act, bias=bool(seed % 2), seed=seed).double()
+    for parameter, power in zip(net.parameters(), powers[1:], strict=False):
+        parameter.data.mul_(10**power)
+    x = gaussian(n, widths[0], seed=seed).double() * 10 ** powers[0]
+    try:
+        m = flatlib.measure(net, x)
+    except ValueError as error:  # refused in words: nothing is left to decide
+        assert "too large to square" in str(error) or "infinite" in str(error)
+        return
+    for bound in flatlib.bounds.evaluate(m):
+        assert not math.isnan(bound.lhs) and not math.isnan(bound.rhs), bound
+        assert bound.holds or not bound.proven, bound
+
+
+@pytest.mark.parametrize(
+    "weight, size", [(1e120, 1e-40), (1e-120, 1e120), (1.0, 1e-140), (1e140, 1e-20)]
+)
+def test_norms_far_apart_are_decided_in_logarithms(weight, size):
+    net = flatlib.nets.linear(3, 2).double()
+    net.linear1.weight.data.mul_(weight)
+    found = evaluated(net, size * unit(4, 3))
+    assert all(bound.holds for bound in flat(found))
 
 
 def test_gradients_too_small_to_square_break_no_proven_bound():

@@ -265,6 +265,11 @@ class Case:
         return mean(self.grad_theta_F**2)
 
     @cached_property
+    def TrH(self) -> Tensor:
+        """S as Eq. (2) defines it, where the network interpolates; rounding below 0 is 0."""
+        return self.hessian_at_interpolation.trace().clamp(min=0)
+
+    @cached_property
     def sigma(self) -> Tensor:
         """Singular values of the input Jacobian, ``(n, N)``, descending."""
         return torch.linalg.svdvals(self.grad_x)

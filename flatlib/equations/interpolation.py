@@ -46,7 +46,7 @@ def _loss_curvature(c: Case) -> Tensor:
 
 
 def sharpness_is_trace(c: Case) -> list[Link]:
-    """The trace of the explicit Hessian, its eigenvalues' sum, its diagonal entry by entry."""
+    """The trace of the explicit Hessian: by eigenvalues, and by curves of the loss alone."""
     H = c.hessian_at_targets
     scale = H.diagonal().abs().sum()
     return [

@@ -33,7 +33,11 @@ def _largest_share(link: Link) -> float:
 
 
 def same_shares(
-    label: str, check: Formula, positions: tuple[int, ...], logarithms: bool = False
+    label: str,
+    check: Formula,
+    positions: tuple[int, ...],
+    logarithms: bool = False,
+    reports: Callable[[Any], bool] = lambda c: True,
 ) -> Formula:
     """A formula: the library's bounds hold, are proven, and are as tight as the check's.
 
@@ -42,11 +46,15 @@ def same_shares(
         check: the equation's formula.
         positions: its links, in the library's order.
         logarithms: whether the library compares logarithms.
+        reports: whether the library has such a bound for a case; a missing one fails the check.
     """
 
     def library_bounds(c: Any) -> list[Link]:
         found, links = reported(c, label), check(c)
-        pairs = [(b, links[k]) for b, k in zip(found, positions, strict=True)] if found else []
+        expected = len(positions) if reports(c) else 0
+        if len(found) != expected:
+            return [(float(len(found)), "=", float(expected))]
+        pairs = [(b, links[k]) for b, k in zip(found, positions[:expected], strict=True)]
         return [
             *((float(b.holds and b.proven), "=", 1.0) for b in found),
             *((_share(b, logarithms), "=", _largest_share(link), 1.0) for b, link in pairs),

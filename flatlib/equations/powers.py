@@ -64,7 +64,7 @@ def high_powers_by_sharpness(c: Case) -> list[Link]:
     middle = n ** (k / 2 - 1) * factor * mean(c.grad_theta_F**2) ** (k / 2)
     return [
         (factor * mean(c.grad_theta_F**k), "<=", middle),
-        (middle, "=", n ** (k / 2 - 1) * factor * c.S ** (k / 2)),
+        (middle, "=", n ** (k / 2 - 1) * factor * c.TrH ** (k / 2)),
     ]
 
 
@@ -91,7 +91,7 @@ def low_powers_by_sharpness(c: Case) -> list[Link]:
     middle = factor * n ** (1 - k / 2) / n * (c.grad_theta_F**2).sum() ** (k / 2)
     return [
         (factor * mean(c.grad_theta_F**k), "<=", middle),
-        (middle, "=", factor * c.S ** (k / 2)),
+        (middle, "=", factor * c.TrH ** (k / 2)),
     ]
 
 
@@ -280,7 +280,13 @@ _high_powers_by_sharpness = Equation(
     assumptions=("k is at least 2.", NONZERO, SHARPNESS),
     kind="inequality",
     check=high_powers_by_sharpness,
-    library=same_shares("21", at_power_of_outputs(high_powers_by_sharpness), (0,), logarithms=True),
+    library=same_shares(
+        "21",
+        at_power_of_outputs(high_powers_by_sharpness),
+        (0,),
+        logarithms=True,
+        reports=lambda c: c.N >= 2,
+    ),
     tight=(Tight(tight.neuron_one_live, (0,)),),
     mutants={
         "power of n dropped": scaled_link(
@@ -386,7 +392,13 @@ _low_powers_by_sharpness = Equation(
     assumptions=("k is at least 1 and below 2.", NONZERO, SHARPNESS),
     kind="inequality",
     check=low_powers_by_sharpness,
-    library=same_shares("24", at_power_of_outputs(low_powers_by_sharpness), (0,), logarithms=True),
+    library=same_shares(
+        "24",
+        at_power_of_outputs(low_powers_by_sharpness),
+        (0,),
+        logarithms=True,
+        reports=lambda c: c.N < 2,
+    ),
     tight=(Tight(tight.linear_functional, (0,)), Tight(tight.balanced, (0,))),
     mutants={
         "power of n dropped": scaled_link(

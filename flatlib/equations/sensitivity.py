@@ -9,11 +9,13 @@ from flatlib import bounds
 from flatlib.equations import tight
 from flatlib.equations.assumptions import (
     DENSE,
+    DENSE_LAYERS,
     LIVE_LAYERS,
     NONZERO,
     SHARPNESS,
     SMOOTH,
     TRAINABLE,
+    TRAINABLE_LAYERS,
 )
 from flatlib.equations.cases import Case, mean
 from flatlib.equations.checking import Equation, Link, Tight
@@ -38,13 +40,14 @@ def C_prime(c: Case) -> Tensor:
 
 
 def D(c: Case) -> Tensor:
-    return c.norm_W_2 * mean(c.norm_x**-2).sqrt() * c.S**0.5
+    """S is the trace of the Hessian at interpolation, so that (3) is no part of the check."""
+    return c.norm_W_2 * mean(c.norm_x**-2).sqrt() * c.TrH**0.5
 
 
 def sensitivity_bound(c: Case) -> list[Link]:
     """(13): mean MLS by sharpness."""
     MLS = mean(c.grad_x_2)
-    return [(MLS, "<=", c.norm_W_2 * mean(c.norm_x**-2).sqrt() * c.S**0.5)]
+    return [(MLS, "<=", c.norm_W_2 * mean(c.norm_x**-2).sqrt() * c.TrH**0.5)]
 
 
 def sensitivity_by_weights(c: Case) -> list[Link]:
@@ -365,7 +368,7 @@ _network_sensitivity_bound = Equation(
     r"\le\sqrt{\frac1n\sum_i\sum_l\frac{\lVert W_l\rVert_2^2}{\lVert x_i^l\rVert_2^2}}"
     r"\;S^{1/2}",
     where="Later versions",
-    assumptions=("Every layer is a dense linear map.", LIVE_LAYERS, SHARPNESS, SMOOTH),
+    assumptions=(DENSE_LAYERS, TRAINABLE_LAYERS, LIVE_LAYERS, SHARPNESS, SMOOTH),
     kind="inequality",
     check=network_sensitivity_bound,
     library=_library_network_sensitivity,
@@ -409,7 +412,7 @@ _relative_sharpness_bound = Equation(
     r"\le\sqrt{\#\mathrm{layers}\cdot\frac1n\sum_i\sum_l"
     r"\lVert W_l\rVert_2^2\lVert\nabla_{W_l}f(x_i)\rVert_F^2}",
     where="Later versions",
-    assumptions=("Every layer is a dense linear map.", SMOOTH),
+    assumptions=(DENSE_LAYERS, SMOOTH),
     kind="inequality",
     check=relative_sharpness_bound,
     library=_library_relative_sharpness,

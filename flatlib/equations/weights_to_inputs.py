@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib.equations import tight
-from flatlib.equations.assumptions import DENSE, NONZERO, SMOOTH, TRAINABLE
+from flatlib.equations.assumptions import DENSE, DENSE_LAYERS, NONZERO, SMOOTH, TRAINABLE
 from flatlib.equations.cases import Case, frobenius, mean, rescaled
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import same_shares, same_shares_of_powers
@@ -303,7 +303,7 @@ _layerwise_bound = Equation(
     r"\le\lVert W_l\rVert_2\lVert\nabla_{W_l}f\rVert_F\qquad\text{for every layer }l",
     where="Later versions",
     assumptions=(
-        "Every layer is a dense linear map of what it reads.",
+        DENSE_LAYERS,
         "Invariance under rescaling of the layers (product 1): no biases, and activations that "
         "commute with positive factors, such as ReLU.",
         SMOOTH,

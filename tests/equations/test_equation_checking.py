@@ -122,6 +122,19 @@ def test_a_bound_of_the_library_that_is_off_fails_the_check(label, monkeypatch):
     assert not result.passed and found.library.__name__ in result.failure
 
 
+@pytest.mark.parametrize(
+    "label", ("5", "6", "7", "11", "12", "21", "24", "N.2", "N.3", "N.5", "N.6", "N.7", "N.10")
+)
+def test_a_bound_that_the_library_leaves_out_fails_the_check(label, monkeypatch):
+    def without(m):
+        return tuple(b for b in bounds.evaluate(m) if b.label != label)
+
+    found = equations.find(label)
+    monkeypatch.setattr(library, "evaluate", without)
+    with_case = replace(found, applies=lambda c: found.applies(c) and (label != "24" or c.N == 1))
+    assert not run(with_case, 0, 6).passed
+
+
 @pytest.mark.parametrize("label", ("13", "25", "26", "27", "28", "N.4"))
 def test_a_chain_of_the_library_that_is_off_fails_the_check(label, monkeypatch):
     true = bounds.chain

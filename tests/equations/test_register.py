@@ -80,6 +80,23 @@ def test_each_step_of_an_inequality_has_an_equality_case():
         assert set(steps) <= covered, label
 
 
+@pytest.mark.parametrize("label", ("8", "9"))
+def test_a_corrected_statement_says_so_and_links_the_errata(label):
+    found = equations.find(label)
+    assert "corrected, see [Errata](chapters/09-errata.ipynb)" in found.where
+    assert (r"o(\lVert x-\bar x\rVert)" if label == "8" else r"\tfrac1\alpha") in found.statement
+    assert r"=\alpha" not in found.statement
+
+
+def test_each_statement_over_layers_says_which_derivative_and_which_weights_it_means():
+    for label in ("N.9", "N.10", "N.11", "N.12"):
+        text = " ".join(equations.find(label).assumptions)
+        assert "through layer l alone" in text
+        assert ("none is tied" in text) == (label in ("N.9", "N.10"))
+    for label in ("4", "5", "6", "7", "12", "13", "17", "25", "27", "28", "N.2", "N.3", "N.4"):
+        assert "the input enters nowhere else" in " ".join(equations.find(label).assumptions)
+
+
 def test_same_seed_same_numbers():
     first = [equations.check(label, seed=3, cases=8) for label in LABELS]
     equations.draw.cache_clear()
