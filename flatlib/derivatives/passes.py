@@ -55,6 +55,7 @@ class Derivatives:
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
     own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
     other_parameters: tuple[str, ...]  # trainable and used in any other way
+    mixed: str | None  # a layer whose row for one sample reaches the output for another
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,19 @@ class Plan:
 
     probe: Probe
     bytes_per_sample: int  # memory that one sample's derivatives take
+    mixed: str | None  # a layer whose row for one sample reaches the output for another
 
 
 def plan(network: Float64Network, x: Tensor) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
 
     Raises:
-        ValueError: the network is not deterministic, calls a layer on rows that are not the
-            samples, or lets one sample's output rest on another's row of a layer.
+        ValueError: the network is not deterministic, or calls a layer on rows that are not the
+            samples.
     """
     probe, first = probed(network, x)
-    _check_rows_stay_apart(first, list(first.calls))
-    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
+    mixed = _mixed_layer(first, list(first.calls))
+    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)), mixed)
 
 
 def _owners(network: Float64Network, forward: Forward) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -134,8 +136,8 @@ def _bytes_per_sample(forward: Forward, batched: bool) -> int:
     return FLOAT64_BYTES * numbers
 
 
-def _check_rows_stay_apart(forward: Forward, names: Sequence[str]) -> None:
-    """Refuse a layer whose row for one sample reaches the output for another.
+def _mixed_layer(forward: Forward, names: Sequence[str]) -> str | None:
+    """A layer among these whose row for one sample reaches the output for another, if any.
 
     A row's gradient must come from its own sample's output. So two backward passes, the second
     with each sample's output weighted by another number, must give gradients that differ by just
@@ -143,24 +145,31 @@ def _check_rows_stay_apart(forward: Forward, names: Sequence[str]) -> None:
     """
     calls = [(name, call) for name in names for call in forward.calls[name]]
     if not calls:
-        return
+        return None
     n, N = forward.output.shape
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
-    factor = torch.arange(1.0, n + 1).to(forward.output)
+    factor = torch.arange(1.0, n + 1).to(forward.output)[:, None]
     targets = [call.output_edge for _, call in calls]
     shapes = [call.output_shape for _, call in calls]
-    plain = _pulled_back(forward.output, direction, targets, shapes)
-    weighted = _pulled_back(forward.output, factor[:, None] * direction, targets, shapes)
+    plain = [g.clone() for g in _pulled_back(forward.output, direction, targets, shapes)]
+    weighted = _pulled_back(forward.output, factor * direction, targets, shapes)
     for (name, _), one, other in zip(calls, plain, weighted, strict=True):
-        off = (other.flatten(1) - factor[:, None] * one.flatten(1)).abs().amax()
+        off = (other.flatten(1) - factor * one.flatten(1)).abs().amax()
         if off > MIXED_ROWS * n * one.abs().amax():
-            raise ValueError(
-                f"the network mixes the rows of layer {name!r}: one sample's output rests on "
-                "another's row (a row or a mean of the batch, as in layer(x)[:1] or "
-                "layer(x).mean(0)?), so which sample a gradient belongs to is lost; let each "
-                "sample use its own row"
-            )
+            return name
+    return None
+
+
+def _refuse_mixed(layer: str | None) -> None:
+    """Raise, if there is such a layer."""
+    if layer is not None:
+        raise ValueError(
+            f"the network mixes the rows of layer {layer!r}: one sample's output rests on "
+            "another's row (a row or a mean of the batch, as in layer(x)[:1] or "
+            "layer(x).mean(0)?), so which sample a gradient belongs to is lost; let each "
+            "sample use its own row"
+        )
 
 
 def _may_mix_unseen(call: Call) -> bool:
@@ -261,9 +270,10 @@ def _backward(
     if not forward.calls:
         raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
     own, others = _owners(network, forward)
-    # The probe saw all layers on a few samples; whatever differs by sample, it saw mixed.
+    # On few samples `plan` saw every mixture, except of rows that are equal and only in larger
+    # batches. Rows that differ would have shown in the output.
     unseen = [name for name, made in forward.calls.items() if any(map(_may_mix_unseen, made))]
-    _check_rows_stay_apart(forward, unseen)
+    mixed = _mixed_layer(forward, unseen)
     N = forward.output.shape[1]
     calls = [call for made in forward.calls.values() for call in made]
     targets = [forward.x, *(call.input_edge for call in calls)]
@@ -305,7 +315,7 @@ def _backward(
         )
         for name, made in forward.calls.items()
     )
-    return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others)
+    return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others, mixed)
 
 
 def differentiate(
@@ -341,6 +351,7 @@ def differentiate(
         planned.probe.check(derivatives.output, start)
         for layer in derivatives.layers:
             planned.probe.check_inputs(layer.name, layer.inputs, start)
+        _refuse_mixed(planned.mixed or derivatives.mixed)  # last, since the others say more of why
         yield derivatives
         start += len(part)
 
