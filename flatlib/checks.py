@@ -23,6 +23,15 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error)
+    signs = ("not enough memory", "can't allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, RuntimeError) and any(sign in said for sign in signs)
+
+
 def first_not_finite(tensor: Tensor) -> int:
     """The first sample, along axis 0, that holds NaN or infinite values."""
     return int((~torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)).nonzero()[0])
@@ -68,7 +77,11 @@ def check_batch(net: nn.Module, x: Tensor) -> None:
     if x.is_complex():
         raise TypeError(f"x is complex ({x.dtype}); pass real numbers")
     if not x.is_floating_point():
-        raise TypeError(f"x holds integers ({x.dtype}); pass x.float() or x.double()")
+        raise TypeError(
+            f"x holds integers ({x.dtype}), along which nothing can be differentiated; pass "
+            "x.double() if they are numbers such as pixels; if they are indices of tokens, embed "
+            "them first and measure the rest of the network from the embedded vectors on"
+        )
     if x.dim() < 2:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and so no batch axis; pass (n, *input_shape), for one "

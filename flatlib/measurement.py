@@ -240,8 +240,10 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no Linear or Conv layer; a layer whose
             rows are not the samples, as after folding tokens into the batch, or whose weight is
-            used without calling it; parts of the batch for which the network calls other layers;
-            another device; max_memory below 1.
+            used without calling it, or whose row for one sample reaches another's output; an
+            output that autograd does not lead back to x; parts of the batch for which the network
+            calls other layers; another device; max_memory below 1.
+        MemoryError: memory ran out.
 
     Source: Eqs. (3), (6), (10), (13), (14).
 

@@ -3,7 +3,9 @@
 The norm of a weight's gradient is had without the gradient. A linear layer or a convolution
 multiplies its weight with patches ``X`` (``K x P``, one column a position), so the gradient of
 output k is ``delta_k X^T`` and its squared norm can be summed either over the entries of that
-product or, where positions are few, as ``<delta_k (X^T X), delta_k>``.
+product or, where positions are few, over those of ``delta_k R^T``, where ``R`` (``P x P``) is the
+triangular factor of ``X = Q R``. Sums of squares keep nearly equal columns of ``X`` apart, which
+``<delta_k (X^T X), delta_k>`` loses.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class NormSums:
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], n_outputs: int):
         self.module, self.n_outputs = module, n_outputs
         self.patches = _joined([patches(module, x) for x in inputs])  # (n, groups, K, P)
-        self.gram: Tensor | None = None
+        self.triangle: Tensor | None = None  # R of the patches, (n, groups, P, P)
         self.energy: Tensor | None = None  # of delta, (n, groups, C, P), summed over outputs
         self.weight: Tensor | None = None  # to be summed over all axes but the first
         self.bias: list[Tensor] = []  # the bias's gradients, (n, groups, C) for each output
@@ -70,13 +72,14 @@ class NormSums:
         self.bias.append(delta.sum(dim=-1))
         X, N = self.patches, self.n_outputs
         C, (K, P) = delta.shape[2], X.shape[2:]
-        # Per sample the product costs N C K P multiplications, the Gram form P^2 (K + N C).
-        if P * (K + N * C) < N * C * K:
-            self.gram = X.mT @ X if self.gram is None else self.gram
-            self.weight = _plus_product(self.weight, delta @ self.gram, delta)
+        # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
+        if P * (2 * K + N * C) < N * C * K:
+            if self.triangle is None:
+                self.triangle = torch.linalg.qr(X, mode="r").R
+            gradient = delta @ self.triangle.mT
         else:
             gradient = delta @ X.mT
-            self.weight = _plus_product(self.weight, gradient, gradient)
+        self.weight = _plus_product(self.weight, gradient, gradient)
 
     def norms(self) -> GradientNorms:
         """The sums so far."""

@@ -88,7 +88,7 @@ def test_samples_without_numbers():
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
 def test_integers(dtype):
-    expect_refusal(TypeError, rf"integers \({dtype}\); pass x.float\(\)", mlp(), batch().to(dtype))
+    expect_refusal(TypeError, rf"integers \({dtype}\), along which", mlp(), batch().to(dtype))
 
 
 def test_complex_numbers():

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from flatlib.checks import check_network, check_output
+from flatlib.checks import check_network, check_output, is_out_of_memory
 
 LAYER_FORWARDS = {
     nn.Linear.forward: "Linear",
@@ -54,6 +54,8 @@ class Float64Network:
             except LayerFault as fault:
                 raise ValueError(str(fault)) from None
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 raise ValueError(
                     f"the network cannot be run in float64 on input of shape {tuple(x.shape)} "
                     f"(is the batch axis missing, or does it cast or keep float32 tensors "
@@ -129,6 +131,14 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                         if value.grad_fn is not None:
                             outside[f"{path}.{name}"] = vars(module)[name].requires_grad_()
             yield _float64_copies(net, kinds, outside)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                "memory ran out while the derivatives of a part of the batch were made "
+                f"({type(error).__name__}: {error}); pass a smaller max_memory, so that a part "
+                "holds fewer samples, and if a single sample is too much, a smaller input"
+            ) from error
         finally:
             for _, module, before in attributes:
                 vars(module).clear()

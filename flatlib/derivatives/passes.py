@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from flatlib.checks import all_finite, first_not_finite
+from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 
 from .float64 import Float64Network
 from .probing import Probe, probed, run_checked
-from .recording import Forward, in_company, weight_uses
+from .recording import Call, Forward, in_company, weight_uses
 
 FLOAT64_BYTES = 8
+MIXED_ROWS = 1e-9  # of a layer's largest gradient: below, two gradients differ by rounding alone
 
 
 class Collector(Protocol):
@@ -55,6 +55,7 @@ class Derivatives:
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
     own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
     other_parameters: tuple[str, ...]  # trainable and used in any other way
+    mixed: str | None  # a layer whose row for one sample reaches the output for another
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Plan:
 
     probe: Probe
     bytes_per_sample: int  # memory that one sample's derivatives take
+    mixed: str | None  # a layer whose row for one sample reaches the output for another
 
 
 def plan(network: Float64Network, x: Tensor) -> Plan:
@@ -73,7 +75,8 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
             samples.
     """
     probe, first = probed(network, x)
-    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
+    mixed = _mixed_layer(first, list(first.calls))
+    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)), mixed)
 
 
 def _owners(network: Float64Network, forward: Forward) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -133,6 +136,70 @@ def _bytes_per_sample(forward: Forward, batched: bool) -> int:
     return FLOAT64_BYTES * numbers
 
 
+def _mixed_layer(forward: Forward, names: Sequence[str]) -> str | None:
+    """A layer among these whose row for one sample reaches the output for another, if any.
+
+    A row's gradient must come from its own sample's output. So two backward passes, the second
+    with each sample's output weighted by another number, must give gradients that differ by just
+    these numbers, row by row.
+    """
+    calls = [(name, call) for name in names for call in forward.calls[name]]
+    if not calls:
+        return None
+    n, N = forward.output.shape
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
+    factor = torch.arange(1.0, n + 1).to(forward.output)[:, None]
+    targets = [call.output_edge for _, call in calls]
+    shapes = [call.output_shape for _, call in calls]
+    plain = [g.clone() for g in _pulled_back(forward.output, direction, targets, shapes)]
+    weighted = _pulled_back(forward.output, factor * direction, targets, shapes)
+    for (name, _), one, other in zip(calls, plain, weighted, strict=True):
+        off = (other.flatten(1) - factor * one.flatten(1)).abs().amax()
+        if off > MIXED_ROWS * n * one.abs().amax():
+            return name
+    return None
+
+
+def _refuse_mixed(layer: str | None) -> None:
+    """Raise, if there is such a layer."""
+    if layer is not None:
+        raise ValueError(
+            f"the network mixes the rows of layer {layer!r}: one sample's output rests on "
+            "another's row (a row or a mean of the batch, as in layer(x)[:1] or "
+            "layer(x).mean(0)?), so which sample a gradient belongs to is lost; let each "
+            "sample use its own row"
+        )
+
+
+def _may_mix_unseen(call: Call) -> bool:
+    """Whether all rows that a layer reads are equal: only then can samples exchange them unseen."""
+    first = call.value[:1]
+    return bool(torch.equal(first, call.value[1:2])) and bool((call.value == first).all())
+
+
+def _pulled_back(
+    output: Tensor, direction: Tensor, targets: list, shapes: list[torch.Size]
+) -> list[Tensor]:
+    """One backward pass of ``output`` along ``direction``: for each target ``(n, *shape)``."""
+    try:
+        found = torch.autograd.grad(
+            output, targets, direction, retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            "the network cannot be differentiated (does an in-place operation overwrite what an "
+            "earlier layer returned? use its out-of-place form; is a part recomputed by "
+            f"checkpointing? switch that off): {error}"
+        ) from error
+    return [
+        output.new_zeros(shape) if gradient is None else gradient
+        for gradient, shape in zip(found, shapes, strict=True)
+    ]
+
+
 def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
     """The N backward passes as one batched pass: for each target ``(N, n, *shape)``."""
     n, N = output.shape
@@ -153,20 +220,9 @@ def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> lis
 
 def _one(output: Tensor, k: int, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
     """The backward pass of output k, any operation: for each target ``(n, *shape)``."""
-    try:
-        found = torch.autograd.grad(
-            output[:, k].sum(), targets, retain_graph=True, allow_unused=True
-        )
-    except RuntimeError as error:
-        raise ValueError(
-            "the network cannot be differentiated (does an in-place operation overwrite what an "
-            "earlier layer returned? use its out-of-place form; is a part recomputed by "
-            f"checkpointing? switch that off): {error}"
-        ) from error
-    return [
-        output.new_zeros(shape) if gradient is None else gradient
-        for gradient, shape in zip(found, shapes, strict=True)
-    ]
+    direction = torch.zeros_like(output)
+    direction[:, k] = 1.0
+    return _pulled_back(output, direction, targets, shapes)
 
 
 def _gradients(
@@ -184,8 +240,11 @@ def _gradients(
     n, N = output.shape
     found = None
     if batched:
-        with suppress(RuntimeError):  # an operation that cannot be batched, a hook that looks
+        try:
             found = _all_at_once(output, targets, shapes)
+        except RuntimeError as error:  # an operation that cannot be batched, a hook that looks
+            if is_out_of_memory(error):
+                raise
     if found is not None:
         for k in range(N):
             see([gradient[k] for gradient in found[n_kept:]])
@@ -211,6 +270,10 @@ def _backward(
     if not forward.calls:
         raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
     own, others = _owners(network, forward)
+    # On few samples `plan` saw every mixture, except of rows that are equal and only in larger
+    # batches. Rows that differ would have shown in the output.
+    unseen = [name for name, made in forward.calls.items() if any(map(_may_mix_unseen, made))]
+    mixed = _mixed_layer(forward, unseen)
     N = forward.output.shape[1]
     calls = [call for made in forward.calls.values() for call in made]
     targets = [forward.x, *(call.input_edge for call in calls)]
@@ -252,7 +315,7 @@ def _backward(
         )
         for name, made in forward.calls.items()
     )
-    return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others)
+    return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others, mixed)
 
 
 def differentiate(
@@ -276,7 +339,8 @@ def differentiate(
         `Derivatives` of consecutive parts of the batch.
 
     Raises:
-        ValueError: samples influence each other; output or gradient not finite; no layer is
+        ValueError: samples influence each other, or mix rows of a layer; output or gradient not
+            finite; no layer is
             called, or the weight of one is used without calling it; what `plan` refuses, in a
             part of the network that it did not reach.
     """
@@ -287,6 +351,7 @@ def differentiate(
         planned.probe.check(derivatives.output, start)
         for layer in derivatives.layers:
             planned.probe.check_inputs(layer.name, layer.inputs, start)
+        _refuse_mixed(planned.mixed or derivatives.mixed)  # last, since the others say more of why
         yield derivatives
         start += len(part)
 

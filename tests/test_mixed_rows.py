@@ -1,0 +1,160 @@
+"""Networks that mix a layer's rows over the batch, cut the way back to x, or run out of memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import flatlib
+
+MIXINGS = {
+    "the first": lambda rows: rows[:1],
+    "the last": lambda rows: rows[-1:],
+    "one in the middle": lambda rows: rows[len(rows) // 2].unsqueeze(0),
+    "the mean": lambda rows: rows.mean(dim=0),
+    "the next": lambda rows: rows.roll(1, dims=0),
+    "in reverse": lambda rows: rows.flip(0),
+    "the largest": lambda rows: rows.amax(dim=0),
+    "gathered": lambda rows: rows[torch.arange(len(rows)) // 2],
+    "half its own": lambda rows: 0.5 * rows + 0.5 * rows[:1],
+}
+
+
+class Conditioned(nn.Module):
+    """A condition, the same for all samples, is embedded row by row and added to each sample."""
+
+    def __init__(self, choose, depth: int = 1, seed: int = 0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.condition = nn.ModuleList([nn.Linear(2, 6), *[nn.Linear(6, 6)] * (depth - 1)])
+            self.read, self.out = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.choose = choose
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.new_ones(len(x), 2)
+        for layer in self.condition:
+            rows = layer(rows).sin()
+        return self.out(torch.tanh(self.read(x) + self.choose(rows)))
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def plain_sharpness(net: nn.Module, x: Tensor) -> float:
+    """One sample and one output at a time, by autograd alone."""
+    net, energy = net.double(), 0.0
+    for i in range(len(x)):
+        for output in net(x.double())[i]:
+            found = torch.autograd.grad(output, list(net.parameters()), retain_graph=True)
+            energy += sum(float(g.square().sum()) for g in found) / len(x)
+    return energy
+
+
+@pytest.mark.parametrize("max_memory", [1, 10**4, 2**28])
+@pytest.mark.parametrize("name", MIXINGS)
+@pytest.mark.parametrize("n", [1, 2, 20])
+def test_mixed_rows_are_refused_by_layer(n, name, max_memory):
+    net = Conditioned(MIXINGS[name])
+    with pytest.raises(ValueError, match="mixes the rows of layer 'condition.0'.*its own row"):
+        flatlib.measure(net, gaussian(n, 5), max_memory=max_memory)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(MIXINGS)), st.integers(1, 3), st.integers(1, 9), st.integers(0, 99))
+def test_drawn_networks_that_mix_rows_are_never_given_a_wrong_sharpness(name, depth, n, seed):
+    x = gaussian(n, 5, seed=seed)
+    with pytest.raises(ValueError, match="mixes the rows"):
+        flatlib.measure(Conditioned(MIXINGS[name], depth, seed), x)
+    own = Conditioned(lambda rows: rows, depth, seed)
+    found = flatlib.measure(own, x).sharpness
+    assert found == pytest.approx(plain_sharpness(own, x), rel=1e-9)
+
+
+def test_a_mixture_that_begins_beyond_the_samples_of_the_probe():
+    """The probe sees a few samples; this network mixes the rows of larger batches alone."""
+    late = Conditioned(lambda rows: rows if len(rows) < 8 else rows[7:8])
+    flatlib.measure(late, gaussian(3, 5))
+    with pytest.raises(ValueError, match="mixes the rows of layer 'condition.0'"):
+        flatlib.measure(late, gaussian(20, 5))
+
+
+def test_equal_samples_are_no_mixture():
+    net = flatlib.nets.mlp((5, 6, 3))
+    alone = flatlib.measure(net, gaussian(1, 5)).sharpness
+    same = flatlib.measure(net, gaussian(1, 5).expand(7, 5)).sharpness
+    assert same == pytest.approx(alone, rel=1e-12)
+
+
+class Cut(nn.Module):
+    """Reads x, but not in a way that autograd can follow."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(9, 4), nn.Linear(4, 2)
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.cut(self, x))
+
+
+CUTS = {
+    "indices": lambda net, x: net.embedding(x[:, 0].abs().long() % 9),
+    "detached": lambda net, x: x.detach(),
+    "by way of NumPy": lambda net, x: torch.from_numpy(x.detach().numpy().copy()).to(x),
+    "rounded off": lambda net, x: x.detach().round().sin(),
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("way", ["measure", "input_jacobian"])
+def test_a_way_to_x_that_is_cut_is_refused(name, way):
+    measuring = flatlib.measure if way == "measure" else flatlib.derivatives.input_jacobian
+    with pytest.raises(ValueError, match="does not depend on x as far as autograd sees.*embedded"):
+        measuring(Cut(CUTS[name]), gaussian(3, 4))
+
+
+def test_a_constant_that_is_connected_to_x_has_sensitivity_0():
+    net = flatlib.nets.linear(4, 2)
+    nn.init.zeros_(net.linear1.weight)
+    assert flatlib.measure(net, gaussian(3, 4)).mls.tolist() == [0.0] * 3
+
+
+def test_indices_of_tokens_are_not_advised_to_become_floats():
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(TypeError, match="embed them first") as refusal:
+        flatlib.measure(net, torch.ones(3, 2, dtype=torch.long))
+    assert "float()" not in str(refusal.value)
+
+
+STARVED = """
+import resource, sys, torch, flatlib
+where = sys.argv[1]
+if where == "forward":  # one activation of 8 GB
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Upsample(scale_factor=5e8))
+    x = torch.ones(1, 1, 2)
+else:  # the backward passes of 4,000 outputs take 4,000 times the forward's memory
+    net = torch.nn.Sequential(torch.nn.Linear(4000, 4000), torch.nn.Tanh())
+    x = torch.ones(60, 4000)
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 2**30, taken + 2**30))
+try:
+    flatlib.measure(net, x, max_memory=2**50)
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory by Linux's means")
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_out_of_memory_is_told_as_such(where):
+    command = [sys.executable, "-c", STARVED, where]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "memory ran out" in ended.stdout and "max_memory" in ended.stdout, ended.stderr[-800:]
