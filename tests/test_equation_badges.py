@@ -102,7 +102,10 @@ def test_the_tally_counts_what_the_run_found():
         entry("2", **error, worst=5e-11, mutants={"wrong": False}),
         entry("3", worst=0.25),
         entry(
-            "8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.0
+            "8",
+            kind="definition",
+            worst_means="largest deviation, in units of the estimate's error",
+            worst=3.0,
         ),
     ]
     text = equation_badges.tally(entries)
@@ -111,11 +114,12 @@ def test_the_tally_counts_what_the_run_found():
     assert "Of 7 deliberately broken versions the checks caught 6." in text
 
 
-def test_a_sampled_definition_counts_standard_errors():
-    sampled = entry(
-        "8", kind="definition", worst_means="largest deviation, in standard errors", worst=3.04
+def test_an_estimated_definition_counts_the_estimates_errors():
+    meaning = "largest deviation, in units of the estimate's error"
+    text = equation_badges.badge_text(
+        entry("8", kind="definition", worst_means=meaning, worst=3.04)
     )
-    assert equation_badges.badge_text(sampled).endswith("worst deviation 3.0 standard errors")
+    assert text.endswith("worst deviation 3.0 times the estimate's error")
 
 
 def test_an_attained_inequality_does_not_read_as_a_violation():

@@ -87,8 +87,8 @@ def worst(entry: dict) -> str:
     >>> worst(attained | {"passed": True})
     'worst slack 0 up to rounding'
     """
-    if entry["worst_means"].endswith("standard errors"):
-        return f"worst deviation {entry['worst']:.1f} standard errors"
+    if entry["worst_means"].endswith("the estimate's error"):
+        return f"worst deviation {entry['worst']:.1f} times the estimate's error"
     if entry["kind"] == "definition":
         return f"worst error {number(entry['worst'])} between two computations"
     if entry["kind"] == "inequality" and entry["worst"] < 0 and entry.get("passed"):

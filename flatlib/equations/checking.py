@@ -5,7 +5,7 @@ relative to, ``(lhs, relation, rhs, scale)``. The relations are
 
 * ``"="``: both sides agree to 1e-9, relative to the larger one or to the scale;
 * ``"<="``: the left side exceeds the right by rounding (1e-12 of the larger) and no more;
-* ``"~"``: an estimate from random samples; the scale is its standard error.
+* ``"~"``: an estimate, by samples or by finite differences; the scale is its error.
 
 An inequality must also be attained: at each of its equality cases the links named there are
 equal to 1e-9, so a bound that is merely loose is caught.
@@ -27,7 +27,7 @@ from flatlib.equations.cases import draw
 
 IDENTITY_TOLERANCE = 1e-9  # relative
 ROUNDING = 1e-12  # relative: some thousands of float64 operations, powers up to 6
-STANDARD_ERRORS = 6.0  # some thousands of entries a check: one false alarm in a thousand runs
+ERRORS = 6.0  # some thousands of entries a check: one false alarm in a thousand runs
 EQUALITY_DRAWS = 3  # random versions of each equality case
 LIBRARY_CASES = 25  # at which the library's own numbers are compared as well
 
@@ -82,12 +82,12 @@ class Equation:
         """What `CheckResult.worst` is for this equation."""
         if self.kind == "inequality":
             return "least slack, relative to the right-hand side"
-        if self.kind == "definition" and self._is_sampled:
-            return "largest deviation, in standard errors"
+        if self.kind == "definition" and self._is_estimated:
+            return "largest deviation, in units of the estimate's error"
         return "largest error, relative"
 
     @property
-    def _is_sampled(self) -> bool:
+    def _is_estimated(self) -> bool:
         return any(link[1] == "~" for link in self.check(next(self.cases(0, 1))))
 
     def cases(self, seed: int, count: int) -> Iterator[Any]:
@@ -136,7 +136,7 @@ def _excess(lhs: Any, relation: str, rhs: Any, scale: Any = None) -> float:
 
 def allowed(relation: str) -> float:
     """The largest excess that passes."""
-    return {"=": IDENTITY_TOLERANCE, "<=": ROUNDING, "~": STANDARD_ERRORS}[relation]
+    return {"=": IDENTITY_TOLERANCE, "<=": ROUNDING, "~": ERRORS}[relation]
 
 
 def _gap(link: Link) -> float:

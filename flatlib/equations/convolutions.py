@@ -16,6 +16,7 @@ from flatlib.equations.cases import frobenius, spectral, stream, vanishing
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
+from flatlib.equations.tight import NEARLY_EQUAL
 
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Identity)
 
@@ -172,8 +173,14 @@ def _tight_base(seed: int, constant: bool) -> ConvolutionCase:
 
 @lru_cache(maxsize=64)
 def aligned(seed: int) -> ConvolutionCase:
-    """Constant images, and a readout along the top left singular vector of T_W."""
+    """Constant images, and a readout along the top left singular vector of T_W.
+
+    One pixel of each image is smaller by 4e-10 of itself, so no patch may stand for another.
+    """
     case = _tight_base(seed, constant=True)
+    x = case.x.clone()
+    x[:, :, 0, 0] *= 1 - NEARLY_EQUAL
+    case = ConvolutionCase(case.net, x)
     with torch.no_grad():
         case.net[3].weight.copy_(1.7 * torch.linalg.svd(case.T_W).U[:, :1].T)
     return case
@@ -329,7 +336,7 @@ _untied_bound = Equation(
             lambda c: (
                 spectral(c.grad_x),
                 "<=",
-                0.5 * c.norm_T_W * frobenius(c.grad_untied) / c.norm_X.max(dim=1).values,
+                c.norm_T_W * frobenius(c.grad_untied) / c.norm_X.max(dim=1).values,
             ),
         ),
         "the whole image for the patches": with_link(

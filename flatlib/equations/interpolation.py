@@ -305,7 +305,7 @@ _gap_bound = Equation(
             lambda c: (
                 gap_bound(c)[1][0],
                 "<=",
-                0.5 * len(c.theta) * largest_curvature(c) * c.residual.norm(dim=1).min(),
+                len(c.theta) * largest_curvature(c) * c.residual.norm(dim=1).min(),
             ),
         ),
     },
