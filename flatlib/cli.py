@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flatlib.experiments import EXPERIMENTS, SCALES, configurations, run
 from flatlib.handout import handout
-from flatlib.records import LockedError, Record, RecordError, default_results
+from flatlib.records import Record, RecordError, default_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,12 +132,8 @@ def _status(options: argparse.Namespace) -> int:
             altered += 1
             continue
         status = manifest["status"]
-        if status == "running":
-            try:
-                with record.lock():
-                    status = "stopped"
-            except LockedError:
-                pass
+        if status == "running" and not record.at_work():
+            status = "stopped"
         reached = f"{manifest['steps']}/{manifest['steps_asked']}"
         print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
     return int(altered > 0)

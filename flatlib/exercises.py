@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 RELATIVE_TOLERANCE = 1e-4  # a pencil's, and single precision's
+# What float64 may leave of numbers of unit size that cancel; an answer of 0 has no other scale.
+ROUNDING = 64 * torch.finfo(torch.float64).eps
 
 
 class Missing(Enum):
@@ -38,7 +40,8 @@ def check(answer: Any, expected: Any, hint: str, tolerance: float = RELATIVE_TOL
         expected: the right number, tensor or list, or a function that returns whether an answer
             is right. An answer of a shape that this function cannot read is wrong.
         hint: a line that helps after a wrong answer.
-        tolerance: how far a number may be off, relative to the right answer's largest entry.
+        tolerance: how far a number may be off, relative to the right answer's largest entry;
+            1.4e-14, rounding of numbers of unit size, is always allowed.
 
     Returns:
         `Verdict`.
@@ -132,4 +135,4 @@ def _close(answer: Any, expected: Any, tolerance: float) -> bool:
     if got.shape != want.shape:
         return False
     scale = float(want.abs().max()) if want.numel() else 0.0
-    return bool(((got - want).abs() <= tolerance * scale).all())
+    return bool(((got - want).abs() <= max(tolerance * scale, ROUNDING)).all())

@@ -221,6 +221,14 @@ class Record:
             )
         return torch.load(io.BytesIO(content[64:]), weights_only=True)
 
+    def at_work(self) -> bool:
+        """Whether a process has the run's lock; to ask leaves no trace."""
+        try:
+            with open(self.state_folder / "lock", "r+") as file:
+                return not _try_lock(file)
+        except FileNotFoundError:
+            return False
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from this run; the system frees the lock of a killed process.

@@ -59,7 +59,10 @@ def test_status_tells_running_from_stopped(tmp_path, capsys):
     manifest = Record(tmp_path, "smoke", whole.name).read_manifest()
     interrupted = {"run": "interrupted", "status": "running", "steps": 200, "weights": None}
     record.write([{"step": 200}], {**manifest, **interrupted})
+    (record.folder / ".manifest.json.part").touch()
+    before = sorted(tmp_path.rglob("*"))
     assert cli.main(["status", "--results", str(tmp_path)]) == 0
+    assert sorted(tmp_path.rglob("*")) == before, "to ask leaves no trace"
     stopped, complete = capsys.readouterr().out.splitlines()
     assert stopped.split() == ["smoke", "stopped", "200/600", "interrupted"]
     assert complete.split() == ["smoke", "complete", "600/600", whole.name]

@@ -1,9 +1,13 @@
 """A self-checking exercise accepts right answers, refuses wrong ones and waits for the rest."""
 
+import math
+
 import pytest
 import torch
 
 from flatlib import exercises
+
+SIGNS = torch.tensor([1, 1, -1], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,29 @@ def test_tolerance_is_relative_to_the_largest_entry():
     assert exercises.check(1.05e6, 1e6, hint="size", tolerance=0.1).passed is True
     assert exercises.check(1.05e6, 1e6, hint="size", tolerance=0.01).passed is False
     assert exercises.check(1e-12, 0.0, hint="size").passed is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (1e-17, 0.0),
+        (0.0, -1e-17),
+        (0.1 + 0.2 - 0.3, 0.0),
+        (math.sin(math.pi), 0.0),
+        ([0.0, 1e-16], [0.0, 0.0]),
+        (torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64).dot(SIGNS), 0.0),
+    ],
+)
+def test_a_right_answer_of_zero_allows_for_rounding(answer, expected):
+    assert exercises.check(answer, expected, hint="size").passed is True
+    assert exercises.check(answer, expected, hint="size", tolerance=0.0).passed is True
+
+
+def test_small_numbers_above_rounding_are_no_zero():
+    for wrong in (2e-14, -1e-10, 1e-4):
+        assert exercises.check(wrong, 0.0, hint="size").passed is False
+    assert exercises.check(0.0, 1e-13, hint="size").passed is False
+    assert exercises.check([0.0, math.nan], [0.0, 0.0], hint="size").passed is False
 
 
 def test_a_predicate_decides():

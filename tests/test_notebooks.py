@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,9 @@ import nbformat
 import papermill
 import pytest
 from chapters import SCALES, ChapterError, check_parameters, execute
+from nbclient import NotebookClient
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from refuse_outputs import faults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +106,69 @@ def test_it_starts_with_its_title_and_a_chapter_card(path):
     words = [cell.source for cell in cells(path, "markdown")]
     assert words[0].startswith("# ")
     assert "chapter-card" in "\n".join(words[:2])
+
+
+BAD_PARAMETERS = {
+    "none": ({}, None),
+    "scale": ({"scale": "huge"}, "scale must be one of smoke, laptop, paper, got 'huge'"),
+    "type": ({"seed": "x"}, "seed must be a whole number from 0 to 4294967295, got 'x'"),
+    "unknown": ({"seed": 2, "sede": 1}, "this chapter has no parameter 'sede'; it has "),
+}
+
+
+def first_cells(path: Path, parameters: dict) -> list:
+    """The cells up to the first that imports the library, with papermill's own cell of values."""
+    notebook = load_notebook_node(str(path))
+    if parameters:
+        notebook = parameterize_notebook(notebook, parameters)
+    found = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return found[: 3 if parameters else 2]
+
+
+@pytest.fixture(scope="module")
+def refusals():
+    """What the first cells of each notebook raise with each of the bad parameters.
+
+    All run in one kernel, which forgets in between what it has run.
+    """
+    whole, lasts = nbformat.v4.new_notebook(), {}
+    for path in NOTEBOOKS:
+        for fault, (parameters, _) in BAD_PARAMETERS.items():
+            whole.cells.append(nbformat.v4.new_code_cell("In[:] = ['']"))
+            whole.cells += first_cells(path, parameters)
+            lasts[path, fault] = len(whole.cells) - 1
+    with ThreadPoolExecutor(1) as fresh_event_loop:
+        client = NotebookClient(whole, kernel_name="python3", allow_errors=True)
+        fresh_event_loop.submit(client.execute, env=os.environ | {"PYTHONPATH": str(ROOT)}).result()
+    return {
+        case: [
+            f"{out.ename}: {out.evalue}"
+            for out in whole.cells[last].outputs
+            if out.output_type == "error"
+        ]
+        for case, last in lasts.items()
+    }
+
+
+@pytest.mark.parametrize("fault", BAD_PARAMETERS)
+@each_notebook
+def test_bad_parameters_are_refused_by_the_first_cells(path, fault, refusals):
+    parameters, message = BAD_PARAMETERS[fault]
+    found = refusals[path, fault]
+    assert len(found) == len(parameters and [message])
+    if message:
+        assert found[0].startswith("ValueError: ") and message in found[0]
+
+
+def test_the_digits_refuse_a_network_without_a_hidden_layer():
+    """At the chapter's learning rates it would diverge."""
+    parameters, imports, own = code(ROOT / "notebooks" / "10-digits.ipynb")[:3]
+    names = {"In": [parameters]}
+    exec(parameters, names)
+    names["widths"] = [64, 10]
+    exec(imports, names)
+    with pytest.raises(ValueError, match=r"64 pixels through a hidden layer to 10.*\[64, 10\]"):
+        exec(own, names)
 
 
 @pytest.mark.slow

@@ -151,7 +151,6 @@ class TestState:
         with pytest.raises(RecordError, match="missing or altered"):
             record.read_weights()
 
-
     def test_weights_take_no_more_memory_than_their_file_has(self, record):
         """A small file may say that its arrays are large; that is refused before they are made."""
         described = record.write_weights(3, {"a": torch.ones(3)})
@@ -210,6 +209,8 @@ def test_lock_keeps_others_out_and_dies_with_its_process(record):
         with pytest.raises(LockedError, match=f"another process is at work on smoke/{RUN.name}"):
             with record.lock():
                 pass
+        assert record.at_work()
+        assert not Record(record.results, "smoke", "other-run").at_work()
         with Record(record.results, "smoke", "other-run").lock():
             pass
     holder = subprocess.Popen(
@@ -221,9 +222,11 @@ def test_lock_keeps_others_out_and_dies_with_its_process(record):
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(LockedError), record.lock():
             pass
+        assert record.at_work()
     finally:
         holder.kill()
         holder.communicate()
+    assert not record.at_work()
     with record.lock():
         pass
 

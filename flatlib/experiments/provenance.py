@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 PACKAGES = ("torch", "numpy", "scipy")
+HOME = (
+    Path(__file__).resolve().parents[2]
+)  # above the library: a checkout, or where it is installed
 
 
 def environment(device: str) -> dict:
@@ -26,18 +30,25 @@ def environment(device: str) -> dict:
 
 
 def commit() -> str | None:
-    """The checkout's commit, marked ``+`` if the library differs from it; None outside git."""
-    folder = Path(__file__).resolve().parent.parent
+    """The commit of flatlib's own checkout, marked ``+`` if the files differ from it.
+
+    None outside a checkout, so also where flatlib is installed or copied inside another project.
+    """
 
     def git(*arguments: str) -> str:
+        # The repository is named, for git would go up to one that is not flatlib's.
+        own = ["git", "-C", str(HOME), f"--git-dir={HOME / '.git'}", f"--work-tree={HOME}"]
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            [*own, *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
+        project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["name"]
+        if project != "flatlib":
+            return None
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, KeyError, ValueError, subprocess.CalledProcessError):
         return None
 
 
