@@ -1,24 +1,16 @@
 """Every plot: one style in light and dark, and the paper's figures from the archive."""
 
-from .archived import (
-    ArchiveFigure,
-    figure_1,
-    figure_2,
-    figure_3,
-    figure_D4,
-    figure_D5,
-    figure_D6,
-    figure_E7,
-    figure_E8,
-    inequalities,
-    inequality_table,
-    through_training,
-)
+from .archived import reproduce, through_training
+from .correlations import between_and_within, correlations
+from .curves import ArchiveFigure
+from .inequalities import inequalities, inequality_table
 from .style import (
+    CHAIN,
     COLORS,
     CYCLE,
     LINES,
     PAIRS,
+    SETTINGS,
     STYLE,
     SWITCH,
     WIDTH,
@@ -34,29 +26,26 @@ from .style import (
 )
 
 __all__ = [
+    "CHAIN",
     "COLORS",
     "CYCLE",
     "LINES",
     "PAIRS",
+    "SETTINGS",
     "STYLE",
     "SWITCH",
     "WIDTH",
     "ArchiveFigure",
+    "between_and_within",
     "both_sides",
     "canvas",
+    "correlations",
     "ellipse",
-    "figure_1",
-    "figure_2",
-    "figure_3",
-    "figure_D4",
-    "figure_D5",
-    "figure_D6",
-    "figure_E7",
-    "figure_E8",
     "inequalities",
     "inequality_table",
     "ladder",
     "panels",
+    "reproduce",
     "show",
     "through_training",
     "to_html",
