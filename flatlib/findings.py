@@ -74,7 +74,7 @@ def fit_steps(runs: Runs) -> pd.Series:
     Returns:
         Steps by run.
     """
-    return runs.fit_steps
+    return runs.fit_steps()
 
 
 def how_far(runs: Runs) -> str:

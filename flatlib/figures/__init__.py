@@ -1,9 +1,10 @@
 """Every plot: one style in light and dark, and the paper's figures from the archive."""
 
 from .archived import reproduce, through_training
-from .correlations import between_and_within, correlations
+from .correlations import WITH_BOUNDS, between_and_within, correlations, pairs
 from .curves import ArchiveFigure
 from .inequalities import inequalities, inequality_table
+from .slack import medians, slack
 from .style import (
     CHAIN,
     COLORS,
@@ -35,6 +36,7 @@ __all__ = [
     "STYLE",
     "SWITCH",
     "WIDTH",
+    "WITH_BOUNDS",
     "ArchiveFigure",
     "between_and_within",
     "both_sides",
@@ -44,9 +46,12 @@ __all__ = [
     "inequalities",
     "inequality_table",
     "ladder",
+    "medians",
+    "pairs",
     "panels",
     "reproduce",
     "show",
+    "slack",
     "through_training",
     "to_html",
     "to_svg",

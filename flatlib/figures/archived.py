@@ -17,7 +17,7 @@ from flatlib import statistics
 from flatlib.archive import Runs, label, read
 from flatlib.experiments import EXPERIMENTS
 
-from .correlations import BOUND_METRICS, METRICS, correlations
+from .correlations import WITH_BOUNDS, correlations
 from .curves import (
     SETTLED,
     ArchiveFigure,
@@ -98,7 +98,8 @@ def reproduce(
         raise ValueError(f"figure must be one of {'; '.join(names)}; got {figure!r}")
     number = figure.split(",")[0]
     found = FIGURES[number].draw(read(names[figure], scale, results, seeds))
-    caption = f"Paper: Figure {number}, {FIGURES[number].shows}. {found.caption}"
+    word = "Figures" if " and " in number else "Figure"
+    caption = f"Paper: {word} {number}, {FIGURES[number].shows}. {found.caption}"
     return replace(found, caption=caption)
 
 
@@ -127,7 +128,7 @@ def through_training(runs: Runs) -> ArchiveFigure:
         )
         looks[label(setting)] = SETTINGS[setting]
         for ax, column in zip(axes.flat, PANELS, strict=False):
-            curve(ax, own, column, SETTINGS[setting], label(setting), runs.fit_steps)
+            curve(ax, own, column, SETTINGS[setting], label(setting), runs.fit_steps())
         titles = {column: title for column, (title, _) in PANELS.items()}
         said.append(f"{label(setting)}: {ends(means, titles)}")
     for ax, column in zip(axes.flat, PANELS, strict=False):
@@ -167,7 +168,7 @@ def on_the_test_set(runs: Runs) -> ArchiveFigure:
     for samples, look in SAMPLES.items():
         own, means = table[kind == samples], numbers[numbers["samples"] == samples]
         for ax, column in zip(axes.flat, TEST_PANELS, strict=False):
-            curve(ax, own, column, look, f"{samples} samples", runs.fit_steps)
+            curve(ax, own, column, look, f"{samples} samples", runs.fit_steps())
         titles = {column: title for column, (title, _) in TEST_PANELS.items()}
         said.append(f"{samples} samples: {ends(means, titles)}")
     for ax, column in zip(axes.flat, TEST_PANELS, strict=False):
@@ -203,9 +204,9 @@ def chain_of_bounds(runs: Runs) -> ArchiveFigure:
     axis(axes[0], "terms of Eq. (28)", True)
     axis(axes[1], "gap as a factor; equal at 1", True)
     for column, name in TERMS.items():
-        curve(axes[0], table, column, CHAIN[column], name, runs.fit_steps)
+        curve(axes[0], table, column, CHAIN[column], name, runs.fit_steps())
     for name in factors:  # in the look of the upper term
-        curve(axes[1], table, name, CHAIN[name[0]], _ratio(name), runs.fit_steps)
+        curve(axes[1], table, name, CHAIN[name[0]], _ratio(name), runs.fit_steps())
     axes[1].axhline(1, color=COLORS["muted"], lw=1, linestyle="-")
     looks = (
         {TERMS[term]: look for term, look in CHAIN.items()},
@@ -251,9 +252,7 @@ FIGURES = {  # of the paper, by number
     "3": Original(_VGG10, on_the_test_set),
     "D.4": Original("MLP on all 60,000 images, 750,000 steps", chain_of_bounds),
     "D.5": Original("20 VGG10s at the end of training", correlations),
-    "D.6": Original(
-        "20 MLPs at the end of training", partial(correlations, metrics=METRICS | BOUND_METRICS)
-    ),
+    "D.6": Original("20 MLPs at the end of training", partial(correlations, metrics=WITH_BOUNDS)),
     "E.7": Original(_MLP, through_training),
     "E.8": Original(_MLP, through_training),
     "E.7 and E.8": Original(_MLP, through_training),

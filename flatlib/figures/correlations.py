@@ -29,7 +29,7 @@ METRICS = {  # of the scatter matrices, in the paper's order
     "mls": "MLS",
     "test_loss": "test loss",
 }
-BOUND_METRICS = {"C": "bound C", "D": "bound D"}
+WITH_BOUNDS = METRICS | {"C": "bound C", "D": "bound D"}  # of Figure D.6
 SMALL = 7.0  # points, the smallest text of a figure
 
 

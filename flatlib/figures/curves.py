@@ -164,7 +164,7 @@ def _fits(runs: Runs, settings) -> str:
     """What the markers on the curves are, and how many runs have one."""
     table = runs.on("train").set_index(["lr", "batch_size"])["run"]
     drawn = [s for s in settings or runs.settings if s not in runs.missing]
-    fits = runs.fit_steps[pd.unique(pd.concat([table.loc[[s]] for s in drawn]))]
+    fits = runs.fit_steps()[pd.unique(pd.concat([table.loc[[s]] for s in drawn]))]
     fitted = int(fits.notna().sum())
     if not fitted:
         return f"No run reaches training accuracy {FITTED}, so no curve has a marker."

@@ -74,8 +74,8 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
         axis(top, f"{heading(key, bound)}", logarithmic)
         axis(low, "", False)
         for side in ("left", "right"):
-            curve(top, own, side, looks[f"{side} side"], f"{side} side", runs.fit_steps)
-        curve(low, own, "decades", looks["gap"], "gap", runs.fit_steps)
+            curve(top, own, side, looks[f"{side} side"], f"{side} side", runs.fit_steps())
+        curve(low, own, "decades", looks["gap"], "gap", runs.fit_steps())
         low.axhline(0, color=COLORS["muted"], lw=1, linestyle="-")
         if np.isinf(own["right"]).all():
             _say_infinite(low)
@@ -214,7 +214,7 @@ def _how(names: dict[str, dict]) -> str:
         )
     if logarithms := [own for own in LOGARITHMS if own in labels]:
         which = ", ".join(f"({own})" for own in logarithms)
-        sentences.append(f"Sides of {which} are logarithms already.")
+        sentences.append(f"The sides of {which} are logarithms already.")
     return " ".join(sentences)
 
 
