@@ -58,7 +58,7 @@ TEST_PANELS = {  # of Figure 3
     "n_wrong": ("misclassified test images", False),
 }
 OURS = ("log_volume_top3", "mls", "n_wrong")  # panels that the paper's first version has not
-CUT = ("test_accuracy", "local_dimensionality")  # panels whose axis leaves the start out
+CUT = ("test_accuracy", "local_dimensionality", "n_wrong")  # panels whose axis leaves the start out
 TERMS = {"A": "$A$", "B": "$B$", "C": "$C$", "C_prime": "$C'$", "D": "$D$"}  # of Eqs. (28), (N.4)
 STEPS_OF_CHAIN = (("A", "B"), ("B", "C"), ("C", "D"))
 

@@ -205,7 +205,7 @@ def _power(value: float, _position: int | None = None) -> str:
     ('10', '$10^{-3}$')
     """
     plain = f"{value:g}"
-    return plain if 0.1 <= value <= 100 else f"$10^{{{round(math.log10(value))}}}$"
+    return plain if 0.01 <= value <= 100 else f"$10^{{{round(math.log10(value))}}}$"
 
 
 def _thousands(step: float, _position: int | None = None) -> str:
