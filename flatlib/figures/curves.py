@@ -92,7 +92,7 @@ def axis(ax: Axes, title: str, logarithmic: bool) -> None:
     ax.set_title(title, fontsize=8.5)
     if logarithmic:
         ax.set_yscale("log", nonpositive="clip")
-        ax.yaxis.set_major_formatter(_power)
+        ax.yaxis.set_major_formatter(lambda value, _: _power(value, *ax.get_ylim()))
         ax.yaxis.set_minor_formatter(lambda value, _: _between_decades(value, *ax.get_ylim()))
     ax.tick_params(which="both", labelsize=7)
     ax.xaxis.set_major_formatter(_thousands)
@@ -198,14 +198,13 @@ def _between_decades(value: float, low: float, high: float) -> str:
     return f"{value:g}" if wanted and high < 100 * low else ""
 
 
-def _power(value: float, _position: int | None = None) -> str:
-    r"""A power of ten as an axis shows it.
+def _power(value: float, low: float, high: float) -> str:
+    r"""A power of ten, written out on an axis of less than two decades.
 
-    >>> _power(10.0), _power(0.001)
+    >>> _power(10.0, 3.0, 50.0), _power(0.001, 1e-5, 0.1)
     ('10', '$10^{-3}$')
     """
-    plain = f"{value:g}"
-    return plain if 0.01 <= value <= 100 else f"$10^{{{round(math.log10(value))}}}$"
+    return f"{value:g}" if high < 100 * low else f"$10^{{{round(math.log10(value))}}}$"
 
 
 def _thousands(step: float, _position: int | None = None) -> str:

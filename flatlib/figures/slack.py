@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from .style import COLORS
 
 LEAST = 1e-3  # orders of magnitude; what is less stands here, and so does equality
-KINDS = ("blue", "orange", "green", "purple", "lime")
+KINDS = {"trained": "blue", "untrained": "orange", "random": "purple"}  # of cases: colour
 
 
 def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
@@ -20,7 +20,7 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
 
     Args:
         ax: axes to draw on.
-        table: one row a case, with ``row`` (the inequality's name), ``kind`` (of case) and
+        table: one row a case, with ``row`` (the inequality's name), ``kind`` (a key of ``KINDS``) and
             ``lost`` (orders of magnitude; less than ``LEAST`` is drawn as ``LEAST``). Infinite
             losses are not drawn; their share stands at the right end. Undefined ones are left out.
         equal: rows that an equality case attains, marked by a diamond at the left end.
@@ -42,7 +42,7 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
         order=rows,
         hue="kind",
         hue_order=kinds,
-        palette={kind: COLORS[color] for kind, color in zip(kinds, KINDS, strict=False)},
+        palette={kind: COLORS[KINDS[kind]] for kind in kinds},
         saturation=1,
         density_norm="width",
         cut=0,
@@ -57,7 +57,7 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
     )
     at = [rows.index(row) for row in equal]
     ax.scatter(
-        [LEAST] * len(at), at, marker="D", s=22, color=COLORS["green"], zorder=4, clip_on=False
+        [LEAST] * len(at), at, marker="D", s=22, color=COLORS["ink"], zorder=4, clip_on=False
     )
     share = np.isinf(table["lost"]).groupby(table["row"]).mean()
     for place, row in enumerate(rows):
