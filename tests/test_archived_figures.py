@@ -52,9 +52,13 @@ def drawn(archive):
     found["within"] = figures.between_and_within(mlp, figures.WITH_BOUNDS)
     found["sensitivity"] = figures.inequalities("sensitivity", mlp)
     found["convolutions"] = figures.inequalities("convolutions", vgg10)
-    for each in found.values():
-        figures.to_svg(each.figure)  # lays it out
     return found
+
+
+@pytest.fixture(scope="module")
+def dark(drawn):
+    """Every figure as a dark page has it; this lays the figures out."""
+    return {name: figures.to_svg(found.figure, "dark") for name, found in drawn.items()}
 
 
 def lines(ax) -> dict:
@@ -188,7 +192,7 @@ def test_terms_of_the_chain_differ_in_colour_and_line(drawn):
     )
 
 
-def test_no_text_is_below_7_points_or_outside_its_figure(drawn):
+def test_no_text_is_below_7_points_or_outside_its_figure(drawn, dark):
     for name, found in drawn.items():
         for text in found.figure.findobj(Text):
             if text.get_visible() and text.get_text().strip():
@@ -201,7 +205,7 @@ def test_no_text_is_below_7_points_or_outside_its_figure(drawn):
                     assert box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1, (name, text)
 
 
-def test_titles_do_not_run_into_each_other(drawn):
+def test_titles_do_not_run_into_each_other(drawn, dark):
     for name, found in drawn.items():
         titles = [ax._left_title for ax in found.figure.axes if ax.get_title(loc="left")]
         boxes = [title.get_window_extent() for title in titles]
@@ -406,10 +410,9 @@ def test_figures_of_a_partial_archive_draw_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("name", OF_THE_PAPER)
-def test_every_figure_has_words_and_colours_for_both_themes(drawn, name):
+def test_every_figure_has_words_and_colours_for_both_themes(drawn, dark, name):
     found = drawn[name]
-    dark = figures.to_svg(found.figure, "dark")
-    assert not [name for name, (light, _) in figures.PAIRS.items() if light in dark]
+    assert not [color for color, (light, _) in figures.PAIRS.items() if light in dark[name]]
     assert found.alt
     assert "nan" not in found.alt
 

@@ -20,9 +20,10 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
 
     Args:
         ax: axes to draw on.
-        table: one row a case, with ``row`` (the inequality's name), ``kind`` (a key of ``KINDS``) and
-            ``lost`` (orders of magnitude; less than ``LEAST`` is drawn as ``LEAST``). Infinite
-            losses are not drawn; their share stands at the right end. Undefined ones are left out.
+        table: one row a case, with ``row`` (the inequality's name), ``kind`` (a key of
+            ``KINDS``) and ``lost`` (orders of magnitude; less than ``LEAST`` is drawn as
+            ``LEAST``). Infinite losses are not drawn; their share stands at the right end.
+            Undefined ones are left out.
         equal: rows that an equality case attains, marked by a diamond at the left end.
 
     Raises:
