@@ -28,6 +28,8 @@ DATA = {
     "digits": "scikit-learn's digits",
     "digit-images-0-1": "scikit-learn's digits 0 and 1 as 32 x 32 images",
 }
+SCALES = tuple(experiments.SCALES)  # the smallest first
+FITTED = 0.999  # training accuracy from which on a run counts as having fitted its data
 LOSSES = {
     "mse": "mean over samples and outputs, whose gradient is 2/N of the paper's formula",
     "half-squared": "as the paper writes it, half the squared error, mean over samples",
@@ -82,6 +84,16 @@ class Runs:
         """The rows measured on ``"train"``, ``"test"`` or ``"misclassified"`` samples."""
         return self.table[self.table["samples"] == samples]
 
+    def fit_steps(self, threshold: float = FITTED) -> pd.Series:
+        """The checkpoint at which each run first has this training accuracy, by run, or NaN.
+
+        Args:
+            threshold: from which on a run counts as having fitted its data.
+        """
+        table = self.on("train")
+        fitted = table[table["train_accuracy"] >= threshold].groupby("run")["step"].min()
+        return fitted.reindex(table["run"].unique())
+
     def at_one_step(self) -> tuple[pd.DataFrame, int, list[str]]:
         """Rows on training samples at the last step that all runs have.
 
@@ -118,44 +130,65 @@ class Runs:
         level = table["seed"].map(ends.groupby("seed").max())
         return table[table["train_loss"] <= level].groupby("run").head(1)
 
-    def caption(self, settings: Sequence[tuple[float, int]] | None = None) -> str:
-        """Data, scale, loss, seeds and steps reached of each setting, and what is missing.
-
-        Args:
-            settings: those that are drawn; by default all that the figure asks for.
-        """
-        settings = self.settings if settings is None else settings
+    def caption(self) -> str:
+        """The protocol: data, scale, loss, seeds, steps and what is missing, each said once."""
         made = self.manifests[0]["configuration"]
         n_train = self.manifests[0]["data"]["n_train"]
         measured = int(self.on("train")["n"].iloc[0])
+        drawn = [setting for setting in self.settings if setting not in self.missing]
+        ends = {s: self.last.loc[s]["train_loss"].mean() for s in drawn}
+        losses = "; ".join(f"{label(setting)} {loss:.1e}" for setting, loss in ends.items())
         sentences = [
             *self._fallback(),
             f"{NETS[made['net']]} on {DATA[made['data']]} ({n_train:,} training images), "
             f"{self.scale} scale, measured on {measured} samples of a set; "
             f"loss: {LOSSES[made['loss']]}.",
-            *(self._setting(setting) for setting in settings if setting not in self.missing),
-            *self._absences(settings),
+            *self._lengths(drawn),
+            f"Mean train loss at the end: {losses}.",
+            *self._absences(self.settings),
         ]
         return " ".join(sentences)
+
+    def summary(self, settings: Sequence[tuple[float, int]] | None = None) -> str:
+        """Network, data, scale, steps and seeds in one clause, for the caption of a figure.
+
+        Args:
+            settings: those that are drawn; by default all that the figure asks for.
+        """
+        made = self.manifests[0]["configuration"]
+        wanted = self.settings if settings is None else settings
+        reached = pd.concat([self.reached.loc[s] for s in wanted if s not in self.missing])
+        steps = f"{reached.max():,} steps" if reached.nunique() == 1 else f"{_range(reached)} steps"
+        return (
+            f"{NETS[made['net']]} on {DATA[made['data']]}, {self.scale} scale, {steps}, "
+            f"{_seeds(reached.index)}"
+        )
+
+    def reservations(self, settings: Sequence[tuple[float, int]] | None = None) -> str:
+        """What a figure of some settings lacks, in sentences; empty if it lacks nothing."""
+        settings = self.settings if settings is None else settings
+        return " ".join([*self._fallback(), *self._absences(settings)])
 
     def _fallback(self) -> list[str]:
         if self.scale == self.asked:
             return []
-        return [
-            f"No run at {self.asked} scale is archived, so this is the {self.scale} scale, "
-            "computed just now on embedded data: not the paper's experiment."
-        ]
+        sentence = f"No run at {self.asked} scale is archived, so this is the {self.scale} scale"
+        if self.scale != "smoke":
+            return [f"{sentence}."]
+        return [f"{sentence}, computed just now on embedded data: not the paper's experiment."]
 
-    def _setting(self, setting: tuple[float, int]) -> str:
-        reached = self.reached.loc[setting]
-        seeds = ", ".join(str(seed) for seed in reached.index)
-        steps = [f"{step:,}" for step in (reached if reached.nunique() > 1 else reached.head(1))]
-        word = "seed" if len(reached) == 1 else "seeds"
-        ends = self.last.loc[setting]["train_loss"]
-        return (
-            f"{label(setting)}: {word} {seeds} to step {', '.join(steps)}, "
-            f"train loss {ends.mean():.1e}."
-        )
+    def _lengths(self, settings: Sequence[tuple[float, int]]) -> list[str]:
+        """Seeds and last steps: one sentence for all settings that have the same."""
+        alike: dict[str, list[str]] = {}
+        for setting in settings:
+            reached = self.reached.loc[setting]
+            steps = [f"{step:,}" for step in dict.fromkeys(reached)]
+            words = f"{_seeds(reached.index)} to step {', '.join(steps)}"
+            alike.setdefault(words, []).append(label(setting))
+        if len(alike) == 1:
+            (words,) = alike
+            return [f"{words[0].upper()}{words[1:]}."]
+        return [f"{'; '.join(names)}: {words}." for words, names in alike.items()]
 
     def _absences(self, settings: Sequence[tuple[float, int]]) -> list[str]:
         sentences = []
@@ -177,6 +210,24 @@ class Runs:
         return sentences
 
 
+def _seeds(seeds: Sequence[int]) -> str:
+    """Seeds in words.
+
+    >>> _seeds([1]), _seeds([2, 0, 1, 0]), _seeds([0, 2])
+    ('seed 1', 'seeds 0 to 2', 'seeds 0, 2')
+    """
+    there = sorted(set(seeds))
+    if len(there) == 1:
+        return f"seed {there[0]}"
+    if len(there) > 2 and there == list(range(there[0], there[-1] + 1)):
+        return f"seeds {there[0]} to {there[-1]}"
+    return f"seeds {', '.join(map(str, there))}"
+
+
+def _range(steps: pd.Series) -> str:
+    return f"{steps.min():,} to {steps.max():,}"
+
+
 def label(setting: tuple[float, int]) -> str:
     """A setting as figures name it.
 
@@ -190,7 +241,9 @@ def label(setting: tuple[float, int]) -> str:
 def read(
     name: str, scale: str = "laptop", results: Path | None = None, seeds: Sequence[int] = (1,)
 ) -> Runs:
-    """The archived runs of one experiment; the smoke ones, computed now, where there are none.
+    """The archived runs of one experiment, at the scale asked for or the next smaller archived.
+
+    Where none is archived, smoke runs are computed now.
 
     Args:
         name: of the experiment, a key of ``flatlib.experiments.EXPERIMENTS``.
@@ -206,14 +259,21 @@ def read(
         ValueError: an unknown experiment or scale.
         RecordError: an archived record was altered.
     """
-    asked = scale
-    archived = experiments.records(name, scale, results)
-    if not archived or (scale == "smoke" and results is None):
-        scale, results = "smoke", _computed(name, tuple(seeds))
+    asked, scale = scale, _largest_archived(name, scale, results)
+    if scale == "smoke" and not (results and experiments.records(name, "smoke", results)):
+        results = _computed(name, tuple(seeds))
     table = experiments.load(name, scale, results)
     table = table.copy().assign(root_sharpness=np.sqrt(table["sharpness"]))
     manifests = tuple(experiments.manifests(name, scale, results))
     return Runs(name, asked, scale, table, manifests)
+
+
+def _largest_archived(name: str, scale: str, results: Path | None) -> str:
+    """The scale asked for, or the next smaller one of which there are archived runs."""
+    if experiments.records(name, scale, results):
+        return scale
+    smaller = SCALES[: SCALES.index(scale)]
+    return next((s for s in reversed(smaller) if experiments.records(name, s, results)), "smoke")
 
 
 @lru_cache

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from flatlib import statistics
-from flatlib.archive import Runs, label
+from flatlib.archive import FITTED, Runs, label
 
-FITTED = 0.999  # training accuracy from which on a run counts as having fitted its data
 DECISIVE = 3  # runs or seeds, fewer decide nothing
 WORDS = {
     "root_sharpness": "√S",
@@ -75,9 +74,7 @@ def fit_steps(runs: Runs) -> pd.Series:
     Returns:
         Steps by run.
     """
-    table = runs.on("train")
-    fitted = table[table["train_accuracy"] >= FITTED].groupby("run")["step"].min()
-    return fitted.reindex(table["run"].unique())
+    return runs.fit_steps()
 
 
 def how_far(runs: Runs) -> str:

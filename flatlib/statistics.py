@@ -147,17 +147,30 @@ def paired_difference(first, second) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def mean_and_spread(table: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
-    """Mean and standard deviation of some columns over the rows that agree in others.
+def mean_and_spread(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    columns: Sequence[str],
+    logarithmic: Sequence[str] = (),
+) -> pd.DataFrame:
+    r"""Mean and standard deviation of some columns over the rows that agree in others.
+
+    A column that is drawn on a logarithmic axis has the geometric mean and the geometric
+    standard deviation, so that a band from mean / spread to mean * spread stays above 0:
+
+    .. math:: \exp\Big(\frac1n\sum_i\log v_i\Big),\qquad
+       \exp\Big(\sqrt{\tfrac1{n-1}\textstyle\sum_i(\log v_i-\overline{\log v})^2}\Big)
 
     Args:
         table: one row a run and step.
         by: columns that name a point of a curve, such as setting and step.
         columns: what is averaged. Undefined entries are left out.
+        logarithmic: those of ``columns`` whose mean and spread are geometric; entries that are
+            0 or below are left out of them.
 
     Returns:
         A table with the columns ``by`` and, for each averaged one, ``NAME.mean``,
-        ``NAME.spread`` (standard deviation with n - 1, NaN for one row) and ``NAME.n``.
+        ``NAME.spread`` (with n - 1, NaN for one row; a factor where geometric) and ``NAME.n``.
 
     Raises:
         ValueError: columns that the table lacks.
@@ -167,16 +180,21 @@ def mean_and_spread(table: pd.DataFrame, by: Sequence[str], columns: Sequence[st
      step  loss.mean  loss.spread  loss.n
         0        2.0     1.414214       2
         5        7.0          NaN       1
+    >>> mean_and_spread(table, ["step"], ["loss"], ["loss"])["loss.mean"].round(12).tolist()
+    [1.732050807569, 7.0]
     """
     missing = [name for name in (*by, *columns) if name not in table.columns]
     if missing:
         raise ValueError(
             f"the table has no column {missing}; it has {list(table.columns)[:12]} ..."
         )
-    grouped = table.groupby(list(by), sort=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(table[list(logarithmic)].where(table[list(logarithmic)] > 0))
+    grouped = table.assign(**logs).groupby(list(by), sort=True)
     parts = {}
     for name in columns:
-        parts[f"{name}.mean"] = grouped[name].mean()
-        parts[f"{name}.spread"] = grouped[name].std(ddof=1)
+        mean, spread = grouped[name].mean(), grouped[name].std(ddof=1)
+        parts[f"{name}.mean"] = np.exp(mean) if name in logarithmic else mean
+        parts[f"{name}.spread"] = np.exp(spread) if name in logarithmic else spread
         parts[f"{name}.n"] = grouped[name].count()
     return pd.concat(parts, axis=1).reset_index()

@@ -18,7 +18,8 @@ def test_caption_of_a_whole_archive_names_data_scale_seeds_and_steps(tmp_path):
         "VGG10 on CIFAR-10, classes 0 and 1 (2,000 training images), laptop scale",
         "measured on 100 samples",
         "mean over samples and outputs, whose gradient is 2/N",
-        "lr 0.1, batch 20: seeds 0, 1, 2 to step 60,000, train loss 1.0e-03.",
+        "Seeds 0 to 2 to step 60,000.",
+        "Mean train loss at the end: lr 0.1, batch 20 1.0e-03.",
     ):
         assert words in caption
     for absent in ("Missing", "Fewer", "short of", "No run", "diverged"):
@@ -33,13 +34,39 @@ def test_caption_names_settings_seeds_and_steps_that_are_missing(tmp_path):
     assert "Missing, no run archived: lr 0.1, batch 32." in caption
     assert "Fewer than the 3 seeds planned: lr 0.1, batch 8." in caption
     assert "1 of 4 runs are short of 60,000 steps." in caption
-    assert "lr 0.1, batch 8: seed 1 to step 30,000" in caption
+    assert "lr 0.1, batch 8: seed 1 to step 30,000." in caption
+    assert "lr 0.1, batch 20: seeds 0 to 2 to step 60,000." in caption
+    assert runs.summary().endswith("laptop scale, 30,000 to 60,000 steps, seeds 0 to 2")
+    assert runs.summary([(0.1, 8)]).endswith("30,000 steps, seed 1")
+    assert runs.reservations([(0.1, 20)]) == ""
+
+
+def test_seeds_and_steps_that_settings_share_are_said_once(tmp_path):
+    shared = [(0.1, batch, seed, 60_000) for batch in (8, 20, 32) for seed in SEED_SHIFT]
+    write(tmp_path, "mlp-batch-size", shared)
+    caption = archive.read("mlp-batch-size", "laptop", tmp_path).caption()
+    assert caption.count("60,000") == caption.count("eeds 0 to 2") == 1
+
+
+def test_the_next_smaller_archived_scale_is_read_and_said(tmp_path):
+    write(tmp_path, "vgg10-test-set", BASE)
+    runs = archive.read("vgg10-test-set", "paper", tmp_path)
+    assert (runs.asked, runs.scale, len(runs.manifests)) == ("paper", "laptop", 3)
+    said = "No run at paper scale is archived, so this is the laptop scale."
+    assert runs.caption().startswith(said) and runs.reservations().startswith(said)
+
+
+def test_a_run_has_fitted_from_its_first_checkpoint_at_the_threshold(tmp_path):
+    write(tmp_path, "mlp-bounds", BASE)
+    fits = archive.read("mlp-bounds", "laptop", tmp_path).fit_steps()
+    assert fits.tolist() == [30_000] * 3
+    assert archive.read("mlp-bounds", "laptop", tmp_path).fit_steps(1.01).isna().all()
 
 
 def test_seeds_of_different_length_are_told_apart(tmp_path):
     write(tmp_path, "mlp-bounds", [(0.1, 20, 0, 60_000), (0.1, 20, 1, 30_000)])
     caption = archive.read("mlp-bounds", "laptop", tmp_path).caption()
-    assert "seeds 0, 1 to step 60,000, 30,000" in caption
+    assert "Seeds 0, 1 to step 60,000, 30,000." in caption
 
 
 def test_a_diverged_run_is_named_and_left_out_of_comparisons(tmp_path):

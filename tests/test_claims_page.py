@@ -11,8 +11,7 @@ import nbformat
 import pytest
 from docutils.nodes import make_id
 
-from flatlib import archive, findings, statistics
-from flatlib.figures import archived
+from flatlib import archive, figures, findings, statistics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "claims.md").read_text(encoding="utf-8").replace("−", "-")
@@ -119,7 +118,7 @@ def late_in_training():
 
 
 def chain_of_mlp():
-    table = archived.inequality_table(runs("correlations-mlp")).set_index("key")
+    table = figures.inequality_table(runs("correlations-mlp")).set_index("key")
     held, measured = table["held"][["25", "26", "27"]].min(), table["measured"]["25"]
     gap = findings.largest_gap(runs("correlations-mlp"))
     factor, difference = re.findall(r"C to D the largest in (\d+ of \d+)", gap.sentence)
@@ -131,15 +130,14 @@ def chain_of_mlp():
 
 
 def chain_of_vgg10():
-    table = archived.inequality_table(runs("vgg10-learning-rate")).set_index("key")
+    table = figures.inequality_table(runs("vgg10-learning-rate")).set_index("key")
     held, measured = table["held"], table["measured"]["25"]
     return [f"A ≤ B in {held['25']:,} of {measured:,} measurements", f"A ≤ D in {held['13']:,}"]
 
 
 @cache
 def pairs(net):
-    metrics = archived.METRICS | (archived.BOUND_METRICS if net == "mlp" else {})
-    return archived.correlations("D", runs(f"correlations-{net}"), metrics).numbers
+    return figures.pairs(runs(f"correlations-{net}"), figures.WITH_BOUNDS)
 
 
 def correlated(net, *claims):

@@ -189,6 +189,61 @@ def test_ladder_draws_each_network_on_its_row():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["linear", "tanh"]
 
 
+def test_settings_and_terms_each_have_one_look_and_never_share_it():
+    for table in (figures.SETTINGS, figures.CHAIN):
+        for part in ("color", "marker", "line"):
+            assert len({getattr(look, part) for look in table.values()}) == len(table)
+        assert all(look.color in figures.COLORS for look in table.values())
+
+
+def losses(**rows) -> pd.DataFrame:
+    table = [(row, "random", value) for row, values in rows.items() for value in values]
+    return pd.DataFrame(table, columns=["row", "kind", "lost"])
+
+
+def test_slack_draws_quartiles_and_says_what_is_infinite():
+    values = np.geomspace(0.01, 100.0, 41)
+    figure, ax = figures.canvas()
+    figures.slack(ax, losses(a=values, b=[0.1, 0.2, np.inf, np.nan]), equal=["b"])
+    quartiles = sorted(line.get_xdata()[0] for line in ax.lines[:3])
+    np.testing.assert_allclose(quartiles, np.percentile(values, [25, 50, 75]), rtol=1e-9)
+    assert [text.get_text() for text in ax.texts] == ["∞ 33%"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.collections[-1].get_offsets().tolist() == [[0.001, 1]]
+    assert ax.get_xlim()[1] > 100
+
+
+def test_slack_refuses_an_inequality_that_does_not_hold():
+    figure, ax = figures.canvas()
+    with pytest.raises(ValueError, match="b loses -0.5 orders: it does not hold"):
+        figures.slack(ax, losses(a=[1.0], b=[0.1, -0.5]))
+
+
+def test_medians_stand_in_order_with_the_middle_half():
+    figure, ax = figures.canvas()
+    table = losses(
+        low=[1.0, 2.0, 3.0, 4.0, 5.0],
+        high=[10.0, 20.0, 30.0, np.inf, 9.0],
+        none=[np.inf, np.inf, 1.0],
+    )
+    assert figures.medians(ax, table) == ["high", "low"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["high", "low"]
+    dots = np.sort(
+        np.concatenate(
+            [line.get_xdata() for line in ax.lines if line.get_marker() not in ("", "None", None)]
+        )
+    )
+    np.testing.assert_allclose(dots, [3.0, 20.0])
+    bars = sorted(
+        tuple(line.get_xdata())
+        for line in ax.lines
+        if len(line.get_xdata()) == 2
+        and line.get_linestyle() == "-"
+        and line.get_ydata()[0] == line.get_ydata()[1]
+    )
+    np.testing.assert_allclose(bars, [(2.0, 4.0), (10.0, 30.0)])
+
+
 def test_panels_draw_one_quantity_each():
     table = pd.DataFrame({"step": [0, 5], "train_loss": [1.0, 0.1], "mls": [2.0, 1.0]})
     columns = {"train_loss": "loss", "mls": "MLS"}

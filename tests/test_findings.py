@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib import findings
+from flatlib import figures, findings
 from flatlib.archive import read
-from flatlib.figures import archived
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))
 
@@ -157,7 +156,7 @@ def test_correlations_are_decided_by_the_settings_means(tmp_path):
     settings = ((0.05, 20), (0.1, 20), (0.2, 20), (0.1, 8), (0.1, 32))
     write(tmp_path, "correlations-mlp", whole(settings))
     runs = read("correlations-mlp", "laptop", tmp_path)
-    numbers = archived.correlations("D.6", runs, archived.METRICS).numbers
+    numbers = figures.pairs(runs)
     agreeing = findings.correlated(numbers, "mls", "gradient_energy", 1)
     assert agreeing.agrees is True
     assert (

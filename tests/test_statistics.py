@@ -96,6 +96,17 @@ def test_mean_and_spread_are_numpys():
     assert (found["loss.n"] == 4).all()
 
 
+def test_geometric_mean_and_spread_are_scipys_and_bands_stay_above_0():
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"step": np.repeat([0, 1], 6), "loss": np.exp(4 * rng.normal(size=12))})
+    found = mean_and_spread(table, ["step"], ["loss"], ["loss"])
+    for step, own in table.groupby("step")["loss"]:
+        mean, spread, n = found.loc[found["step"] == step, "loss.mean":"loss.n"].iloc[0]
+        assert mean == pytest.approx(stats.gmean(own), rel=1e-9)
+        assert spread == pytest.approx(stats.gstd(own, ddof=1), rel=1e-9)
+        assert mean / spread > 0 and own.mean() - own.std() < 0 and n == 6
+
+
 def test_mean_and_spread_say_which_column_is_missing():
     with pytest.raises(ValueError, match=r"no column \['mls'\]"):
         mean_and_spread(pd.DataFrame({"step": [0]}), ["step"], ["mls"])

@@ -26,18 +26,18 @@ EXPERIMENTS = {
     "vgg10-learning-rate": Experiment("1", "vgg10", LEARNING_RATES),
     "vgg10-batch-size": Experiment("2", "vgg10", BATCH_SIZES),
     "vgg10-test-set": Experiment("3", "vgg10", BASE),
-    "mlp-bounds": Experiment("D.4", "mlp", BASE),
+    "mlp-bounds": Experiment("D.4, tanh", "mlp", BASE),
     "correlations-vgg10": Experiment("D.5", "vgg10", ALL_SETTINGS),
-    "correlations-mlp": Experiment("D.6", "mlp", ALL_SETTINGS),
-    "mlp-batch-size": Experiment("E.7", "mlp", BATCH_SIZES),
-    "mlp-learning-rate": Experiment("E.8", "mlp", LEARNING_RATES),
-    "mlp-all-images": Experiment("E.7 and E.8, all images", "mlp-all-images", ALL_SETTINGS),
-    "mlp-relu-bounds": Experiment("D.4, ReLU", "mlp-relu", BASE),
-    "correlations-mlp-relu": Experiment("D.6, ReLU", "mlp-relu", ALL_SETTINGS),
-    "mlp-relu-batch-size": Experiment("E.7, ReLU", "mlp-relu", BATCH_SIZES),
-    "mlp-relu-learning-rate": Experiment("E.8, ReLU", "mlp-relu", LEARNING_RATES),
+    "correlations-mlp": Experiment("D.6, tanh", "mlp", ALL_SETTINGS),
+    "mlp-batch-size": Experiment("E.7, tanh", "mlp", BATCH_SIZES),
+    "mlp-learning-rate": Experiment("E.8, tanh", "mlp", LEARNING_RATES),
+    "mlp-all-images": Experiment("E.7 and E.8, all images, tanh", "mlp-all-images", ALL_SETTINGS),
+    "mlp-relu-bounds": Experiment("D.4", "mlp-relu", BASE),
+    "correlations-mlp-relu": Experiment("D.6", "mlp-relu", ALL_SETTINGS),
+    "mlp-relu-batch-size": Experiment("E.7", "mlp-relu", BATCH_SIZES),
+    "mlp-relu-learning-rate": Experiment("E.8", "mlp-relu", LEARNING_RATES),
     "mlp-relu-all-images": Experiment(
-        "E.7 and E.8, all images, ReLU", "mlp-relu-all-images", ALL_SETTINGS
+        "E.7 and E.8, all images", "mlp-relu-all-images", ALL_SETTINGS
     ),
 }
 

@@ -1,24 +1,17 @@
 """Every plot: one style in light and dark, and the paper's figures from the archive."""
 
-from .archived import (
-    ArchiveFigure,
-    figure_1,
-    figure_2,
-    figure_3,
-    figure_D4,
-    figure_D5,
-    figure_D6,
-    figure_E7,
-    figure_E8,
-    inequalities,
-    inequality_table,
-    through_training,
-)
+from .archived import reproduce, through_training
+from .correlations import WITH_BOUNDS, between_and_within, correlations, pairs
+from .curves import ArchiveFigure
+from .inequalities import inequalities, inequality_table
+from .slack import medians, slack
 from .style import (
+    CHAIN,
     COLORS,
     CYCLE,
     LINES,
     PAIRS,
+    SETTINGS,
     STYLE,
     SWITCH,
     WIDTH,
@@ -34,30 +27,31 @@ from .style import (
 )
 
 __all__ = [
+    "CHAIN",
     "COLORS",
     "CYCLE",
     "LINES",
     "PAIRS",
+    "SETTINGS",
     "STYLE",
     "SWITCH",
     "WIDTH",
+    "WITH_BOUNDS",
     "ArchiveFigure",
+    "between_and_within",
     "both_sides",
     "canvas",
+    "correlations",
     "ellipse",
-    "figure_1",
-    "figure_2",
-    "figure_3",
-    "figure_D4",
-    "figure_D5",
-    "figure_D6",
-    "figure_E7",
-    "figure_E8",
     "inequalities",
     "inequality_table",
     "ladder",
+    "medians",
+    "pairs",
     "panels",
+    "reproduce",
     "show",
+    "slack",
     "through_training",
     "to_html",
     "to_svg",

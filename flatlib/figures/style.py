@@ -12,6 +12,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
@@ -35,7 +36,34 @@ PAIRS = {
 }
 COLORS = {name: light for name, (light, _) in PAIRS.items()}
 CYCLE = ("blue", "orange", "green", "purple", "lime")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
+LINES = ("-", "--", "-.", ":", (0, (8, 2)))
+MARKERS = ("o", "s", "D", "^", "v")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one thing is drawn wherever it is drawn."""
+
+    color: str  # a name in ``COLORS``
+    marker: str
+    line: str | tuple  # matplotlib's line style
+
+    @property
+    def marks(self) -> dict:
+        """Colour, marker and line style as matplotlib's functions take them."""
+        return {"color": COLORS[self.color], "marker": self.marker, "linestyle": self.line}
+
+
+_LOOKS = tuple(map(Look, CYCLE, MARKERS, LINES))
+SETTINGS = dict(  # of a run, (learning rate, batch size): one look each in the whole book
+    zip(((0.05, 20), (0.1, 20), (0.2, 20), (0.1, 8), (0.1, 32)), _LOOKS, strict=True)
+)
+CHAIN = dict(zip(("A", "B", "C", "C_prime", "D"), _LOOKS, strict=True))  # terms of Eq. (28), (N.4)
+SAMPLES = {  # that a network was measured on
+    "train": Look("ink", "o", "-"),
+    "test": Look("orange", "s", "--"),
+    "misclassified": Look("purple", "^", ":"),
+}
 WIDTH = 504.0  # points, the width of a page's column of text
 POINTS_PER_INCH = 72.0
 
@@ -265,9 +293,8 @@ def ladder(ax: Axes, rungs: Mapping[str, Mapping[str, float]]) -> None:
 
     Args:
         ax: axes to draw on.
-        rungs: for each network's name its quantities by name, all above 0, in chain order.
+        rungs: for each network's name its quantities, all above 0, by their names in ``CHAIN``.
     """
-    markers = ("o", "s", "D", "^", "v")
     for row, quantities in enumerate(rungs.values()):
         ax.plot(
             list(quantities.values()),
@@ -277,14 +304,14 @@ def ladder(ax: Axes, rungs: Mapping[str, Mapping[str, float]]) -> None:
             linewidth=2,
             zorder=1,
         )
-        for index, (name, value) in enumerate(quantities.items()):
+        for name, value in quantities.items():
             ax.scatter(
                 [value],
                 [row],
                 s=42,
-                marker=markers[index % 5],
+                marker=CHAIN[name].marker,
                 zorder=2,
-                color=COLORS[CYCLE[index % 5]],
+                color=COLORS[CHAIN[name].color],
                 label=name if row == 0 else None,
             )
     ax.set(xscale="log", yticks=range(len(rungs)), yticklabels=list(rungs))
