@@ -82,6 +82,16 @@ class Runs:
         """The rows measured on ``"train"``, ``"test"`` or ``"misclassified"`` samples."""
         return self.table[self.table["samples"] == samples]
 
+    def fit_steps(self, threshold: float) -> pd.Series:
+        """The checkpoint at which each run first has this training accuracy, by run, or NaN.
+
+        Args:
+            threshold: from which on a run counts as having fitted its data.
+        """
+        table = self.on("train")
+        fitted = table[table["train_accuracy"] >= threshold].groupby("run")["step"].min()
+        return fitted.reindex(table["run"].unique())
+
     def at_one_step(self) -> tuple[pd.DataFrame, int, list[str]]:
         """Rows on training samples at the last step that all runs have.
 
