@@ -192,5 +192,3 @@ def how_far(runs: Runs) -> str:
         f"the train loss {last['train_loss'].min():.1e} to {last['train_loss'].max():.1e}, and "
         f"Eq. (3) differs from the Hessian's trace by at most {100 * gap:.2g} % of itself."
     )
-
-

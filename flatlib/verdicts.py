@@ -277,9 +277,7 @@ def _holm(found: Sequence[Verdict]) -> list[Verdict]:
     return result
 
 
-def _word(
-    claim: Claim, p: float, mean: float, low: float, high: float, margin: float
-) -> str:
+def _word(claim: Claim, p: float, mean: float, low: float, high: float, margin: float) -> str:
     """What a p value and an interval of the same strictness say."""
     inside = -margin < low and high < margin
     if claim.direction == claims.LEVEL_OFF:
@@ -389,9 +387,7 @@ def _mean(values: np.ndarray, where: np.ndarray) -> float:
     return float(values[known].mean()) if known.any() else math.nan
 
 
-def _window(
-    condition: str, grid: Grid, fits: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _window(condition: str, grid: Grid, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the first and last step of a claim's part of training; -1 where there is none."""
     last = np.full(fits.shape, len(grid.steps) - 1)
     if condition == claims.FROM_START:
@@ -526,9 +522,7 @@ def _count(verdict: Verdict, grid: Grid) -> Verdict:
         return replace(verdict, reason=CONDITION_UNMET)
     word = HELD if counted[0] == counted[1] else AGAINST if broken.all() else NOT_DECIDED
     runs = int(grid.present.sum())
-    return replace(
-        verdict, counted=counted, used=runs, runs=runs, uncorrected=word, word=word
-    )
+    return replace(verdict, counted=counted, used=runs, runs=runs, uncorrected=word, word=word)
 
 
 def _correlation(verdict: Verdict, grid: Grid) -> Verdict:

@@ -145,8 +145,10 @@ def main(target: str) -> int:
     """Write one JSON file whole."""
     found = gather()
     write_whole(Path(target), json.dumps(found, indent=1, ensure_ascii=False))
-    print(f"  claims: {len(found['claims'])}, of which {found['tested']} have an interval",
-          file=sys.stderr)
+    print(
+        f"  claims: {len(found['claims'])}, of which {found['tested']} have an interval",
+        file=sys.stderr,
+    )
     for name in found["refused"]:
         print(f"  claims: refused {name}", file=sys.stderr)
     return 0

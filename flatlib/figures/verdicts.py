@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from flatlib import claims, verdicts
+from flatlib import verdicts
 from flatlib.sentences import claim_words
 from flatlib.verdicts import Verdict
 
@@ -54,37 +56,46 @@ def chart(
         own = [one for one in drawn if one.claim.network == network]
         lines += [title, *own] if own else []
     height = HEAD + ROW * max(len(lines), 1)
-    figure = Figure(figsize=(WIDE / POINTS_PER_INCH, height / POINTS_PER_INCH))
     top, bottom = 1 - 14 / height, 60 / height
-    ax = figure.add_axes((0.48, bottom, 0.5, top - bottom))
-    ax.axvspan(-1, 1, color=COLORS["grid"], alpha=0.6, lw=0)
-    ax.axvline(0, color=COLORS["muted"], lw=0.8)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDE / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        ax = figure.add_axes((0.48, bottom, 0.5, top - bottom))
+        _draw(ax, lines, links)
+        _axis(ax, drawn, len(lines))
+        for word, (color, shape) in MARKS.items():
+            ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
+        figure.legend(loc="lower center", ncols=len(MARKS))
+    return figure
+
+
+def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str]) -> None:
+    """One line a claim, its name on the left; a network's title on a line of its own."""
+    left = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     for row, one in enumerate(lines):
         if isinstance(one, str):
-            ax.text(-0.02, row, one, transform=ax.get_yaxis_transform(), ha="right", va="center",
-                    weight="bold", color=COLORS["ink"])
+            ax.text(-0.02, row, one, weight="bold", **left)
             continue
         value, low, high = in_margins(one)
         color, shape = MARKS[one.word]
         ax.plot([low, high], [row, row], color=COLORS[color], lw=1.4, ls="-")
         dot = ax.scatter([value], [row], s=34, marker=shape, color=COLORS[color], zorder=3)
+        name = ax.text(-0.02, row, claim_words(one.claim), size=8.5, **left)
         dot.set_urls([links[one.claim.key]])
-        name = ax.text(-0.02, row, claim_words(one.claim), transform=ax.get_yaxis_transform(),
-                       ha="right", va="center", color=COLORS["ink"], size=8.5)
         name.set_url(links[one.claim.key])
-    ax.set_xscale("symlog", linthresh=1.0, linscale=0.8)
-    ax.set(ylim=(len(lines) - 0.4, -0.8), yticks=[], xlabel="change in margins; to the right as "
-           "the paper says")
-    largest = max([1.0] + [abs(end) for one in drawn for end in in_margins(one)])
-    limit = 1.3 * largest
+
+
+def _axis(ax: Axes, drawn: Sequence[Verdict], lines: int) -> None:
+    """Margins on an axis that is linear up to one margin and logarithmic beyond."""
+    limit = 1.3 * max([1.0, *(abs(end) for one in drawn for end in in_margins(one))])
     ticks = [tick for tick in TICKS if abs(tick) <= limit]
-    ax.set(xlim=(-limit, limit), xticks=ticks)
-    ax.set_xticklabels([f"{tick:g}".replace("-", "−") for tick in ticks])
-    ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    for word, (color, shape) in MARKS.items():
-        ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
-    figure.legend(loc="lower center", ncols=len(MARKS), fontsize=9)
-    return figure
+    ax.axvspan(-1, 1, color=COLORS["grid"], alpha=0.6, lw=0)
+    ax.axvline(0, color=COLORS["muted"], lw=0.8, ls="-")
+    ax.set_xscale("symlog", linthresh=1.0, linscale=0.8)
+    ax.set(xlim=(-limit, limit), ylim=(lines - 0.4, -0.8), yticks=[])
+    ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("change in margins; to the right as the paper says")
+    ax.spines["left"].set_visible(False)
 
 
 def chart_html(figure: Figure, alt: str) -> str:
@@ -106,4 +117,4 @@ def theme_css() -> str:
     """The colours that `chart_html` names, in light and dark."""
     light = "".join(f"--flatlib-{name}:{pair[0]};" for name, pair in PAIRS.items())
     dark = "".join(f"--flatlib-{name}:{pair[1]};" for name, pair in PAIRS.items())
-    return f"<style>html{{{light}}}html[data-theme=\"dark\"]{{{dark}}}</style>"
+    return f'<style>html{{{light}}}html[data-theme="dark"]{{{dark}}}</style>'
