@@ -133,7 +133,7 @@ def basis_words(verdict: Verdict) -> str:
     seeds = {0: "", 1: ", 1 seed"}.get(verdict.n, f", {verdict.n} seeds")
     order = ""
     if verdict.in_order and verdict.in_order[1]:
-        order = f", in the paper's order in {verdict.in_order[0]} of {verdict.in_order[1]}"
+        order = f", in order in {verdict.in_order[0]} of {verdict.in_order[1]}"
     return f"{verdict.scale}, {verdict.steps:,} steps: {runs}{seeds}{order}"
 
 

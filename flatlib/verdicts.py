@@ -77,11 +77,11 @@ class Archive:
 
     def _gather(self, name: str, scale: str) -> Grid | None:
         first = experiments.configurations(name, scale)[0]
-        settings = experiments.EXPERIMENTS[name].settings
+        settings, asked = experiments.EXPERIMENTS[name].settings, first.identity
         found = []
         for run in self.runs:
             made = run.manifest["configuration"]
-            same = all(made[key] == first.identity[key] for key in ("net", "data", "loss"))
+            same = all(made[key] == asked[key] for key in ("net", "data", "loss"))
             finished = (
                 run.manifest["status"] == "complete" and run.table["step"].max() >= first.steps
             )
@@ -300,7 +300,7 @@ def _uncorrected(claim: Claim, archive: Archive, threshold: float) -> Verdict:
         return _correlation(empty, grid)
     if claim.statistic == claims.COUNT:
         return _count(empty, grid) if enough else replace(empty, reason=TOO_FEW_SEEDS)
-    effects = EFFECTS[claim.statistic](claim, grid, threshold)
+    effects = _to_archived_digits(EFFECTS[claim.statistic](claim, grid, threshold))
     verdict = replace(
         empty,
         seeds=tuple(effects.seeds.tolist()),
@@ -372,6 +372,13 @@ def _equivalence(effects: np.ndarray, margin: float) -> float:
     if abs(mean) < margin:
         return float(ttost_paired(effects, np.zeros_like(effects), -margin, margin)[0])
     return float(stats.ttest_1samp(effects, math.copysign(margin, mean)).pvalue)
+
+
+def _to_archived_digits(effects: Effects) -> Effects:
+    """An effect that is within rounding of what it is a change of is none."""
+    rounding = 0.0 if math.isnan(effects.start) else ARCHIVED_DIGITS * effects.start
+    seeds = np.where(np.abs(effects.seeds) > rounding, effects.seeds, 0.0)
+    return replace(effects, seeds=seeds)
 
 
 def _per_seed(effects: np.ndarray) -> np.ndarray:

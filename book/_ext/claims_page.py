@@ -134,22 +134,34 @@ class Table(Piece):
         return "".join(parts)
 
     def group(self, title: str, own: list[dict]) -> str:
+        """A fold: how many claims have which word, and the claims; open if any was tested."""
+        same = len({one["basis"] for one in own}) == 1
+        heads = ["the paper's claim", "our runs", "margin", "uncorrected", "after Holm"]
+        if not same:
+            heads.insert(3, "runs")
         rows = []
         for one in own:
             reason = f"<br><small>{html.escape(one['reason'])}</small>" if one["reason"] else ""
-            rows.append(
-                [
-                    f'<a id="{anchor(one["key"])}" href="{one["link"]}">'
-                    f"{html.escape(one['claim'])}</a> <small>{html.escape(one['source'])}</small>",
-                    html.escape(one["effect"]),
-                    html.escape(one["margin"] or "–"),
-                    f"<small>{html.escape(one['basis'])}</small>",
-                    word_html(one["uncorrected"]),
-                    word_html(one["word"]) + reason,
-                ]
-            )
-        heads = ["the paper's claim", "our runs", "margin", "runs", "uncorrected", "after Holm"]
-        return f'<p class="claims-group">{html.escape(title)}</p>{table_html(heads, rows)}'
+            row = [
+                f'<a id="{anchor(one["key"])}" href="{one["link"]}">{html.escape(one["claim"])}</a>'
+                f" <small>{html.escape(one['source'])}</small>",
+                html.escape(one["effect"]),
+                html.escape(one["margin"] or "–"),
+                word_html(one["uncorrected"]),
+                word_html(one["word"]) + reason,
+            ]
+            if not same:
+                row.insert(3, f"<small>{html.escape(one['basis'])}</small>")
+            rows.append(row)
+        counts = Counter(one["word"] for one in own)
+        words = " ".join(f"{word_html(word)} {counts[word]}" for word in SHAPES if counts[word])
+        basis = f"<p><small>Runs: {html.escape(own[0]['basis'])}.</small></p>" if same else ""
+        tested = any(one["word"] != "not tested" for one in own)
+        return (
+            f'<details class="claims-group"{" open" if tested else ""}>'
+            f"<summary><b>{html.escape(title)}</b> {words}</summary>"
+            f"{basis}{table_html(heads, rows)}</details>"
+        )
 
 
 class Against(Piece):
