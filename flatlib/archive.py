@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from flatlib import experiments
+from flatlib.claims import FITTED
 
 NETS = {
     "vgg10": "VGG10",
@@ -68,6 +69,17 @@ class Runs:
         return last.set_index(["lr", "batch_size", "seed"]).sort_index()
 
     @property
+    def fit_steps(self) -> pd.Series:
+        """The checkpoint at which each run first has training accuracy ``FITTED``.
+
+        Returns:
+            Steps by run; NaN for a run that never had it.
+        """
+        table = self.on("train")
+        fitted = table[table["train_accuracy"] >= FITTED].groupby("run")["step"].min()
+        return fitted.reindex(table["run"].unique())
+
+    @property
     def steps_planned(self) -> int:
         """Length of a run at this scale."""
         return experiments.configurations(self.name, self.scale)[0].steps
@@ -81,16 +93,6 @@ class Runs:
     def on(self, samples: str) -> pd.DataFrame:
         """The rows measured on ``"train"``, ``"test"`` or ``"misclassified"`` samples."""
         return self.table[self.table["samples"] == samples]
-
-    def fit_steps(self, threshold: float) -> pd.Series:
-        """The checkpoint at which each run first has this training accuracy, by run, or NaN.
-
-        Args:
-            threshold: from which on a run counts as having fitted its data.
-        """
-        table = self.on("train")
-        fitted = table[table["train_accuracy"] >= threshold].groupby("run")["step"].min()
-        return fitted.reindex(table["run"].unique())
 
     def at_one_step(self) -> tuple[pd.DataFrame, int, list[str]]:
         """Rows on training samples at the last step that all runs have.

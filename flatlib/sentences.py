@@ -127,7 +127,7 @@ def basis_words(verdict: Verdict) -> str:
     """
     if not verdict.scale:
         return "none"
-    runs = f"{verdict.runs} runs"
+    runs = "1 run" if verdict.runs == 1 else f"{verdict.runs} runs"
     if verdict.used < verdict.runs:
         runs = f"{verdict.used} of {verdict.runs} runs"
     seeds = {0: "", 1: ", 1 seed"}.get(verdict.n, f", {verdict.n} seeds")
@@ -184,7 +184,7 @@ def table(decided: Mapping[str, Verdict], network: str, *groups: str) -> pd.Data
 
 def how_far(runs: Runs) -> str:
     """How near to interpolation the runs are, in a sentence."""
-    last, fitted = runs.last, runs.fit_steps(claims.FITTED)
+    last, fitted = runs.last, runs.fit_steps
     gap = (last["hessian_gap"] / last["sharpness"]).abs().max()
     return (
         f"{int(fitted.notna().sum())} of {len(last)} runs have reached training accuracy "
