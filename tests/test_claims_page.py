@@ -1,0 +1,100 @@
+"""The page "What held": sentences, links, and what becomes of a record that is not whole."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import cache
+from pathlib import Path
+
+import claims_page
+import held
+import nbformat
+import pytest
+from docutils.nodes import make_id
+from synthetic_archive import SEED_SHIFT, write
+
+from flatlib import claims, verdicts
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
+CITED = re.findall(r"\{claim\}`([\w.\-]+): ([\w ]+)`", PAGE)
+SETTINGS = ((0.05, 20), (0.1, 20), (0.2, 20), (0.1, 8), (0.1, 32))
+WHOLE = [(lr, batch, seed, 60_000) for lr, batch in SETTINGS for seed in SEED_SHIFT]
+
+
+@cache
+def decided():
+    return verdicts.decide(verdicts.read(ROOT / "results"))
+
+
+def test_the_page_cites_claims():
+    assert len(CITED) == PAGE.count("{claim}`") > 5
+
+
+@pytest.mark.parametrize(("key", "word"), CITED)
+def test_a_sentence_has_the_word_that_the_runs_have(key, word):
+    assert decided()[key].word == word
+
+
+def test_rules_are_said_as_they_are():
+    assert f"training accuracy {claims.FITTED}" in PAGE
+    assert f"{claims.FITTED_FIXED.day} November {claims.FITTED_FIXED.year}" in PAGE
+    assert f"{claims.RULES_FIXED.day} November {claims.RULES_FIXED.year}" in PAGE
+    assert {one.fixed for one in claims.CLAIMS} == {claims.RULES_FIXED}
+    assert claims.SEEDS == 3 and "At least three seeds" in PAGE
+    assert claims.FIVE_PERCENT.size == 0.05 and claims.WEAK.size == 0.3
+    assert claims.LEVEL == 0.05 and claims.SCALES == ("paper", "laptop")
+
+
+def test_every_claim_leads_to_a_section_of_a_chapter():
+    for link in {held.section(one.network, one.group) for one in claims.CLAIMS}:
+        chapter, section = re.fullmatch(r"chapters/([\w-]+)\.html#([\w-]+)", link).groups()
+        notebook = nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4)
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        headings = [make_id(heading) for heading in re.findall(r"^#+ (.+)$", text, re.M)]
+        assert headings.count(section) == 1, f"{chapter} has no {section!r}"
+
+
+def test_keys_are_unique_and_every_group_has_a_title():
+    keys = [one.key for one in claims.CLAIMS]
+    assert len(set(keys)) == len(keys)
+    assert {one.group for one in claims.CLAIMS} <= set(held.GROUPS)
+    assert {one.network for one in claims.CLAIMS} == set(held.NETWORKS)
+    assert set(claims_page.SHAPES) == set(verdicts.WORDS)
+
+
+def test_a_record_that_is_not_whole_is_refused_by_name(tmp_path):
+    write(tmp_path, "correlations-mlp", WHOLE)
+    runs = sorted((tmp_path / "laptop").iterdir())
+    with open(runs[0] / "measurements.csv", "r+") as file:
+        file.write("broken")
+    (runs[1] / "manifest.json").write_text("{")
+    archive = verdicts.read(tmp_path)
+    assert len(archive.runs) == len(runs) - 2 and len(archive.refused) == 2
+    assert runs[0].name in archive.refused[0] and "altered" in archive.refused[0]
+    assert runs[1].name in archive.refused[1]
+    data = held.gather(tmp_path)
+    assert data["refused"] == list(archive.refused)
+    words = {one["key"]: one["word"] for one in data["claims"]}
+    assert words["tanh.late.mls"] == "not tested"
+    shown = claims_page.Refused.text(None, data)
+    assert runs[0].name in shown and "left out" in shown
+    assert claims_page.Refused.text(None, data | {"refused": []}) == ""
+
+
+def test_an_empty_archive_tests_nothing(tmp_path):
+    data = held.gather(tmp_path)
+    assert {one["word"] for one in data["claims"]} == {"not tested"}
+    assert data["tested"] == 0 and data["line"] == {} and data["checks"] == []
+
+
+def test_the_picture_has_a_link_and_a_shape_for_each_claim_with_an_interval(tmp_path):
+    write(tmp_path, "correlations-mlp", WHOLE)
+    data = held.gather(tmp_path)
+    links = {one["link"] for one in data["claims"] if one["uncorrected"] != "not tested"}
+    drawn = re.findall(r'xlink:href="(chapters/[^"]+)"', data["picture"])
+    assert data["tested"] > 0 and len(drawn) == 2 * data["tested"] and set(drawn) <= links
+    label = html.unescape(re.search(r'aria-label="([^"]+)"', data["picture"]).group(1))
+    assert label.startswith(f"{data['tested']} claims with their intervals")
+    assert not re.search(r"#[0-9a-f]{6}[;\"]", data["picture"].split("<svg")[1])
