@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from flatlib import experiments
+from flatlib.claims import FITTED
 
 NETS = {
     "vgg10": "VGG10",
@@ -29,7 +30,6 @@ DATA = {
     "digit-images-0-1": "scikit-learn's digits 0 and 1 as 32 x 32 images",
 }
 SCALES = tuple(experiments.SCALES)  # the smallest first
-FITTED = 0.999  # training accuracy from which on a run counts as having fitted its data
 LOSSES = {
     "mse": "mean over samples and outputs, whose gradient is 2/N of the paper's formula",
     "half-squared": "as the paper writes it, half the squared error, mean over samples",

@@ -1,5 +1,5 @@
-"""Build the book: run its notebooks and the register's checks, then render the site, and say
-where it is.
+"""Build the book: run its notebooks, the register's checks and the claims' verdicts, then render
+the site, and say where it is.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ CACHE = BOOK / "_build" / "cache"
 SITE = BOOK / "_build" / "html"
 STAMP = BOOK / "_build" / "site-made-from"
 REGISTER = BOOK / "_generated" / "register.json"
+CLAIMS = BOOK / "_generated" / "claims.json"
 MATHJAX = BOOK / "_vendor" / "mathjax"
 
 
@@ -39,18 +40,19 @@ def vendor_mathjax() -> None:
             shutil.copyfile(packed.locate(), target)
 
 
-def start_register() -> tuple[Path, subprocess.Popen | None]:
-    """The register's cached run, and the process that makes it where the library changed."""
+def start_tool(tool: str, *more: bytes) -> tuple[Path, subprocess.Popen | None]:
+    """A tool's cached result, and the process that makes it where what it depends on changed."""
+    script = BOOK / "_tools" / f"{tool}.py"
     key = digest(
         tree_digest(ROOT / "flatlib").encode(),
         (ROOT / "constraints.txt").read_bytes(),
-        (BOOK / "_tools" / "register.py").read_bytes(),
+        script.read_bytes(),
+        *more,
     )
-    entry = CACHE / f"register-{key[:32]}.json"
+    entry = CACHE / f"{tool}-{key[:32]}.json"
     if entry.exists():
         return entry, None
-    command = [sys.executable, str(BOOK / "_tools" / "register.py"), str(entry)]
-    return entry, subprocess.Popen(command, cwd=ROOT)
+    return entry, subprocess.Popen([sys.executable, str(script), str(entry)], cwd=ROOT)
 
 
 def write_pages(runs: dict) -> None:
@@ -111,21 +113,26 @@ def main() -> int:
     start = time.perf_counter()
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     vendor_mathjax()
-    entry, register = start_register()
+    results = Path(os.environ.get("FLATLIB_RESULTS") or ROOT / "results")
+    register, checking = start_tool("register")
+    held, deciding = start_tool("held", tree_digest(results).encode())
     try:
         runs = run_all(notebooks, {"scale": asked.scale, "seed": asked.seed}, ROOT, CACHE)
-        if register is not None and register.wait():
-            raise ChapterError("the register's checks did not run: see the error above")
-        write_whole(REGISTER, entry.read_text(encoding="utf-8"))
+        for process, name in ((checking, "register's checks"), (deciding, "claims' verdicts")):
+            if process is not None and process.wait():
+                raise ChapterError(f"the {name} did not run: see the error above")
+        write_whole(REGISTER, register.read_text(encoding="utf-8"))
+        write_whole(CLAIMS, held.read_text(encoding="utf-8"))
         write_pages(runs)
         render()
     except ChapterError as error:
         print(f"\nmake book: {error}", file=sys.stderr)
         return 1
     finally:
-        if register is not None and register.poll() is None:
-            register.terminate()
-            register.wait()
+        for process in filter(None, (checking, deciding)):
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
     report(runs, time.perf_counter() - start)
     return 0
 

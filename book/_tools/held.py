@@ -1,0 +1,159 @@
+"""Decide every claim of the paper from the archive, and write what the page "What held" shows."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+
+from chapters import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORKS = {
+    "vgg10": "VGG10 on CIFAR-10",
+    "relu": "MLP with ReLU on FashionMNIST",
+    "tanh": "MLP with tanh on FashionMNIST, for comparison",
+    "transformer": "Vision transformers",
+}
+GROUPS = {
+    "fall": "Once the data are fitted, sharpness and compression fall together",
+    "together": "They move together from checkpoint to checkpoint",
+    "rate-step": "A higher learning rate ends lower, at one step",
+    "rate-loss": "A higher learning rate is lower at equal train loss",
+    "batch-step": "A smaller batch ends lower, at one step",
+    "batch-loss": "A smaller batch is lower at equal train loss",
+    "plateau": "At batch 32 sharpness levels off and the volume does not",
+    "test-start": "On test images, from the start of training",
+    "test-fit": "On test images, once the training data are fitted",
+    "test-trend": "On test images G follows sharpness",
+    "misclassified": "Misclassified test images against all",
+    "dimensionality": "Local dimensionality",
+    "late": "Late in training",
+    "chain": "The chain of bounds",
+    "correlation": "Correlations over networks",
+    "all-images-rate": "All 60,000 images: learning rates",
+    "all-images-batch": "All 60,000 images: batch sizes",
+}
+VGG, MLP = "chapters/12-vgg10-cifar10.html", "chapters/11-mlp-fashion-mnist.html"
+SECTIONS = {  # (network, first word of the group): where the numbers are shown
+    ("vgg10", "fall"): f"{VGG}#learning-rates-figure-1",
+    ("vgg10", "together"): f"{VGG}#learning-rates-figure-1",
+    ("vgg10", "rate"): f"{VGG}#learning-rates-figure-1",
+    ("vgg10", "batch"): f"{VGG}#batch-sizes-figure-2",
+    ("vgg10", "plateau"): f"{VGG}#batch-sizes-figure-2",
+    ("vgg10", "test"): f"{VGG}#test-images-figure-3",
+    ("vgg10", "misclassified"): f"{VGG}#test-images-figure-3",
+    ("vgg10", "dimensionality"): f"{VGG}#local-dimensionality",
+    ("vgg10", "chain"): f"{VGG}#where-the-chain-breaks",
+    ("vgg10", "correlation"): f"{VGG}#correlations-figure-d-5",
+    ("mlp", "rate"): f"{MLP}#learning-rates-figure-e-8",
+    ("mlp", "batch"): f"{MLP}#batch-sizes-figure-e-7",
+    ("mlp", "late"): f"{MLP}#late-in-training",
+    ("mlp", "chain"): f"{MLP}#the-chain-figure-d-4",
+    ("mlp", "correlation"): f"{MLP}#correlations-figure-d-6",
+    ("mlp", "all"): f"{MLP}#all-60-000-images",
+    ("transformer", "correlation"): "chapters/06-reparametrization.html#parameter-by-parameter",
+}
+LINE = {"vgg10": "correlations-vgg10", "relu": "correlations-mlp-relu", "tanh": "correlations-mlp"}
+
+
+def section(network: str, group: str) -> str:
+    """Where the book shows a group of claims."""
+    kind = "mlp" if network in ("relu", "tanh") else network
+    return SECTIONS[kind, group.split("-")[0]]
+
+
+def entry(verdict) -> dict:
+    """One claim as the page shows it."""
+    from flatlib import sentences
+
+    claim = verdict.claim
+    return {
+        "key": claim.key,
+        "network": claim.network,
+        "group": claim.group,
+        "claim": sentences.claim_words(claim),
+        "source": claim.source,
+        "effect": sentences.effect_words(verdict),
+        "margin": "" if math.isnan(verdict.margin) else f"±{sentences.number(verdict.margin)}",
+        "basis": sentences.basis_words(verdict),
+        "uncorrected": verdict.uncorrected,
+        "word": verdict.word,
+        "reason": sentences.reason_words(verdict),
+        "link": section(claim.network, claim.group),
+        "fixed": claim.fixed.isoformat(),
+    }
+
+
+def gather(results: Path | None = None) -> dict:
+    """Everything that the page shows, from an archive."""
+    from flatlib import claims, sentences, verdicts
+    from flatlib.figures import verdicts as drawing
+
+    archive = verdicts.read(results)
+    words = verdicts.by_threshold(archive)
+    decided = verdicts.decide(archive)
+    entries = [entry(one) for one in decided.values()]
+    count = Counter(one.word for one in decided.values())
+    drawn = sum(not math.isnan(one.p) for one in decided.values())
+    alt = (
+        f"{drawn} claims with their intervals, in margins. "
+        + "; ".join(f"{word}: {count[word]}" for word in verdicts.WORDS)
+        + "."
+    )
+    links = {one["key"]: one["link"] for one in entries}
+    figure = drawing.chart(list(decided.values()), links, NETWORKS)
+    changing = [
+        {"key": key, "claim": sentences.claim_words(decided[key].claim)}
+        | {"network": decided[key].claim.network, "words": [words[t][key] for t in words]}
+        for key in decided
+        if len({found[key] for found in words.values()}) > 1
+    ]
+    return {
+        "words": list(verdicts.WORDS),
+        "networks": NETWORKS,
+        "groups": GROUPS,
+        "claims": entries,
+        "tested": drawn,
+        "picture": drawing.theme_css() + drawing.chart_html(figure, alt),
+        "thresholds": [f"{t:g}" for t in words],
+        "changing": changing,
+        "fitted": f"{claims.FITTED:g}",
+        "line": {
+            network: {"scale": scale, "correlation": sentences.number(value)}
+            for network, name in LINE.items()
+            for scale, value in [verdicts.along_the_line(archive, name)]
+            if scale
+        },
+        "checks": [
+            {
+                "network": next(key for key, name in LINE.items() if name == check.experiment),
+                "claim": sentences.SYMBOLS[check.inequality],
+                "scale": scale,
+                "held": held,
+                "measured": measured,
+            }
+            for check, scale, held, measured in verdicts.checks(archive)
+        ],
+        "refused": list(archive.refused),
+    }
+
+
+def main(target: str) -> int:
+    """Write one JSON file whole."""
+    found = gather()
+    write_whole(Path(target), json.dumps(found, indent=1, ensure_ascii=False))
+    print(
+        f"  claims: {len(found['claims'])}, of which {found['tested']} have an interval",
+        file=sys.stderr,
+    )
+    for name in found["refused"]:
+        print(f"  claims: refused {name}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main(*sys.argv[1:]))
