@@ -31,10 +31,7 @@ def leave_with_parent() -> None:
 
 def _wait_for_the_end_of(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
-    try:
-        print("flatlib: a worker ends, for its parent is gone", file=sys.stderr, flush=True)
-    finally:  # whoever read the errors may be gone, too
-        os._exit(1)
+    os._exit(1)  # without a word, for whoever read the errors may be gone, too
 
 
 def prepare() -> None:
