@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -61,6 +65,54 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_arrays(
+    path: Path, forms: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+) -> dict[str, np.ndarray]:
+    """Arrays of an ``.npz`` file whose shapes and types are known.
+
+    Every array's header is looked at before memory is taken for any of them, so a small file
+    cannot ask for more than the known shapes need. Other arrays in the file are not read.
+
+    Args:
+        path: the file.
+        forms: shape and type of each array.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no such arrays; the message says which differs and how.
+    """
+    broken = (
+        *(KeyError, EOFError, SyntaxError, RuntimeError, tokenize.TokenError),
+        *(struct.error, zipfile.BadZipFile, zlib.error),
+    )
+    try:
+        with zipfile.ZipFile(path) as file:
+            for name, (shape, dtype) in forms.items():
+                with file.open(f"{name}.npy") as member:
+                    found = _read_form(member)
+                if found != (tuple(shape), dtype):
+                    raise ValueError(
+                        f"{name} is said to be {found[1]} of shape {found[0]}, "
+                        f"not {dtype} of shape {tuple(shape)}"
+                    )
+            arrays = {}
+            for name in forms:
+                with file.open(f"{name}.npy") as member:
+                    arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    except broken as fault:
+        raise ValueError(f"{type(fault).__name__}: {fault}") from fault
+    return arrays
+
+
+def _read_form(member: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that an array's header says; version 1.0 has at most 64 KiB of it."""
+    version = np.lib.format.read_magic(member)
+    if version != (1, 0):
+        raise ValueError(f"an array of format {version}, expected (1, 0)")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    return shape, dtype
 
 
 def file_hash(path: Path) -> str:

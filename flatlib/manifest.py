@@ -205,6 +205,7 @@ FIELDS = {
     "data": {"name": _text, "sha256": _hash, "n_train": _count, "n_test": _count},
     "weights_sha256": _hash,  # of the weights at the step reached
     "weights": ({"step": _count, "file": _text, "sha256": _hash},),  # of those archived
+    "weights_command?": _text,  # makes the weights again, where the archive leaves them out
     "losses_and_accuracies_over": _text,
     "bounds": {"*": {"label": _text, "name": _text, "proven": _flag}},
     "sessions": [

@@ -19,7 +19,6 @@ import hashlib
 import io
 import math
 import os
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
-from .files import array_hash, remove_partial_files, write_atomically
+from .files import array_hash, read_arrays, remove_partial_files, write_atomically
 from .manifest import REMEDY, RecordError, decode, encode, faults
 
 DIGITS = 10  # significant digits in the table; the state keeps every bit
@@ -175,24 +175,29 @@ class Record:
         write_atomically(path, lambda file: np.savez(file, **arrays))
         return {"step": step, "file": path.name, "sha256": array_hash(arrays)}
 
-    def read_weights(self) -> dict[str, torch.Tensor]:
+    def read_weights(self, net: nn.Module) -> dict[str, torch.Tensor]:
         """The weights archived last, for ``net.load_state_dict``.
 
+        Args:
+            net: the network of the run's configuration. No memory is taken for weights of other
+                shapes than it has.
+
         Raises:
-            RecordError: the run archives none, or the file is missing or altered.
+            RecordError: the run archives none, or the file is missing, altered or of another
+                network.
         """
         manifest = self.read_manifest()
         if manifest is None or manifest["weights"] is None:
             raise RecordError(f"{self.folder} holds no weights: none, or not yet")
         path = self.folder / manifest["weights"]["file"]
         expected = manifest["weights"]["sha256"]
+        own = {name: tensor.cpu().numpy() for name, tensor in net.state_dict().items()}
+        forms = {name: (array.shape, array.dtype) for name, array in own.items()}
         try:
-            _require_plain(path)
-            with np.load(path) as file:
-                arrays = {name: file[name] for name in file}
-            found = array_hash(arrays)
-        except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as fault:
+            arrays = read_arrays(path, forms)
+        except (OSError, ValueError) as fault:
             raise RecordError(f"{path} is missing or altered: {fault}") from fault
+        found = array_hash(arrays)
         if found != expected:
             raise RecordError(f"{path} is altered: its manifest says {expected}, found {found}")
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -245,25 +250,6 @@ class Record:
             for folder in (self.folder, self.state_folder):
                 remove_partial_files(folder)
             yield
-
-
-def _require_plain(path: Path) -> None:
-    """Arrays may ask for no more memory than their file has on disk.
-
-    Raises:
-        ValueError: they are compressed, or an array's header says another size than it has.
-    """
-    with zipfile.ZipFile(path) as file:
-        members = file.infolist()
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise ValueError("the arrays are larger than the file; weights are not compressed")
-        for member in members:
-            with file.open(member) as array:
-                np.lib.format.read_magic(array)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(array)
-                n_bytes = math.prod(shape) * dtype.itemsize
-                if array.tell() + n_bytes != member.file_size:
-                    raise ValueError(f"{member.filename} is said to have {n_bytes} bytes")
 
 
 def _try_lock(file) -> bool:

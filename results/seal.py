@@ -87,7 +87,7 @@ def check(record: Record) -> None:
     if manifest["weights"] is None or manifest["weights"]["step"] != manifest["steps"]:
         return
     net = config.network()
-    net.load_state_dict(record.read_weights())
+    net.load_state_dict(record.read_weights(net))
     last = table.iloc[-1]
     for part, x, y in (("train", data.train_x, data.train_y), ("test", data.test_x, data.test_y)):
         loss, correct = evaluate(net, x, y, config.loss)

@@ -7,9 +7,11 @@ import gzip
 import hashlib
 import http.server
 import importlib
+import os
 import pickle
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -275,7 +277,7 @@ def cifar_archive(tmp_path, monkeypatch, serve) -> Path:
         return [name, hashlib.md5((base / name).read_bytes()).hexdigest()]
 
     def batch(name: str, n: int) -> list[str]:
-        labels = [int(label) for label in random.integers(0, 10, n)]
+        labels = [int(label) for label in random.permutation(n) % 10]
         return put(name, {"data": random.integers(0, 256, (n, 3072), np.uint8), "labels": labels})
 
     train = [batch(f"data_batch_{i}", 40) for i in range(1, 6)]
@@ -291,8 +293,30 @@ def cifar_archive(tmp_path, monkeypatch, serve) -> Path:
     monkeypatch.setattr(dataset, "test_list", test)
     names = {"filename": meta[0], "key": "label_names", "md5": meta[1]}
     monkeypatch.setattr(dataset, "meta", names)
-    monkeypatch.setattr(cifar10_module, "KNOWN_CONTENT", {})
+    monkeypatch.setattr(cifar10_module, "IMAGES", {"train": 20, "test": 4})
+    monkeypatch.setattr(cifar10_module, "CONTENT", content_of_classes(base))
     return archive
+
+
+def content_of_classes(base: Path) -> list[str]:
+    """The hash of each class's arrays, straight from the batches."""
+    sets = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    arrays = {}
+    for part, names in sets.items():
+        batches = [pickle.loads((base / name).read_bytes()) for name in names]
+        rows = np.concatenate([batch["data"] for batch in batches])
+        labels = np.concatenate([batch["labels"] for batch in batches])
+        arrays[part] = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels.astype(np.uint8)
+    content = []
+    for label in range(10):
+        of_class = {}
+        for part, (images, labels) in arrays.items():
+            index = np.flatnonzero(labels == label).astype(np.int32)
+            of_class[f"{part}_images"] = images[index]
+            of_class[f"{part}_labels"] = labels[index]
+            of_class[f"{part}_index"] = index
+        content.append(files.array_hash(of_class))
+    return content
 
 
 class TestCIFAR10:
@@ -346,22 +370,70 @@ class TestCIFAR10:
         with pytest.raises(DataError, match="cifar10_2class.npz is truncated or altered"):
             load("cifar10", classes=(0, 1))
 
-    @pytest.mark.parametrize("known", [True, False])
-    def test_one_changed_pixel_is_found(self, folder, cifar_archive, monkeypatch, known):
-        load("cifar10", classes=(0, 1))
-        path = folder / "cifar10_2class.npz"
+    @pytest.mark.parametrize("name", ["train_images", "test_labels", "train_index"])
+    def test_one_changed_number_of_any_classes_is_found(self, folder, cifar_archive, name):
+        """Even where the file says that its own content is right."""
+        load("cifar10", classes=(2, 5))
+        path = folder / "cifar10_classes_2_5.npz"
         with np.load(path) as cache:
-            arrays = {name: cache[name] for name in cache}
-        if known:  # even where the file's own hash was changed with it
-            content = str(arrays["content_sha256"])
-            monkeypatch.setattr(cifar10_module, "KNOWN_CONTENT", {(0, 1): content})
-        arrays["train_images"][0, 0, 0, 0] ^= 1
-        if known:
-            inner = {name: arrays[name] for name in cifar10_module.ARRAYS}
-            arrays["content_sha256"] = np.array(files.array_hash(inner))
+            arrays = {key: cache[key] for key in cache}
+        arrays[name][0] ^= 1
+        inner = {key: array for key, array in arrays.items() if key != "content_sha256"}
+        arrays["content_sha256"] = np.array(files.array_hash(inner))
         np.savez(path, **arrays)
-        with pytest.raises(DataError, match="expected arrays of SHA-256"):
-            load("cifar10", classes=(0, 1))
+        with pytest.raises(DataError, match=r"expected class [25] with SHA-256"):
+            load("cifar10", classes=(2, 5))
+
+    def test_another_order_of_the_images_is_found(self, folder, cifar_archive):
+        load("cifar10", classes=(2, 5))
+        path = folder / "cifar10_classes_2_5.npz"
+        with np.load(path) as cache:
+            arrays = {key: cache[key] for key in cache if key != "content_sha256"}
+        order = np.argsort(arrays["train_labels"], kind="stable")
+        arrays |= {key: a[order] for key, a in arrays.items() if key.startswith("train")}
+        inner = np.array(files.array_hash(arrays))
+        np.savez(path, **arrays, content_sha256=inner)
+        with pytest.raises(DataError, match="train_index in the original order"):
+            load("cifar10", classes=(2, 5))
+
+    def test_a_cache_takes_no_more_memory_than_its_classes_need(self, folder, cifar_archive):
+        load("cifar10", classes=(2, 5))
+        path = folder / "cifar10_classes_2_5.npz"
+        with np.load(path) as cache:
+            arrays = {key: cache[key] for key in cache}
+        arrays["test_images"] = np.zeros((2**13, 32, 32, 3), np.uint8)  # 25 MB in 25 kB
+        np.savez_compressed(path, **arrays)
+        with pytest.raises(DataError, match=r"test_images is said to be uint8 of shape \(8192, "):
+            load("cifar10", classes=(2, 5))
+
+    def test_what_killed_processes_left_goes_a_day_later(self, folder, cifar_archive):
+        old = [folder / ".download-a" / "half", folder / ".cifar10_2class.npz-a.part"]
+        young = [folder / ".download-b" / "half", folder / ".cifar10_2class.npz-b.part"]
+        for path in old + young:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"half")
+        two_days_ago = time.time() - 2 * 24 * 3600
+        for path in (old[0].parent, old[1]):
+            os.utime(path, (two_days_ago, two_days_ago))
+        load("cifar10", classes=(2, 5))
+        assert [path.exists() for path in old + young] == [False, False, True, True]
+
+    def test_a_folder_in_place_of_a_file_is_named(self, folder, cifar_archive, fashion_files):
+        load("cifar10", classes=(0, 1))
+        (folder / "cifar10_classes_2_3.npz").mkdir()
+        with pytest.raises(DataError, match="cifar10_classes_2_3.npz is truncated or altered"):
+            load("cifar10", classes=(2, 3))
+        batch = folder / "cifar-10-batches-py" / "data_batch_3"
+        batch.unlink()
+        batch.mkdir()
+        with pytest.raises(DataError, match="data_batch_3 is a folder, not a file"):
+            load("cifar10", classes=(4, 5))
+        raw = put_fashion(folder, fashion_files)
+        images = raw / "train-images-idx3-ubyte.gz"
+        images.unlink()
+        images.mkdir()
+        with pytest.raises(DataError, match="expected a file, found a folder"):
+            load("fashion-mnist")
 
     def test_the_real_one(self):
         if not (data_folder() / "cifar10_2class.npz").exists():

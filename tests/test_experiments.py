@@ -19,10 +19,11 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import experiments, nets
+from flatlib import cli, experiments, nets
 from flatlib.bounds import chain, evaluate
 from flatlib.experiments import (
     EXPERIMENTS,
+    SCALES,
     LockedError,
     Record,
     RecordError,
@@ -35,6 +36,7 @@ from flatlib.experiments import (
     records,
     run_many,
 )
+from flatlib.experiments.catalog import command
 from flatlib.experiments.config import MeasuredSamples, load_data
 from flatlib.experiments.stacked import stacks
 from flatlib.measurement import measure
@@ -162,7 +164,7 @@ class TestOneRun:
         record = record_of(TINY, whole)
         table, data = record.read_table(), load_data("digits")
         net = TINY.network()
-        net.load_state_dict(record.read_weights())
+        net.load_state_dict(record.read_weights(net))
         samples = MeasuredSamples.draw(data, 4)
         last = table[table.step == 60].set_index("samples")
         outputs = net(data.test_x)
@@ -252,6 +254,35 @@ class TestOneRun:
         assert outcome(TINY, tmp_path) == outcome(TINY, whole)
         spans = [(s["from_step"], s["to_step"]) for s in manifest_sessions(tmp_path)]
         assert spans == [(0, 20), (20, 40), (40, 60)]
+
+    def test_a_run_without_archived_weights_says_how_to_make_them(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("flatlib.experiments.work.LARGEST_ARCHIVED_NET", 0)
+        for seed, steps, length in ((2, 600, ""), (2, 100, " --steps 100"), (0, 100, "")):
+            run = replace(configurations("mlp-relu-bounds")[0], seed=seed, steps=steps)
+            results = tmp_path / f"{seed}-{steps}"
+            execute(run, "smoke", results)
+            manifest = record_of(run, results).read_manifest()
+            if seed == 0:
+                assert manifest["weights"]["step"] == steps
+                assert "weights_command" not in manifest
+                continue
+            assert manifest["weights"] is None
+            words = manifest["weights_command"]
+            assert words == f"flatlib run mlp-relu-bounds --scale smoke --seeds 2{length}"
+            options = cli._parser().parse_args(words.split()[1:])
+            made = configurations(options.name, options.scale, options.seeds, options.steps)
+            assert run in made
+        execute(replace(TINY, steps=20), "smoke", tmp_path)  # no experiment has this run
+        assert "weights_command" not in record_of(TINY, tmp_path).read_manifest()
+
+    @pytest.mark.parametrize("scale", list(SCALES))
+    def test_every_experiments_runs_have_a_command_that_makes_them(self, scale):
+        for name in EXPERIMENTS:
+            for run in configurations(name, scale):
+                options = cli._parser().parse_args(command(run, scale).split()[1:])
+                made = configurations(options.name, options.scale, options.seeds, options.steps)
+                assert run in made
+                assert options.scale == scale
 
     def test_threads_come_back(self, tmp_path):
         threads = torch.get_num_threads()

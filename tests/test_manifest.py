@@ -22,6 +22,7 @@ COMMITTED = sorted(default_results().glob("*/*/manifest.json"))
 TINY = RunConfig(
     "mlp-small", "digits", 0.5, 20, seed=3, steps=20, measure_every=20, measure_samples=4
 )
+NET = TINY.network()
 BASE = [(0.1, 20, seed, 60_000) for seed in (0, 1)]
 
 
@@ -107,7 +108,7 @@ class TestEdits:
         assert old in text
         path.write_bytes(text.replace(old, new, 1).encode())
         record = Record(path.parents[2], "laptop", path.parent.name)
-        for use in (record.read_manifest, record.read_table, record.read_weights):
+        for use in (record.read_manifest, record.read_table, lambda: record.read_weights(NET)):
             with pytest.raises(RecordError, match=f"{path} is altered.* Restore it, or delete"):
                 use()
         for use in (records, load):
@@ -201,7 +202,7 @@ class TestContradictions:
         del manifest["seal"], manifest["format"]
         path.write_bytes(encode(manifest | {"weights": weights}))
         with pytest.raises(RecordError, match=says):
-            Record(path.parents[2], "laptop", path.parent.name).read_weights()
+            Record(path.parents[2], "laptop", path.parent.name).read_weights(NET)
 
     def test_are_not_written_in_the_first_place(self, path):
         record = Record(path.parents[2], "laptop", path.parent.name)

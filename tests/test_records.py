@@ -8,6 +8,7 @@ import math
 import resource
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from contextlib import contextmanager
 
@@ -137,36 +138,49 @@ class TestState:
             record.read_state()
 
     def test_weights(self, record):
-        weights = {"a.weight": torch.randn(3, 4), "a.bias": torch.randn(3)}
+        net = torch.nn.Linear(4, 3)
+        weights = net.state_dict()
         with pytest.raises(RecordError, match="holds no weights"):
-            record.read_weights()
+            record.read_weights(net)
         described = record.write_weights(3, weights)
         record.write(ROWS, said(weights=described, weights_sha256=described["sha256"]))
-        found = record.read_weights()
+        found = record.read_weights(net)
+        assert set(found) == set(weights)
         assert all(torch.equal(found[name], weights[name]) for name in weights)
-        record.write_weights(3, {"a.weight": torch.zeros(3, 4), "a.bias": weights["a.bias"]})
+        record.write_weights(3, {**weights, "weight": torch.zeros(3, 4)})
         with pytest.raises(RecordError, match="weights-3.npz is altered"):
-            record.read_weights()
+            record.read_weights(net)
         (record.folder / "weights-3.npz").write_bytes(b"PK half")
         with pytest.raises(RecordError, match="missing or altered"):
-            record.read_weights()
+            record.read_weights(net)
 
-    def test_weights_take_no_more_memory_than_their_file_has(self, record):
-        """A small file may say that its arrays are large; that is refused before they are made."""
-        described = record.write_weights(3, {"a": torch.ones(3)})
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_weights_take_no_more_memory_than_the_network_has(self, record, save):
+        """That a file asks for more is seen before memory is taken."""
+        net = torch.nn.Linear(4, 3)
+        described = record.write_weights(3, net.state_dict())
         record.write(ROWS, said(weights=described, weights_sha256=described["sha256"]))
         path = record.folder / "weights-3.npz"
-        np.savez_compressed(path, a=np.zeros(2**20))
-        with pytest.raises(RecordError, match="weights are not compressed"):
-            record.read_weights()
+        large = np.zeros((2**11, 2**11), np.float32)
+        save(path, bias=net.bias.detach().numpy(), weight=large)
+        tracemalloc.start()
+        says = r"weight is said to be float32 of shape \(2048, 2048\), not .* \(3, 4\)"
+        with pytest.raises(RecordError, match=says):
+            record.read_weights(net)
+        assert tracemalloc.get_traced_memory()[1] < large.nbytes / 10
+        tracemalloc.stop()
+
+    def test_weights_whose_header_alone_is_large_are_refused(self, record):
+        net = torch.nn.Linear(4, 3)
+        described = record.write_weights(3, net.state_dict())
+        record.write(ROWS, said(weights=described, weights_sha256=described["sha256"]))
         header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(
-            header, {"descr": "<f8", "fortran_order": False, "shape": (2**40,)}
-        )
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("a.npy", header.getvalue() + b"few")
-        with pytest.raises(RecordError, match=f"a.npy is said to have {2**43} bytes"):
-            record.read_weights()
+        form = {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
+        np.lib.format.write_array_header_1_0(header, form)
+        with zipfile.ZipFile(record.folder / "weights-3.npz", "w") as file:
+            file.writestr("weight.npy", header.getvalue() + b"few")
+        with pytest.raises(RecordError, match=rf"weight is said .* shape \({2**40},\)"):
+            record.read_weights(net)
 
 
 class TestFullDisk:

@@ -6,11 +6,14 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..files import file_hash
+
+ABANDONED = 24 * 3600  # seconds after which nobody is at work on a partial file any more
 
 
 class DataError(RuntimeError):
@@ -33,6 +36,8 @@ def data_folder() -> Path:
 
 def require_hash(path: Path, expected: str) -> None:
     """Raise a ``DataError`` unless the file has this SHA-256."""
+    if path.is_dir():
+        raise altered(path, "a file", "a folder")
     found = file_hash(path)
     if found != expected:
         raise altered(path, f"SHA-256 {expected}", f"{found} ({path.stat().st_size} bytes)")
@@ -44,6 +49,21 @@ def altered(path: Path, expected: str, found: str) -> DataError:
         f"{path} is truncated or altered: expected {expected}, found {found}. "
         "Delete it and load again, which downloads a fresh copy."
     )
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed downloads and writers left in the data folder more than a day ago.
+
+    A younger file may be one that another process is writing.
+    """
+    for path in [*folder.glob(".download-*"), *folder.glob(".*.part")]:
+        with suppress(OSError):  # another process was first, or it is not ours to remove
+            if time.time() - path.lstat().st_mtime < ABANDONED:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 @contextmanager
@@ -59,6 +79,7 @@ def download_into(folder: Path, what: str) -> Iterator[Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)
         temporary = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
     except OSError as fault:
         raise DataError(

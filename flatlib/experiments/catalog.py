@@ -124,3 +124,26 @@ def configurations(
         for seed in (protocol.seeds if seeds is None else seeds)
         for lr, batch_size in experiment.settings
     )
+
+
+def command(run: RunConfig, scale: str) -> str | None:
+    """The ``flatlib run`` that makes this run, among others of its experiment and seed.
+
+    Args:
+        run: the configuration.
+        scale: ``"smoke"``, ``"laptop"`` or ``"paper"``.
+
+    Returns:
+        The command, or None where no experiment of this scale has such a run.
+
+    >>> command(configurations("mlp-batch-size", "laptop")[0], "laptop")
+    'flatlib run correlations-mlp --scale laptop --seeds 0'
+    """
+    for name, experiment in EXPERIMENTS.items():
+        protocol = SCALES.get(scale, {}).get(experiment.net)
+        if protocol is None or run.steps % protocol.measure_every:
+            continue
+        if run in configurations(name, scale, (run.seed,), run.steps):
+            length = "" if run.steps == protocol.steps else f" --steps {run.steps}"
+            return f"flatlib run {name} --scale {scale} --seeds {run.seed}{length}"
+    return None

@@ -18,6 +18,7 @@ from flatlib.training.checkpoint import bound_keys, empty_row, measurement_row
 from flatlib.training.gap import lemma_gap
 from flatlib.training.loss import evaluate
 
+from .catalog import command
 from .config import MeasuredSamples, RunConfig, load_data
 from .provenance import environment
 
@@ -150,7 +151,7 @@ class Work:
                 f"{self.record.state_path}, is missing. Run it in another results "
                 "folder, or delete that one to start again."
             )
-        self.trainer.restore_weights(step, self.record.read_weights())
+        self.trainer.restore_weights(step, self.record.read_weights(self.net))
         self.rows = self.record.read_rows(manifest)
         self.sessions, self.weights = manifest["sessions"], manifest["weights"]
         self.measured = step
@@ -219,8 +220,7 @@ class Work:
         """State first: table and manifest can be made again from it."""
         step = self.trainer.step
         self.sessions[-1]["to_step"] = step
-        small = sum(p.numel() for p in self.net.parameters()) <= LARGEST_ARCHIVED_NET
-        if step >= self.config.steps and (small or self.config.seed == 0):
+        if step >= self.config.steps and self._weights_are_archived():
             self.weights = self.record.write_weights(step, self.net.state_dict())
         self.record.write_state(
             {
@@ -234,6 +234,10 @@ class Work:
         )
         self.archive()
         self.measured = step
+
+    def _weights_are_archived(self) -> bool:
+        n_parameters = sum(p.numel() for p in self.net.parameters())
+        return n_parameters <= LARGEST_ARCHIVED_NET or self.config.seed == 0
 
     def archive(self, diverged: str = "") -> None:
         """Write table and manifest; ``diverged`` says how training ended, if it did."""
@@ -263,4 +267,7 @@ class Work:
             },
             "sessions": self.sessions,
         }
+        again = None if self._weights_are_archived() else command(self.config, self.record.scale)
+        if again:
+            manifest["weights_command"] = again
         self.record.write(self.rows, manifest)
