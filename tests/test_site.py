@@ -27,6 +27,22 @@ WIDTHS = (1440, 1280, 820, 390)
 BLOCKING_KB = 30
 # A page of text; the largest chapter had 5,500 while its figures stood in it.
 HEAVY_KB = 500
+# Faults that keep some reader from reading or using a page.
+GRAVE = ("serious", "critical")
+# MathJax's own markup, and code in the colours that the theme names as accessible: long to check.
+UNASKED = [["mjx-container"], ["div.highlight"]]
+KINDS = [
+    "intro",
+    "claims",
+    "register",
+    "bibliography",
+    "search",
+    "genindex",
+    "py-modindex",
+    "prf-prf",
+]
+KINDS = [f"{kind}.html" for kind in [*KINDS, "chapters/12-vgg10-cifar10"]]
+
 # What of each displayed formula a reader cannot see at once or reach by scrolling to the right.
 CUT_FORMULAS = r"""() => {
   for (const folded of document.querySelectorAll("details")) folded.open = true;
@@ -440,3 +456,25 @@ def test_every_displayed_formula_can_be_seen_whole(browser, pages):
     one.context.close()
     assert not wrong, "\n".join(wrong)
     assert formulas > 45
+
+
+@pytest.mark.slow
+def test_no_kind_of_page_shuts_a_reader_out(browser, pages):
+    """axe-core finds nothing serious, in light and in dark colours."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    one = Reader(browser, SITE.as_uri() + "/", viewport={"width": 1280, "height": 900})
+    wrong = []
+    for name in KINDS:
+        page = one.open(name)
+        for theme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+            page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+            options = {"resultTypes": ["violations"], **rules}
+            found = Axe().run(page, context={"exclude": UNASKED}, options=options).response
+            wrong += [
+                f"{name}, {theme}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
+                for fault in found["violations"]
+                if fault["impact"] in GRAVE
+            ]
+    one.context.close()
+    assert not wrong, "\n".join(wrong)
