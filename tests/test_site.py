@@ -22,6 +22,59 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 
+WIDTHS = (1440, 1280, 820, 390)
+# A script that a page waits for before it shows anything; the theme's own are smaller.
+BLOCKING_KB = 30
+# A page of text; the largest chapter had 5,500 while its figures stood in it.
+HEAVY_KB = 500
+# Faults that keep some reader from reading or using a page.
+GRAVE = ("serious", "critical")
+# MathJax's own markup, and code in the colours that the theme names as accessible: long to check.
+UNASKED = [["mjx-container"], ["div.highlight"]]
+KINDS = [
+    "intro",
+    "claims",
+    "register",
+    "bibliography",
+    "search",
+    "genindex",
+    "py-modindex",
+    "prf-prf",
+]
+KINDS = [f"{kind}.html" for kind in [*KINDS, "chapters/12-vgg10-cifar10"]]
+
+# What of each displayed formula a reader cannot see at once or reach by scrolling to the right.
+CUT_FORMULAS = r"""() => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+  const complaints = [];
+  for (const formula of document.querySelectorAll("article mjx-container[display=true]")) {
+    const ink = [...formula.querySelectorAll("mjx-math, mjx-math *, mjx-labels *")]
+      .map(part => part.getBoundingClientRect()).filter(box => box.width);
+    if (!ink.length) { complaints.push("not shown: " + formula.textContent); continue; }
+    const left = Math.min(...ink.map(box => box.left));
+    const right = Math.max(...ink.map(box => box.right));
+    const complain = what => complaints.push(`${what}: ${formula.textContent.slice(0, 40)}`);
+    for (let box = formula; box; box = box.parentElement) {
+      const overflow = getComputedStyle(box).overflowX, edge = box.getBoundingClientRect();
+      if (overflow === "visible") continue;
+      const scrolls = overflow === "auto" || overflow === "scroll";
+      if (box.scrollLeft !== 0) complain(`starts scrolled by ${box.scrollLeft}`);
+      if (left < edge.left - 1) complain(`begins ${edge.left - left} pixels out of sight`);
+      const reach = edge.left + (scrolls ? box.scrollWidth : edge.width);
+      if (right > reach + 1) complain(`ends ${right - reach} pixels out of reach`);
+      if (scrolls) break;
+    }
+  }
+  return complaints;
+}"""
+
+# Images that show nothing even after the reader came to them.
+EMPTY_IMAGES = r"""async all => {
+  const wait = image => { image.loading = "eager"; return image.decode().catch(() => {}); };
+  await Promise.all(all.map(wait));
+  return all.filter(image => !image.naturalWidth).map(image => image.alt);
+}"""
+
 # Text that the reader sees outside of code, where TeX must have become maths.
 READ_TEXT = r"""() => {
   const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
@@ -41,10 +94,19 @@ class Page(HTMLParser):
     def __init__(self, path: Path):
         super().__init__()
         self.links, self.loads, self.ids, self.images = [], [], set(), []
+        self.head_scripts, self.in_head = [], False
+        self.has_mathematics = self.has_mathjax = False
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
+        if tag in ("head", "body"):
+            self.in_head = tag == "head"
+        if tag == "script" and found.get("src"):
+            self.has_mathjax |= "/mathjax/" in found["src"]
+            if self.in_head and not {"defer", "async"} & found.keys():
+                self.head_scripts.append(found["src"])
+        self.has_mathematics |= "math" in (found.get("class") or "").split()
         if found.get("id"):
             self.ids.add(found["id"])
         if tag == "a" and found.get("href"):
@@ -116,6 +178,50 @@ def test_every_image_has_alternative_text(pages):
         if not (image.get("alt") or "").strip()
     ]
     assert not bare, "\n".join(bare)
+
+
+def test_no_large_script_delays_the_first_paint(pages):
+    large = []
+    for path, page in pages.items():
+        for script in page.head_scripts:
+            if "searchindex.js" in script:  # the search page shows nothing without it
+                continue
+            size = (path.parent / script.partition("?")[0]).stat().st_size
+            if size > BLOCKING_KB * 1000:
+                large.append(f"{path.relative_to(SITE)}: {script} has {size:,} bytes")
+    assert not large, "\n".join(large)
+
+
+def test_mathjax_is_loaded_just_where_mathematics_stands(pages):
+    named = {path.relative_to(SITE).as_posix(): page for path, page in pages.items()}
+    with_mathematics = {name for name, page in named.items() if page.has_mathematics}
+    assert with_mathematics
+    assert {name for name, page in named.items() if page.has_mathjax} == with_mathematics
+
+
+def test_figures_are_files_that_load_when_the_reader_comes_to_them(pages):
+    faults, figures = [], 0
+    for path, page in pages.items():
+        for image in page.images:
+            name, source = path.relative_to(SITE), image["src"]
+            if source.startswith("data:"):
+                faults.append(f"{name}: a figure of {len(source):,} characters in the page")
+            elif "/figure-" in source:
+                figures += 1
+                if image.get("loading") != "lazy":
+                    faults.append(f"{name}: {source} is fetched at once")
+    assert not faults, "\n".join(faults)
+    assert figures
+
+
+def test_no_page_is_heavy(pages):
+    """Without its figures, style sheets and scripts, which a browser fetches once or late."""
+    heavy = [
+        f"{path.relative_to(SITE)} has {path.stat().st_size:,} bytes"
+        for path in pages
+        if path.stat().st_size > HEAVY_KB * 1000
+    ]
+    assert not heavy, "\n".join(heavy)
 
 
 def test_every_chapter_says_how_its_cells_ran(pages):
@@ -229,9 +335,7 @@ def test_every_page_renders_its_maths_and_images(pages, reader):
         )
         if raw:
             wrong.append(f"{name}: raw TeX {raw[:3]}")
-        empty = page.locator("article img").evaluate_all(
-            "all => all.filter(e => !(e.complete && e.naturalWidth)).map(e => e.alt)"
-        )
+        empty = page.locator("article img").evaluate_all(EMPTY_IMAGES)
         wrong += [f"{name}: an image shows nothing: {alt}" for alt in empty]
     assert not wrong, "\n".join(wrong)
 
@@ -335,3 +439,42 @@ def test_pages_fit_a_telephone(browser, address, pages):
             wide.append(f"{name} is {width} pixels wide on a screen of 390")
     one.context.close()
     assert not wide, "\n".join(wide)
+
+
+@pytest.mark.slow
+def test_every_displayed_formula_can_be_seen_whole(browser, pages):
+    """Its left edge at once, the rest by scrolling to the right, at every width."""
+    one = Reader(browser, SITE.as_uri() + "/")
+    wrong, formulas = [], 0
+    for path in (path for path, page in pages.items() if page.has_mathematics):
+        name = path.relative_to(SITE).as_posix()
+        page = one.open(name)
+        formulas += page.locator("article mjx-container[display=true]").count()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            wrong += [f"{name}, {width} pixels: {fault}" for fault in page.evaluate(CUT_FORMULAS)]
+    one.context.close()
+    assert not wrong, "\n".join(wrong)
+    assert formulas > 45
+
+
+@pytest.mark.slow
+def test_no_kind_of_page_shuts_a_reader_out(browser, pages):
+    """axe-core finds nothing serious, in light and in dark colours."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    one = Reader(browser, SITE.as_uri() + "/", viewport={"width": 1280, "height": 900})
+    wrong = []
+    for name in KINDS:
+        page = one.open(name)
+        for theme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+            page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+            options = {"resultTypes": ["violations"], **rules}
+            found = Axe().run(page, context={"exclude": UNASKED}, options=options).response
+            wrong += [
+                f"{name}, {theme}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
+                for fault in found["violations"]
+                if fault["impact"] in GRAVE
+            ]
+    one.context.close()
+    assert not wrong, "\n".join(wrong)

@@ -1,32 +1,111 @@
-"""Draw the README's picture: the paper's chain of bounds while a small network learns
-handwritten digits.
+"""Draw the picture of the README and of the front page: how strongly the archived networks
+respond to small changes of their inputs, against the limit that theorem (13) sets.
 """
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
-import flatlib
-from flatlib import figures
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
-NAMES = {"A": "A, sensitivity", "B": "B", "C": "C", "D": "D, from sharpness"}
+from flatlib import experiments, figures
+
+STATIC = Path(__file__).resolve().parents[1] / "_static"
+THEMES = ("light", "dark")
+NETWORKS = {  # the paper's MLP with tanh, which meets the theorem's assumptions
+    "trained on 2,000 images": ("correlations-mlp", "blue", "o"),
+    "trained on 60,000 images": ("mlp-all-images", "orange", "s"),
+}
+NEAR = (5.0, 6.0)  # limits at which the alternative text compares the two groups
 
 
-def main(target: str) -> None:
-    """Train, measure, and write the picture to ``target``."""
-    figures.use_style()
-    net = flatlib.nets.mlp((64, 32, 10), activation="tanh", seed=0)
-    data = flatlib.data.load("digits")
-    table = flatlib.train(
-        net, data, lr=0.2, batch_size=20, steps=6000, seed=0, measure_every=300, measure_samples=100
+def measurements() -> dict[str, pd.DataFrame]:
+    """The archived measurements on training images, by group.
+
+    Raises:
+        ValueError: a response above its limit, which the theorem rules out.
+    """
+    groups = {}
+    for label, (experiment, _, _) in NETWORKS.items():
+        table = experiments.load(experiment, "laptop")
+        table = table[table["samples"] == "train"]
+        above = table[table["A"] > table["D"]]
+        if len(above):
+            worst = above.iloc[0]
+            raise ValueError(
+                f"{worst['run']} at step {worst['step']}: the response {worst['A']} is above its "
+                f"limit {worst['D']}"
+            )
+        groups[label] = table
+    return groups
+
+
+def draw(groups: dict[str, pd.DataFrame]) -> Figure:
+    """Response against limit, with all that the theorem rules out shaded."""
+    figure, ax = figures.canvas(height=290)
+    everything = pd.concat(groups.values())
+    low, high = everything["A"].min() / 1.25, everything["D"].max() * 1.25
+    left = everything["D"].min() / 1.25
+    diagonal = np.array([left, high])
+    ax.fill_between(diagonal, diagonal, high, color=figures.COLORS["muted"], alpha=0.25, lw=0)
+    ax.plot(diagonal, diagonal, color=figures.COLORS["ink"], linestyle="-", linewidth=1.2)
+    for (label, table), (_, color, marker) in zip(groups.items(), NETWORKS.values(), strict=True):
+        runs = table.groupby("run")
+        name = f"{label}: {runs.ngroups} runs, {len(table):,} measurements"
+        for _, run in runs:
+            ax.plot(run["D"], run["A"], color=figures.COLORS[color], linestyle="-", linewidth=0.9)
+        ends = runs.tail(1)
+        ax.plot(ends["D"], ends["A"], marker, color=figures.COLORS[color], label=name)
+    ax.text(left * 1.08, high / 1.2, "no network can be here", va="top", fontsize=11)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=(left, high),
+        ylim=(low, high),
+        xlabel="limit: norm of the weights × root of sharpness × size of 1 / input length",
+        ylabel="response of the output",
     )
-    figure, axes = figures.canvas(1, 1, height=230)
-    for column, name in NAMES.items():
-        axes.plot(table["step"], table[column], label=name)
-    axes.set(yscale="log", xlabel="SGD step", title="Each bound of the chain, from one measurement")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    figure.savefig(target, facecolor="white", metadata={"Date": None})
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    ax.legend(loc="lower right")
+    return figure
+
+
+def alternative_text(groups: dict[str, pd.DataFrame]) -> str:
+    """What the picture shows, in numbers."""
+    everything = pd.concat(groups.values())
+    ratio = everything["D"] / everything["A"]
+    low, high = NEAR
+    near = [
+        table.loc[table["D"].between(low, high), "A"].agg(["min", "max"])
+        for table in groups.values()
+    ]
+    few, many = (f"{found['min']:.2g} to {found['max']:.2g}" for found in near)
+    return (
+        f"{len(everything):,} measurements of {everything['run'].nunique()} archived networks "
+        "while they learn FashionMNIST: how strongly the output responds to a small change of the "
+        "input, against the limit set by sharpness, the norm of the first layer's weights and the "
+        "lengths of the inputs, both on logarithmic axes. "
+        f"Every response lies {ratio.min():.1f} to {ratio.max():.0f} times below its limit, and "
+        "the shaded region above the limit is empty. "
+        f"The limit does not fix the response: at limits from {low:g} to {high:g}, networks "
+        f"trained on 2,000 images respond with {few}, networks trained on 60,000 images with "
+        f"{many}."
+    )
+
+
+def main() -> None:
+    """Write the picture for light and for dark pages, and print its alternative text."""
+    figures.use_style()
+    groups = measurements()
+    figure = draw(groups)
+    for theme in THEMES:
+        (STATIC / f"limit-{theme}.svg").write_text(figures.to_svg(figure, theme))
+    print(alternative_text(groups))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

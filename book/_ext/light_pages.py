@@ -1,0 +1,87 @@
+"""What makes a page appear soon: figures are files that load when the reader comes to them, icons
+come from their font alone, and only a page with mathematics loads MathJax.
+
+A notebook's figure stands in its output twice, light and dark, as text. The page names two files
+in its place, of which a browser fetches the one that it shows.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+FIGURE = re.compile(r'src="data:image/svg\+xml;base64,([^"]+)"')
+SIZE = re.compile(r'<svg\b[^>]*?\swidth="([\d.]+)pt"\s+height="([\d.]+)pt"|<svg\b')
+PIXELS_PER_POINT = 96 / 72
+# The theme's style sheet draws the same icons from a font.
+ICON_SCRIPT = re.compile(r'\s*<script[^>]*src="[^"]*fontawesome[^"]*\.js[^"]*"[^>]*></script>')
+MATHJAX = re.compile(
+    r"\s*<script>window\.MathJax = .*?</script>"
+    r'|\s*<script[^>]*src="[^"]*mathjax/[^"]*"[^>]*></script>',
+    re.DOTALL,
+)
+FORMULA = re.compile(r'class="[^"]*\bmath\b')
+
+
+def with_figure_files(page: str, folder: Path, address: str) -> str:
+    """The page with each inlined SVG figure written to a file of its own.
+
+    Args:
+        page: HTML.
+        folder: where the files go; a figure's name is a hash of its content.
+        address: of that folder, as the page links to it.
+
+    Returns:
+        HTML whose images load when they are needed, with their size known before.
+
+    >>> with_figure_files('<img alt="none">', Path("nowhere"), "_images")
+    '<img alt="none">'
+    """
+
+    def name(found: re.Match) -> str:
+        drawing = base64.b64decode(found[1])
+        file = f"figure-{hashlib.sha256(drawing).hexdigest()[:16]}.svg"
+        folder.mkdir(exist_ok=True)
+        (folder / file).write_bytes(drawing)
+        size = SIZE.search(drawing.decode())
+        pixels = [round(float(points) * PIXELS_PER_POINT) for points in size.groups() if points]
+        fixed = ' width="{}" height="{}"'.format(*pixels) if pixels else ""
+        return f'src="{address}/{file}" loading="lazy"{fixed}'
+
+    return FIGURE.sub(name, page)
+
+
+def without_needless_scripts(page: str) -> str:
+    """The page without the script that draws icons, and without MathJax where no formula stands.
+
+    >>> page = '<script defer src="_static/mathjax/tex.js"></script><p class="{}">a</p>'
+    >>> without_needless_scripts(page.format("plain"))
+    '<p class="plain">a</p>'
+    >>> without_needless_scripts(page.format("math")) == page.format("math")
+    True
+    """
+    page = ICON_SCRIPT.sub("", page)
+    return page if FORMULA.search(page) else MATHJAX.sub("", page)
+
+
+def lighten_pages(app: Sphinx, error: Exception | None) -> None:
+    """Rewrite every page that was just rendered."""
+    if error is not None or app.builder.format != "html":
+        return
+    site = Path(app.outdir)
+    for path in site.rglob("*.html"):
+        parts = path.relative_to(site).parts
+        if "_static" in parts:
+            continue
+        address = "../" * (len(parts) - 1) + "_images"
+        page = without_needless_scripts(path.read_text(encoding="utf-8"))
+        path.write_text(with_figure_files(page, site / "_images", address), encoding="utf-8")
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("build-finished", lighten_pages)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,92 @@
+"""The README and the front page: their numbers, their picture and their example are true."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from flatlib import equations, figures
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRONT = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def picture() -> dict:
+    return runpy.run_path(str(ROOT / "book" / "_tools" / "picture.py"))
+
+
+@pytest.fixture(scope="module")
+def measurements(picture):
+    return picture["measurements"]()
+
+
+def promised(what: str) -> int:
+    """The number before ``what`` in the README's list of the strongest things."""
+    return int(re.search(rf"\*\*(\d+) {what}\*\*", README)[1])
+
+
+def test_the_readme_counts_the_checked_equations():
+    assert promised("checked equations") == len(equations.register)
+
+
+def test_the_readme_counts_the_archived_runs():
+    assert promised("archived runs") == len(list(ROOT.glob("results/*/*/manifest.json")))
+
+
+def test_the_readme_counts_the_errata():
+    cells = json.loads((ROOT / "notebooks" / "09-errata.ipynb").read_text())["cells"]
+    headings = [
+        line
+        for cell in cells
+        if cell["cell_type"] == "markdown"
+        for line in "".join(cell["source"]).splitlines()
+        if line.startswith("### ")
+    ]
+    assert promised("errata") == len(headings)
+
+
+def test_the_example_prints_what_the_readme_says():
+    source, printed = re.search(
+        r"```python\n(.*?)```\n\nprints\n\n```text\n(.*?)```", README, re.DOTALL
+    ).groups()
+    heard = io.StringIO()
+    with contextlib.redirect_stdout(heard):
+        exec(compile(source, "README.md", "exec"), {})
+    assert heard.getvalue() == printed
+
+
+def test_readme_and_front_page_begin_with_the_same_theorem():
+    first = README.split("\n")[2]
+    assert "sharpness" in first and "norm of its weights" in first and "limit" in first
+    assert FRONT.split("\n")[2] == first
+
+
+def test_the_picture_is_drawn_from_the_archive(picture, measurements):
+    figures.use_style()
+    figure = picture["draw"](measurements)
+    for theme in picture["THEMES"]:
+        drawn = figures.to_svg(figure, theme)
+        kept = (picture["STATIC"] / f"limit-{theme}.svg").read_text(encoding="utf-8")
+        assert drawn == kept, f"run book/_tools/picture.py: limit-{theme}.svg is not the archive's"
+
+
+def test_the_pictures_alternative_text_says_what_the_archive_holds(picture, measurements):
+    said = picture["alternative_text"](measurements)
+    assert f'alt="{said}"' in README
+    assert FRONT.count(f":alt: {said}\n") == 2
+
+
+def test_a_response_above_its_limit_is_refused(picture, measurements, monkeypatch):
+    table = next(iter(measurements.values())).copy()
+    table.loc[table.index[3], "A"] = 2 * table.loc[table.index[3], "D"]
+    monkeypatch.setattr("flatlib.experiments.load", lambda *asked: table)
+    with pytest.raises(ValueError, match=f"step {table.iloc[3]['step']}: .* above its limit"):
+        picture["measurements"]()
