@@ -51,8 +51,8 @@ CUT_FORMULAS = r"""() => {
     const ink = [...formula.querySelectorAll("mjx-math, mjx-math *, mjx-labels *")]
       .map(part => part.getBoundingClientRect()).filter(box => box.width);
     if (!ink.length) { complaints.push("not shown: " + formula.textContent); continue; }
-    const left = Math.min(...ink.map(box => box.left));
-    const right = Math.max(...ink.map(box => box.right));
+    let left = Math.min(...ink.map(box => box.left));
+    let right = Math.max(...ink.map(box => box.right));
     const complain = what => complaints.push(`${what}: ${formula.textContent.slice(0, 40)}`);
     for (let box = formula; box; box = box.parentElement) {
       const overflow = getComputedStyle(box).overflowX, edge = box.getBoundingClientRect();
@@ -62,7 +62,7 @@ CUT_FORMULAS = r"""() => {
       if (left < edge.left - 1) complain(`begins ${edge.left - left} pixels out of sight`);
       const reach = edge.left + (scrolls ? box.scrollWidth : edge.width);
       if (right > reach + 1) complain(`ends ${right - reach} pixels out of reach`);
-      if (scrolls) break;
+      if (scrolls) { left = edge.left; right = edge.right; }
     }
   }
   return complaints;
