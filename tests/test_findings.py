@@ -196,3 +196,84 @@ def test_how_far_counts_fitted_runs(runs):
     sentence = findings.how_far(runs)
     assert sentence.startswith("9 of 9 runs have reached training accuracy 0.999")
     assert "1.0e-03 to 1.0e-03" in sentence
+
+
+def changed(runs, column, value, **where):
+    """The runs with another value in a column, in the rows that have the values of ``where``."""
+    table = runs.table.copy()
+    chosen = (table[list(where)] == list(where.values())).all(axis=1)
+    table.loc[chosen, column] = value
+    return replace(runs, table=table)
+
+
+def test_how_far_gives_the_largest_gap_whatever_its_sign(runs):
+    found = changed(runs, "hessian_gap", 0.0, samples="train")
+    found = changed(found, "sharpness", 4.0, samples="train")
+    found = changed(found, "hessian_gap", 0.4, samples="train", seed=1)
+    found = changed(found, "hessian_gap", -1.0, samples="train", seed=2)
+    assert "differs from the Hessian's trace by at most 25 % of itself" in findings.how_far(found)
+
+
+def test_training_accuracy_of_the_threshold_itself_is_fitted(runs):
+    found = changed(runs, "train_accuracy", findings.FITTED, step=30_000)
+    assert findings.fit_steps(found).unique().tolist() == [30_000]
+
+
+def test_one_seed_in_order_is_not_the_order(runs):
+    """Seed 0 falls twice; of seeds 1 and 2 the middle setting is higher than the first."""
+    found = runs
+    for seed in (1, 2):
+        found = changed(found, "mls", 90.0, lr=0.1, seed=seed)
+    found = findings.order(found, "mls", RATES)
+    assert "in this order in 1 of 3 seeds; last minus first -3 " in found.sentence
+    assert found.agrees is None
+
+
+def test_equal_neighbours_do_not_fall(runs):
+    found = runs
+    for seed, shift in SEED_SHIFT.items():
+        found = changed(found, "mls", 16.0 + shift, lr=0.1, seed=seed, step=60_000)
+    found = findings.order(found, "mls", RATES)
+    assert "lr 0.05, batch 20: 16; lr 0.1, batch 20: 16; lr 0.2, batch 20: 13" in found.sentence
+    assert "in this order in 0 of 3 seeds" in found.sentence
+    assert found.agrees is None
+
+
+def test_changes_of_both_signs_decide_nothing_however_sure_their_mean(runs):
+    """Eight runs rise by 3, one falls by 1: the mean is 23 / 9, its interval 1.53 to 3.58."""
+    found = changed(runs, "mls", 12, samples="train", lr=0.05, seed=1, step=60_000)
+    rises = findings.moved(found, "mls", "rises")
+    assert "all 9 runs: change 2.56 (95 % interval 1.53 to 3.58)" in rises.sentence
+    assert rises.agrees is None
+
+
+def test_a_run_with_one_checkpoint_since_its_fit_has_not_moved(runs):
+    found = changed(runs, "train_accuracy", 0.9, lr=0.05, seed=1, step=30_000)
+    rises = findings.moved(found, "mls", "rises")
+    assert "lr 0.05, batch 20: from 13 to 16, change 3 (95 % interval 3 to 3), rises in 2 of 2" in (
+        rises.sentence
+    )
+    assert "all 8 runs: change 3 " in rises.sentence
+    assert rises.agrees is True
+    assert rises.reservation == "1 of 9 runs had not fitted their data before their end"
+
+
+def test_a_change_does_not_depend_on_the_order_of_the_rows(runs):
+    shuffled = replace(runs, table=runs.table.sample(frac=1, random_state=0))
+    assert findings.moved(shuffled, "mls", "rises").sentence == (
+        findings.moved(runs, "mls", "rises").sentence
+    )
+
+
+def test_misclassified_samples_are_read_at_the_last_checkpoint_with_any(runs):
+    """None at 60,000, where nothing is defined; at 30,000 they have more, at 0 far less."""
+    wrong = {"samples": "misclassified"}
+    found = changed(runs, "n", 0, step=60_000, **wrong)
+    found = changed(found, "mls", float("nan"), step=60_000, **wrong)
+    found = changed(found, "mls", 100.0, step=30_000, **wrong)
+    found = changed(found, "mls", -100.0, step=0, **wrong)
+    found = findings.higher_on_misclassified(found, "mls")
+    # All test samples at 30,000: 13, 12 and 10 at the three rates.
+    assert "at the last checkpoint with any (7 or more): 100 against 11.7, " in found.sentence
+    assert found.sentence.endswith("higher in 9 of 9 runs.")
+    assert found.agrees is True
