@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
@@ -127,3 +129,31 @@ def test_unknown_experiments_and_scales_are_refused(tmp_path):
         archive.read("vgg", "laptop", tmp_path)
     with pytest.raises(ValueError, match="scale must be one of"):
         archive.read("mlp-bounds", "tiny", tmp_path)
+
+
+def test_runs_that_diverged_or_are_short_are_not_compared_at_one_loss_either(tmp_path):
+    """Their losses would set the level: 1e-1 at step 0, against 1e-3 at 60,000."""
+    write(tmp_path, "mlp-batch-size", BASE)
+    write(tmp_path, "mlp-batch-size", [(0.1, 8, 0, 0)])
+    write(tmp_path, "mlp-batch-size", [(0.1, 32, 1, 30_000)], "diverged", "loss infinite")
+    runs = archive.read("mlp-batch-size", "laptop", tmp_path)
+    rows = runs.at_one_loss(((0.1, 8), (0.1, 20), (0.1, 32)))
+    found = rows[["batch_size", "seed", "step"]].sort_values("seed").to_numpy().tolist()
+    assert found == [[20, 0, 60_000], [20, 1, 60_000], [20, 2, 60_000]]
+
+
+def test_each_seed_has_a_loss_of_its_own_at_which_its_runs_are_compared(tmp_path):
+    settings = ((0.1, 8), (0.1, 20))
+    write(tmp_path, "mlp-batch-size", [(*s, seed, 60_000) for s in settings for seed in SEED_SHIFT])
+    runs = archive.read("mlp-batch-size", "laptop", tmp_path)
+    table = runs.table.sample(frac=1, random_state=0)  # the order of the rows says nothing
+    slow = (table["seed"] == 1) & (table["batch_size"] == 8)
+    table.loc[slow, "train_loss"] *= 10  # so seed 1 is compared at 1e-2, the others at 1e-3
+    rows = replace(runs, table=table).at_one_loss(settings)
+    found = rows.set_index(["batch_size", "seed"])["step"].to_dict()
+    late, early = 60_000, 30_000
+    assert found == {(8, 0): late, (8, 1): late, (8, 2): late} | {
+        (20, 0): late,
+        (20, 1): early,
+        (20, 2): late,
+    }

@@ -131,6 +131,18 @@ def test_rank_deficient_by_construction_is_exactly_singular(rank, seed):
     assert (geometry.log_volume(s) == -math.inf).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 1000), (1000, 2), (2, 3), (300, 200)])
+def test_what_counts_as_zero_grows_with_the_larger_side(shape):
+    """A diagonal has its singular values to the last bit."""
+    units = max(64, *shape)
+    for factor, kept in ((0.99, False), (1.01, True)):
+        J = torch.zeros(1, *shape, dtype=torch.float64)
+        J[0, 0, 0] = 1.0
+        J[0, 1, 1] = smallest = factor * units * torch.finfo(torch.float64).eps
+        expected = [1.0, smallest if kept else 0.0] + [0.0] * (shape[0] - 2)
+        assert geometry.singular_values(J)[0].tolist() == pytest.approx(expected, rel=1e-9, abs=0)
+
+
 def test_more_outputs_than_inputs_have_no_volume():
     s = geometry.singular_values(torch.randn(2, 5, 3, dtype=torch.float64))
     assert s.shape == (2, 5) and (s[:, 3:] == 0).all()
@@ -177,6 +189,12 @@ def test_dimensionality_is_between_one_and_the_rank(s):
 def test_the_equality_cases_of_dimensionality():
     assert geometry.local_dimensionality(torch.full((1, 7), 3.0).double()).item() == 7.0
     assert geometry.local_dimensionality(torch.tensor([[3.0, 0, 0]]).double()).item() == 1.0
+
+
+def test_the_top_values_are_three_unless_another_number_is_asked_for():
+    s = torch.tensor([[8.0, 4.0, 2.0, 0.5]]).double()
+    assert geometry.log_volume_top(s).item() == pytest.approx(6 * math.log(2), rel=1e-12)
+    assert geometry.log_volume_top(s, 2).item() == pytest.approx(5 * math.log(2), rel=1e-12)
 
 
 def test_the_top_three_of_fewer_are_all():

@@ -677,6 +677,41 @@ def test_operator_norm_of_a_circular_convolution_is_its_largest_fourier_coeffici
     assert m.layers[0].operator_norm == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("sizes", [(20, 6), (6, 20), (6, 20, 9)])
+def test_operator_norm_of_several_calls_is_the_largest(sizes):
+    """Second differences of crops of the input: the longer, the nearer the norm comes to 4."""
+
+    class Crops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv1d(1, 1, 3, bias=False)
+            self.convolution.weight.data = torch.tensor([[[-1.0, 2.0, -1.0]]])
+
+        def forward(self, x):
+            return torch.cat([self.convolution(x[..., :size]).flatten(1) for size in sizes], dim=1)
+
+    (layer,) = flatlib.measure(Crops(), gaussian(2, 1, 20)).layers
+    matrices = [
+        torch.diag_embed(torch.full((size,), 2.0).double())
+        - torch.diag_embed(torch.ones(size - 1).double(), 1)
+        - torch.diag_embed(torch.ones(size - 1).double(), -1)
+        for size in sizes
+    ]
+    norms = [float(torch.linalg.matrix_norm(matrix[1:-1], ord=2)) for matrix in matrices]
+    assert max(norms) > 1.02 * min(norms)
+    assert layer.operator_norm == pytest.approx(max(norms), rel=1e-9)
+
+
+def test_operator_norm_is_exact_where_many_singular_values_are_nearly_the_largest():
+    """A second difference on a ring of 400: the largest, 4, has neighbours 2.5e-4 below."""
+    net = nn.Sequential(
+        nn.Conv1d(1, 1, 3, padding=1, padding_mode="circular", bias=False), nn.Flatten()
+    )
+    net[0].weight.data = torch.tensor([[[-1.0, 2.0, -1.0]]])
+    (layer,) = flatlib.measure(net, gaussian(1, 1, 400)).layers
+    assert layer.operator_norm == pytest.approx(4.0, rel=1e-12)
+
+
 def test_operator_norm_of_a_zero_convolution_is_zero():
     net = small_conv()
     nn.init.zeros_(net[0].weight)
@@ -1234,6 +1269,37 @@ def test_parts_of_a_batch_that_take_different_ways_are_refused():
     with pytest.raises(ValueError, match="another way for samples 1 to 1 .*'expert' .P = 1.") as e:
         flatlib.measure(net, x, max_memory=1)
     assert "measure samples that take one way together" in str(e.value)
+
+
+class Wayward(nn.Module):
+    """A linear map; for samples beyond 2 its weight, or the input, goes another way as well."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(3, 3), nn.Linear(3, 3), way
+
+    def forward(self, x):
+        gate = (x[:, :1] > 2).to(x.dtype)
+        output = self.last(torch.tanh(self.first(x)))
+        if gate.any():
+            more = {"weight": torch.tanh(output) @ self.first.weight, "input": x}[self.way]
+            output = output + gate * more
+        return output
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 4])
+def test_what_holds_of_a_layer_holds_in_every_part_of_the_batch(beyond):
+    for way in ("weight", "input"):
+        net, x = seeded(lambda way=way: Wayward(way)), gaussian(5, 3).clamp(max=1.9)
+        usual = flatlib.measure(net, x, max_memory=1)
+        assert usual.layers[0].in_sharpness and usual.input_layer_is_dense
+        x[beyond, 0] = 3.0
+        for max_memory in (1, measurement.DEFAULT_MAX_MEMORY):
+            m = flatlib.measure(net, x, max_memory=max_memory)
+            assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+            assert m.layers[0].in_sharpness == (way == "input")
+            assert m.layers[1].in_sharpness
+            assert m.input_layer_is_dense == (way == "weight")
 
 
 def test_the_second_of_two_layers_with_one_weight_called_alone():

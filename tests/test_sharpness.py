@@ -186,6 +186,19 @@ def test_the_standard_error_is_that_of_the_mean():
     assert 0.6 < scatter / claimed < 1.6
 
 
+@pytest.mark.parametrize("max_probes", [8, 9, 50])
+def test_the_standard_error_has_n_minus_1_in_its_variance(max_probes):
+    """One sample x of a linear map: a probe gives (x_1 + x_2)^2 or (x_1 - x_2)^2."""
+    net, x = flatlib.nets.linear(2, 1), torch.tensor([[3.0, 4.0]])
+    found = flatlib.hessian_trace(
+        net, x, torch.zeros(1, 1), "hutchinson", max_probes=max_probes, target_standard_error=1e-9
+    )
+    share = (found.estimate - 1.0) / 48  # of probes that give 49, others give 1
+    assert 0 < share < 1 and share * max_probes == pytest.approx(round(share * max_probes))
+    variance = 48**2 * share * (1 - share) * max_probes / (max_probes - 1)
+    assert found.standard_error == pytest.approx(math.sqrt(variance / max_probes), rel=1e-9)
+
+
 def test_a_zero_hessian_has_no_error():
     net = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1))
     for p in net.parameters():

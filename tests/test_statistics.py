@@ -143,3 +143,24 @@ def test_clustered_correlation_of_constant_groups_has_no_inside():
 def test_clustered_correlation_needs_a_group_a_point():
     with pytest.raises(ValueError, match="one group a point, got 1 for 2 points"):
         clustered_pearson([1, 2], [1, 2], ["a"])
+
+
+@pytest.mark.parametrize("pair", [(math.nan, 1.0), (2.0, math.inf), (-math.inf, math.nan)])
+def test_undefined_pairs_count_neither_as_points_nor_as_a_group(pair):
+    x, y, groups = [0.0, 1.0, 2.0, 3.0, 5.0], [1.0, 0.0, 3.0, 2.0, 9.0], list("aabbc")
+    expected = clustered_pearson(x, y, groups)
+    assert (expected.between.n, expected.pooled.n) == (3, 5)
+    for group in ("a", "d"):  # of a group, and alone in its own
+        found = clustered_pearson([*x, pair[0]], [*y, pair[1]], [*groups, group])
+        assert found == expected
+
+
+def test_mean_and_spread_count_what_they_average():
+    table = pd.DataFrame(
+        {"step": [0, 0, 0, 5, 5], "mls": [1.0, math.nan, 5.0, math.nan, math.nan]}
+    ).assign(loss=1.0)
+    found = mean_and_spread(table, ["step"], ["mls", "loss"])
+    assert found["mls.n"].tolist() == [2, 0]
+    assert found["loss.n"].tolist() == [3, 2]
+    assert found["mls.mean"].tolist() == pytest.approx([3.0, math.nan], nan_ok=True)
+    assert found["mls.spread"].tolist() == pytest.approx([math.sqrt(8), math.nan], nan_ok=True)
