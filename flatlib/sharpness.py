@@ -3,9 +3,11 @@
 The norm of a weight's gradient is had without the gradient. A linear layer or a convolution
 multiplies its weight with patches ``X`` (``K x P``, one column a position), so the gradient of
 output k is ``delta_k X^T`` and its squared norm can be summed either over the entries of that
-product or, where positions are few, over those of ``delta_k R^T``, where ``R`` (``P x P``) is the
-triangular factor of ``X = Q R``. Sums of squares keep nearly equal columns of ``X`` apart, which
-``<delta_k (X^T X), delta_k>`` loses.
+product or, where positions are few, over those of ``delta_k R^T``, where ``R`` is the triangular
+factor of ``X = Q R``. The smallest column is taken off the others first, and ``delta_k`` applied
+to it whole: columns that are nearly equal, ``d`` apart, leave a relative error of about
+``2.2e-16 / d`` in a contrast of them, which is what float64 allows; with ``X^T X`` it would be
+that error's square root, and sums could be negative.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class NormSums:
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], n_outputs: int):
         self.module, self.n_outputs = module, n_outputs
         self.patches = _joined([patches(module, x) for x in inputs])  # (n, groups, K, P)
-        self.triangle: Tensor | None = None  # R of the patches, (n, groups, P, P)
+        self.triangle: Tensor | None = None  # of the patches, made when first needed
         self.energy: Tensor | None = None  # of delta, (n, groups, C, P), summed over outputs
         self.weight: Tensor | None = None  # to be summed over all axes but the first
         self.bias: list[Tensor] = []  # the bias's gradients, (n, groups, C) for each output
@@ -75,8 +77,10 @@ class NormSums:
         # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
         if P * (2 * K + N * C) < N * C * K:
             if self.triangle is None:
-                self.triangle = torch.linalg.qr(X, mode="r").R
-            gradient = delta @ self.triangle.mT
+                self.triangle = _triangle(X)
+            R = self.triangle
+            gradient = delta @ R[..., 1:].mT
+            gradient[..., 0] += self.bias[-1] * R[..., 0, :1]
         else:
             gradient = delta @ X.mT
         self.weight = _plus_product(self.weight, gradient, gradient)
@@ -96,6 +100,16 @@ class NormSums:
             smallest_patch=patch.amin(dim=(1, 2)),
             n_positions=patch.shape[-1],
         )
+
+
+def _triangle(X: Tensor) -> Tensor:
+    """R of ``(x, X - x) = Q R``, where x is the smallest column of ``X`` ``(n, groups, K, P)``.
+
+    A larger x would drown the columns that are smaller.
+    """
+    smallest = X.square().sum(dim=2, keepdim=True).argmin(dim=3, keepdim=True)
+    x = X.gather(3, smallest.expand(*X.shape[:3], 1))
+    return torch.linalg.qr(torch.cat([x, X - x], dim=3), mode="r").R
 
 
 def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
