@@ -6,8 +6,8 @@ output k is ``delta_k X^T`` and its squared norm can be summed either over the e
 product or, where positions are few, over those of ``delta_k R^T``, where ``R`` is the triangular
 factor of ``X = Q R``. The smallest column is taken off the others first, and ``delta_k`` applied
 to it whole: columns that are nearly equal, ``d`` apart, leave a relative error of about
-``2.2e-16 / d`` in a contrast of them, which is what float64 allows; with ``X^T X`` it would be
-that error's square root, and sums could be negative.
+``2.2e-16 / d`` in a contrast of them, which is what float64 allows. With ``X^T X`` the error would
+be ``2.2e-16 / d^2``, and sums could be negative.
 """
 
 from __future__ import annotations
