@@ -44,6 +44,8 @@ class Float64Network:
     kinds: dict[str, str]
     outside: dict[str, Tensor]  # leaves no output may rest on: see `check_graph` in `probing`
     trainable: frozenset[str] = field(default_factory=frozenset)  # names of unfrozen parameters
+    task: str = "the network was differentiated"  # told where memory runs out, with the remedy
+    remedy: str = "pass fewer samples"
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output ``(n, N)`` for float64 ``x``, checked."""
@@ -130,15 +132,17 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                         vars(module)[name] = value.detach().to(dtype, copy=True)
                         if value.grad_fn is not None:
                             outside[f"{path}.{name}"] = vars(module)[name].requires_grad_()
-            yield _float64_copies(net, kinds, outside)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MemoryError(
-                "memory ran out while the derivatives of a part of the batch were made "
-                f"({type(error).__name__}: {error}); pass a smaller max_memory, so that a part "
-                "holds fewer samples, and if a single sample is too much, a smaller input"
-            ) from error
+            network = _float64_copies(net, kinds, outside)
+            try:
+                yield network
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error).partition("\n")[0]
+                raise MemoryError(
+                    f"memory ran out while {network.task}: {network.remedy} "
+                    f"({type(error).__name__}: {said})"
+                ) from error
         finally:
             for _, module, before in attributes:
                 vars(module).clear()

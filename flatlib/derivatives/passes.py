@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,10 +14,13 @@ from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 
 from .float64 import Float64Network
 from .probing import Probe, probed, run_checked
-from .recording import Call, Forward, in_company, weight_uses
+from .recording import Forward, in_company, weight_uses
 
 FLOAT64_BYTES = 8
-MIXED_ROWS = 1e-9  # of a layer's largest gradient: below, two gradients differ by rounding alone
+FEWER_AT_ONCE = "pass a smaller max_memory, so that fewer samples are taken at once"
+ONE_SAMPLE = "no split of the batch helps; pass smaller samples or a network of fewer outputs"
+MIXED_ROWS = 1e-12  # of the largest gradient: what sums in another order may change, on a GPU
+ROW_FACTORS = 251  # different factors of rows in `_mixed_rows`, the largest 2^250
 
 
 class Collector(Protocol):
@@ -55,7 +59,7 @@ class Derivatives:
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
     own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
     other_parameters: tuple[str, ...]  # trainable and used in any other way
-    mixed: str | None  # a layer whose row for one sample reaches the output for another
+    mixed: str | None  # whose row for one sample reaches the output for another, if any
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ class Plan:
 
     probe: Probe
     bytes_per_sample: int  # memory that one sample's derivatives take
-    mixed: str | None  # a layer whose row for one sample reaches the output for another
 
 
 def plan(network: Float64Network, x: Tensor) -> Plan:
@@ -74,18 +77,32 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
         ValueError: the network is not deterministic, or calls a layer on rows that are not the
             samples.
     """
+    network.task, network.remedy = "the network was tried out on a few samples", ONE_SAMPLE
     probe, first = probed(network, x)
-    mixed = _mixed_layer(first, list(first.calls))
-    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)), mixed)
+    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
 
 
-def _owners(network: Float64Network, forward: Forward) -> tuple[frozenset[str], tuple[str, ...]]:
+def _check_leads_to_input(forward: Forward, graph: set) -> None:
+    """Refuse an output whose graph does not hold the input."""
+    if not any(getattr(node, "variable", None) is forward.x for node in graph):
+        raise ValueError(
+            "the output does not depend on x as far as autograd sees: the forward cuts the graph "
+            "to x (x.long(), detach(), numpy() or torch.no_grad()?), so every derivative along x "
+            "would be 0; keep x in the graph, or measure the rest of the network from the first "
+            "differentiable numbers on, such as the embedded tokens"
+        )
+
+
+def _owners(
+    network: Float64Network, forward: Forward, uses: Counter[str], graph: set
+) -> tuple[frozenset[str], tuple[str, ...]]:
     """The trainable parameters that one layer's calls alone use, and those used otherwise.
+
+    ``uses`` and ``graph`` are from `weight_uses`.
 
     Raises:
         ValueError: the weight of a layer is used without calling the layer.
     """
-    uses, graph = weight_uses(forward.output, network.parameters)
     called = {
         id(parameter)
         for name in forward.calls
@@ -136,46 +153,41 @@ def _bytes_per_sample(forward: Forward, batched: bool) -> int:
     return FLOAT64_BYTES * numbers
 
 
-def _mixed_layer(forward: Forward, names: Sequence[str]) -> str | None:
-    """A layer among these whose row for one sample reaches the output for another, if any.
+def _mixed_rows(forward: Forward, layers: Sequence[str]) -> str | None:
+    """What has a row for one sample that reaches another's output: a layer, the input, or None.
 
-    A row's gradient must come from its own sample's output. So two backward passes, the second
-    with each sample's output weighted by another number, must give gradients that differ by just
-    these numbers, row by row.
+    A row's gradient must come from its own sample's output alone. So in two backward passes, the
+    second with each sample's output multiplied by a factor of its own, the gradients must differ
+    by these factors, row by row. Powers of two change nothing else, no rounding either, so that a
+    gradient which is all rounding is not taken for a mixture. Of several names it is the last,
+    next to the mixture.
     """
-    calls = [(name, call) for name in names for call in forward.calls[name]]
-    if not calls:
-        return None
+    calls = [(f"layer {name!r}", call) for name in layers for call in forward.calls[name]]
+    names = ["x", *(name for name, _ in calls)]
+    targets = [forward.x, *(call.output_edge for _, call in calls)]
+    shapes = [forward.x.shape, *(call.output_shape for _, call in calls)]
     n, N = forward.output.shape
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
-    factor = torch.arange(1.0, n + 1).to(forward.output)[:, None]
-    targets = [call.output_edge for _, call in calls]
-    shapes = [call.output_shape for _, call in calls]
+    factor = (2.0 ** (torch.arange(n) % ROW_FACTORS)).to(forward.output)[:, None]
     plain = [g.clone() for g in _pulled_back(forward.output, direction, targets, shapes)]
     weighted = _pulled_back(forward.output, factor * direction, targets, shapes)
-    for (name, _), one, other in zip(calls, plain, weighted, strict=True):
-        off = (other.flatten(1) - factor * one.flatten(1)).abs().amax()
-        if off > MIXED_ROWS * n * one.abs().amax():
-            return name
-    return None
+    mixed = None
+    for name, one, other in zip(names, plain, weighted, strict=True):
+        off = (other.flatten(1) / factor - one.flatten(1)).abs().amax()
+        if off > MIXED_ROWS * one.abs().amax():
+            mixed = name
+    return mixed
 
 
-def _refuse_mixed(layer: str | None) -> None:
-    """Raise, if there is such a layer."""
-    if layer is not None:
+def _refuse_mixed(rows: str | None) -> None:
+    """Raise, if there are such rows."""
+    if rows is not None:
         raise ValueError(
-            f"the network mixes the rows of layer {layer!r}: one sample's output rests on "
-            "another's row (a row or a mean of the batch, as in layer(x)[:1] or "
-            "layer(x).mean(0)?), so which sample a gradient belongs to is lost; let each "
-            "sample use its own row"
+            f"the network mixes the rows of {rows}: one sample's output rests on another's row "
+            "(a row or a mean of the batch, as in layer(x)[:1] or layer(x).mean(0)?), so which "
+            "sample a gradient belongs to is lost; let each sample use its own row"
         )
-
-
-def _may_mix_unseen(call: Call) -> bool:
-    """Whether all rows that a layer reads are equal: only then can samples exchange them unseen."""
-    first = call.value[:1]
-    return bool(torch.equal(first, call.value[1:2])) and bool((call.value == first).all())
 
 
 def _pulled_back(
@@ -269,11 +281,11 @@ def _backward(
     forward = run_checked(network, in_company(x), range(start, start + n))
     if not forward.calls:
         raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
-    own, others = _owners(network, forward)
-    # On few samples `plan` saw every mixture, except of rows that are equal and only in larger
-    # batches. Rows that differ would have shown in the output.
-    unseen = [name for name, made in forward.calls.items() if any(map(_may_mix_unseen, made))]
-    mixed = _mixed_layer(forward, unseen)
+    uses, graph = weight_uses(forward.output, network.parameters)
+    _check_leads_to_input(forward, graph)
+    own, others = _owners(network, forward, uses, graph)
+    # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
+    mixed = _mixed_rows(forward, list(forward.calls) if collect else [])
     N = forward.output.shape[1]
     calls = [call for made in forward.calls.values() for call in made]
     targets = [forward.x, *(call.input_edge for call in calls)]
@@ -339,19 +351,25 @@ def differentiate(
         `Derivatives` of consecutive parts of the batch.
 
     Raises:
-        ValueError: samples influence each other, or mix rows of a layer; output or gradient not
-            finite; no layer is
-            called, or the weight of one is used without calling it; what `plan` refuses, in a
-            part of the network that it did not reach.
+        ValueError: samples influence each other, or rows of a layer are mixed; no way back to
+            the input; output or gradient not finite; no layer is called, or the weight of one is
+            used without calling it; what `plan` refuses, in a part of the network that it did not
+            reach.
     """
     at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
     start = 0
     for part in x.split(at_once):
+        size = len(part) * planned.bytes_per_sample
+        network.task = (
+            f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
+            f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
+        )
+        network.remedy = FEWER_AT_ONCE if len(part) > 1 else ONE_SAMPLE
         derivatives = _backward(network, part, start, collect)
         planned.probe.check(derivatives.output, start)
         for layer in derivatives.layers:
             planned.probe.check_inputs(layer.name, layer.inputs, start)
-        _refuse_mixed(planned.mixed or derivatives.mixed)  # last, since the others say more of why
+        _refuse_mixed(derivatives.mixed)  # last, since the others say more of why
         yield derivatives
         start += len(part)
 
