@@ -86,6 +86,49 @@ def test_a_mixture_that_begins_beyond_the_samples_of_the_probe():
         flatlib.measure(late, gaussian(20, 5))
 
 
+class OneWay(nn.Module):
+    """A sample whose first number is above 9 alone goes by way of another layer's last row."""
+
+    def __init__(self):
+        super().__init__()
+        self.read, self.other = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, far = self.read(x), x[:, :1] > 9
+        return torch.where(far, h + self.other(x)[-1:], h) if far.any() else h
+
+
+def test_a_mixture_on_a_way_that_one_sample_alone_takes():
+    x = gaussian(20, 5)
+    x[0, 0] = 10.0  # not among the samples that are tried out before
+    with pytest.raises(ValueError, match="mixes the rows of"):
+        flatlib.measure(OneWay(), x)
+
+
+def test_a_gradient_that_is_all_rounding_is_no_mixture():
+    class Cancels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vain, self.out = nn.Linear(5, 4), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.vain(x)
+            return self.out(x) + (0.1 * h + 0.2 * h - 0.3 * h)[:, :3]
+
+    x = gaussian(7, 5)
+    net = Cancels()
+    assert flatlib.measure(net, x).sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
+
+
+def test_the_jacobian_does_not_suffer_from_mixed_rows():
+    net = Conditioned(MIXINGS["the first"]).double()
+    x = gaussian(4, 5).double()
+    expected = torch.func.vmap(torch.func.jacrev(lambda v: net(v[None])[0]))(x)
+    torch.testing.assert_close(
+        flatlib.derivatives.input_jacobian(net, x), expected, rtol=1e-9, atol=1e-12
+    )
+
+
 def test_equal_samples_are_no_mixture():
     net = flatlib.nets.mlp((5, 6, 3))
     alone = flatlib.measure(net, gaussian(1, 5)).sharpness
@@ -121,6 +164,23 @@ def test_a_way_to_x_that_is_cut_is_refused(name, way):
         measuring(Cut(CUTS[name]), gaussian(3, 4))
 
 
+def test_a_hessian_needs_no_way_to_x():
+    net, x, y = Cut(CUTS["indices"]), gaussian(3, 4), gaussian(3, 2)
+    found = flatlib.sharpness.hessian_trace(net, x, y, method="exact")
+    twin = net.double()
+    theta = torch.cat([p.detach().flatten() for p in twin.parameters()])
+    shapes = {name: p.shape for name, p in twin.named_parameters()}
+
+    def loss(theta: Tensor) -> Tensor:
+        parts = theta.split([shape.numel() for shape in shapes.values()])
+        state = {k: part.view(s) for (k, s), part in zip(shapes.items(), parts, strict=True)}
+        output = torch.func.functional_call(twin, state, (x.double(),))
+        return (output - y.double()).square().sum() / (2 * len(x))
+
+    trace = torch.autograd.functional.hessian(loss, theta).trace()
+    assert found.estimate == pytest.approx(float(trace), rel=1e-9)
+
+
 def test_a_constant_that_is_connected_to_x_has_sensitivity_0():
     net = flatlib.nets.linear(4, 2)
     nn.init.zeros_(net.linear1.weight)
@@ -153,8 +213,10 @@ except MemoryError as error:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory by Linux's means")
-@pytest.mark.parametrize("where", ["forward", "backward"])
-def test_out_of_memory_is_told_as_such(where):
+@pytest.mark.parametrize(
+    ("where", "remedy"), [("forward", "no split of the batch"), ("backward", "smaller max_memory")]
+)
+def test_out_of_memory_is_told_as_such(where, remedy):
     command = [sys.executable, "-c", STARVED, where]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "memory ran out" in ended.stdout and "max_memory" in ended.stdout, ended.stderr[-800:]
+    assert "memory ran out" in ended.stdout and remedy in ended.stdout, ended.stderr[-800:]

@@ -183,8 +183,10 @@ def _mixed_rows(forward: Forward, layers: Sequence[str]) -> str | None:
 def _refuse_mixed(rows: str | None) -> None:
     """Raise, if there are such rows."""
     if rows is not None:
+        samples = "samples influence each other: " if rows == "x" else ""
         raise ValueError(
-            f"the network mixes the rows of {rows}: one sample's output rests on another's row "
+            f"{samples}the network mixes the rows of {rows}: one sample's output rests on "
+            "another's row "
             "(a row or a mean of the batch, as in layer(x)[:1] or layer(x).mean(0)?), so which "
             "sample a gradient belongs to is lost; let each sample use its own row"
         )
