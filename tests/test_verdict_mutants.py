@@ -28,6 +28,11 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         "        first = np.maximum(fits, 0)\n",
         units.test_runs_that_have_not_fitted_are_left_out_and_counted,
     ),
+    "runs with one checkpoint counted": (
+        "(first >= 0) & (first < last)",
+        "(first >= 0) & (first <= last)",
+        units.test_a_run_with_one_checkpoint_in_a_window_has_not_moved,
+    ),
     "condition dropped: fitted by the second half": (
         "(fits >= 0) & (fits <= later)",
         "(fits >= 0)",

@@ -149,6 +149,20 @@ def test_runs_that_have_not_fitted_are_left_out_and_counted():
     assert found.value == pytest.approx(-2)
 
 
+def test_a_run_with_one_checkpoint_in_a_window_has_not_moved():
+    """One setting fits at its last checkpoint alone, another at its first."""
+
+    def curves(setting, seed):
+        fit = {(0.05, 20): len(STEPS) - 1, (0.2, 20): 0}.get(setting, FIT)
+        accuracy = np.where(np.arange(len(STEPS)) < fit, 0.5, 1.0)
+        return {"mls": np.arange(10.0, 3.0, -1.0) + wobble(seed), "train_accuracy": accuracy}
+
+    once_fitted = verdict(archive_of(curves), claim())
+    assert (once_fitted.used, once_fitted.value) == (20, pytest.approx((-4 * 3 - 6) / 4))
+    to_fit = verdict(archive_of(curves), claim(condition=claims.TO_FIT))
+    assert (to_fit.used, to_fit.value) == (20, pytest.approx((-2 * 3 - 6) / 4))
+
+
 def test_the_late_window_asks_for_a_run_that_has_fitted_by_its_beginning():
     def curves(setting, seed):
         accuracy = np.where(np.arange(len(STEPS)) < 5, 0.5, 1.0)

@@ -331,13 +331,19 @@ class Case:
         return vmap(along)(torch.eye(len(theta), dtype=x.dtype)).permute(1, 2, 0)
 
     @cached_property
-    def along_the_axes(self) -> Tensor:
-        """``(N, M)``: the first sample's central differences along every axis of the input.
+    def along_the_axes(self) -> tuple[Tensor, Tensor]:
+        """The first sample's central differences along every axis of the input, and their error.
 
         Points at both ends of every axis, ``sqrt(M alpha)`` away, have mean x and covariance
-        alpha I exactly, so no sampling error hides a wrong factor.
+        alpha I exactly, so no sampling error hides a wrong factor. Returns ``(N, M)``, and how far
+        the whole moves where the steps are twice as long: large numbers inside a network that
+        cancel leave more rounding than its output shows.
         """
         h = 1e-7 * min(1.0, float(self.norm_x[0]))
+        short, long = self._central_differences(h), self._central_differences(2 * h)
+        return short, (short - long).norm()
+
+    def _central_differences(self, h: float) -> Tensor:
         step = h * torch.eye(self.x.shape[1], dtype=self.x.dtype)
         ahead, behind = self.x[:1] + step, self.x[:1] - step
         width = (ahead - behind).diagonal()  # what rounding leaves of 2 h

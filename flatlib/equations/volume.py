@@ -37,15 +37,18 @@ def resolved(c: Case) -> bool:
 
 def first_order(c: Case) -> list[Link]:
     """(8): what small steps along every axis do to the output, divided by their lengths."""
+    slope, error = c.along_the_axes
     J = c.grad_x[0]
-    return [(c.along_the_axes, "~", J, ROUNDING_FLOOR * J.norm())]
+    return [(slope, "~", J, error + ROUNDING_FLOOR * J.norm())]
 
 
 def limit_covariance(c: Case) -> list[Link]:
     """(9): the covariance, over alpha, of the image of points with covariance alpha I."""
+    slope, error = c.along_the_axes
     J = c.grad_x[0]
-    covariance = c.along_the_axes @ c.along_the_axes.T
-    return [(covariance, "~", J @ J.T, ROUNDING_FLOOR * covariance.trace())]
+    covariance = slope @ slope.T
+    spread = 2 * slope.norm() * error + ROUNDING_FLOOR * covariance.trace()
+    return [(covariance, "~", J @ J.T, spread)]
 
 
 def volume(c: Case) -> Tensor:
