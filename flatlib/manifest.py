@@ -45,7 +45,7 @@ def encode(manifest: Mapping) -> bytes:
 
     >>> print(encode({"run": "a"}).decode(), end="")
     {
-     "seal": "fbd65f3f8c0bf374a1b23213c3f0352c5a7943b38c66c1a2f02fe8f93ee60f26",
+     "seal": "e11cb142d3ac1e7ad437b7cec5be4269f62fb6ac5c5a8fa8a83cc88f889dc6d2",
      "format": 2,
      "run": "a"
     }

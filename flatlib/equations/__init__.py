@@ -165,10 +165,10 @@ def printed_lemma_counterexample(seed: int = 0) -> tuple[nn.Sequential, Tensor, 
         seed: of the family.
 
     Returns:
-        ``(net, x, y)``, one sample.
+        ``(net, x, y)``, one sample, twice, with two targets that are nearly equal.
 
     >>> net, x, y = printed_lemma_counterexample()
-    >>> x.shape == (1, net[0].weight.numel())
+    >>> x.shape == (2, net[0].weight.numel())
     True
     """
     case = equality_cases("16", seed)[0]
