@@ -141,11 +141,12 @@ class TestCatalog:
         assert {run.loss for run in vgg + mlp} == {"mse"}
 
     def test_figures_share_runs(self):
-        for net in ("vgg10", "mlp"):
+        for net in ("vgg10", "mlp", "mlp-relu"):
             whole = set(configurations(f"correlations-{net}", "laptop"))
-            for name in EXPERIMENTS:
-                if name.startswith(net) and name != "mlp-all-images":
-                    assert set(configurations(name, "laptop")) <= whole
+            names = [name for name, experiment in EXPERIMENTS.items() if experiment.net == net]
+            assert len(names) >= 4
+            for name in names:
+                assert set(configurations(name, "laptop")) <= whole
 
     def test_one_set_of_settings_comes_first(self):
         seeds = [run.seed for run in configurations("correlations-vgg10", "laptop")]
