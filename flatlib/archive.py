@@ -81,7 +81,7 @@ class Runs:
         return tuple(dict.fromkeys(run.seed for run in runs))
 
     def on(self, samples: str) -> pd.DataFrame:
-        """The rows measured on ``"train"``, ``"test"`` or ``"misclassified"`` samples."""
+        """The rows of these samples, see `flatlib.experiments.load`."""
         return self.table[self.table["samples"] == samples]
 
     def fit_steps(self, threshold: float = FITTED) -> pd.Series:

@@ -18,6 +18,8 @@ SEEDS = 3  # at each setting that a claim needs; fewer test nothing
 SCALES = ("paper", "laptop")  # a claim is decided at the first with enough seeds
 FITTED_FIXED = date(2026, 11, 20)  # when `FITTED` was chosen, before the first archived run
 RULES_FIXED = date(2026, 11, 25)  # all other rules
+TEST_SET_FIXED = date(2026, 11, 26)  # the rule of misclassified samples
+LAST_CHECKPOINTS = 10  # that `LAST_TEN` averages over
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))  # the paper has the quantity fall along each list
 BATCHES = ((0.1, 32), (0.1, 20), (0.1, 8))
@@ -32,12 +34,13 @@ AFTER_50_000 = "after step 50,000"  # of runs that have fitted by then
 AT_ONE_STEP = "at one step"  # the last, of runs that have fitted by then
 AT_EQUAL_LOSS = "at equal train loss"  # the loss that the slowest run of a seed ends at
 AT_THE_END = "at the end"  # the last checkpoint, fitted or not
+LAST_TEN = "over the last ten checkpoints"  # fitted or not
 THROUGHOUT = "throughout"  # every checkpoint
 
 # Statistics: how runs become one number a seed.
 CHANGE = "change"  # end minus beginning of each run, mean over the settings of a seed
 DIFFERENCE = "difference"  # last setting minus first, of one seed
-MISCLASSIFIED = "misclassified"  # misclassified minus all test samples, of one checkpoint
+MISCLASSIFIED = "misclassified"  # minus all test samples, mean over the last ten checkpoints
 VALUE = "value"  # at the end, mean over the settings of a seed
 TREND = "trend"  # correlation of two quantities' first differences, Fisher z, mean in a seed
 COUNT = "count"  # measurements in which an inequality holds
@@ -300,10 +303,11 @@ VGG10 = (
             "vgg10-test-set",
             column,
             RISES,
-            AT_THE_END,
+            LAST_TEN,
             MISCLASSIFIED,
             _margin(column),
             samples="misclassified",
+            fixed=TEST_SET_FIXED,
         )
         for column in (S, G, V, V3, MLS)
     ),

@@ -52,6 +52,7 @@ WHEN = {
     claims.AT_ONE_STEP: "at one step",
     claims.AT_EQUAL_LOSS: "at equal train loss",
     claims.AT_THE_END: "at the end",
+    claims.LAST_TEN: "over the last ten checkpoints",
 }
 REASONS = {
     NO_EXPERIMENT: "no such network was trained",
@@ -88,7 +89,7 @@ def claim_words(claim: Claim) -> str:
         cause = "a higher learning rate" if by_rate else "a smaller batch"
         return f"{symbol} is lower with {cause}, {when}"
     if claim.statistic == claims.MISCLASSIFIED:
-        return f"{symbol} is higher on misclassified test images than on all"
+        return f"{symbol} is higher on misclassified test images than on all, {when}"
     if claim.statistic == claims.VALUE:
         return f"the gap from C to D is the largest {symbol}"
     if claim.statistic == claims.TREND:

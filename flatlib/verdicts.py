@@ -481,21 +481,31 @@ def _value(claim: Claim, grid: Grid, threshold: float) -> Effects:
 
 
 def _misclassified(claim: Claim, grid: Grid, threshold: float) -> Effects:
+    """Against the whole test set where it was measured, else against the sample of it."""
     chosen = grid.only(claim.settings)
-    wrong = grid.values(claim.quantity, "misclassified")[chosen]
-    everyone = grid.values(claim.quantity, "test")[chosen]
+    wrong, sample, test_set = (
+        grid.values(claim.quantity, name)[chosen] for name in ("misclassified", "test", "test-set")
+    )
+    everyone = np.where(np.isfinite(test_set), test_set, sample)
     known = np.isfinite(wrong) & np.isfinite(everyone)
     known &= grid.values("n", "misclassified")[chosen] > 0
-    last = np.where(known.any(axis=-1), known.shape[-1] - 1 - known[..., ::-1].argmax(axis=-1), -1)
-    base = _at(everyone, last)
-    effects = _at(wrong, last) - base
+    from_last = known[..., ::-1].cumsum(axis=-1)[..., ::-1]  # checkpoints from here on that count
+    last = known & (from_last <= claims.LAST_CHECKPOINTS)
+    effects = _mean_over(wrong - everyone, last)
     defined = np.isfinite(effects)
     return Effects(
         _per_seed(effects),
-        _mean(np.abs(base), defined),
+        _mean(np.abs(_mean_over(everyone, last)), defined),
         int(defined.sum()),
         int(grid.present[chosen].sum()),
     )
+
+
+def _mean_over(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Means over the chosen entries of the last axis, NaN where there are none."""
+    counts = chosen.sum(axis=-1)
+    sums = np.where(chosen, values, 0.0).sum(axis=-1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 EFFECTS = {

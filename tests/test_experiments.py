@@ -39,6 +39,7 @@ from flatlib.experiments import (
 from flatlib.experiments.catalog import command
 from flatlib.experiments.config import MeasuredSamples, load_data
 from flatlib.experiments.stacked import stacks
+from flatlib.experiments.work import ending
 from flatlib.measurement import measure
 from flatlib.training.checkpoint import bound_keys
 
@@ -143,7 +144,12 @@ class TestCatalog:
     def test_figures_share_runs(self):
         for net in ("vgg10", "mlp", "mlp-relu"):
             whole = set(configurations(f"correlations-{net}", "laptop"))
-            names = [name for name, experiment in EXPERIMENTS.items() if experiment.net == net]
+            protocol = SCALES["laptop"][net]
+            names = [
+                name
+                for name, experiment in EXPERIMENTS.items()
+                if SCALES["laptop"][experiment.net] == protocol
+            ]
             assert len(names) >= 4
             for name in names:
                 assert set(configurations(name, "laptop")) <= whole
@@ -191,6 +197,25 @@ class TestOneRun:
         assert table.samples.tolist() == ["train", "test", "misclassified"] * len(
             TINY.checkpoints()
         )
+
+    def test_the_last_checkpoints_measure_the_whole_test_set_as_well(self, whole, tmp_path):
+        """Other rows stay as they are; a run that was made without such rows is complete."""
+        asked = replace(TINY, test_set_checkpoints=2)
+        execute(asked, "smoke", tmp_path)
+        record = record_of(asked, tmp_path)
+        table = record.read_table()
+        found = table[table.samples == "test-set"]
+        assert found.step.tolist() == TINY.checkpoints()[-2:]
+        others = table[table.samples != "test-set"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(others, record_of(TINY, whole).read_table())
+        net = asked.network()
+        net.load_state_dict(record.read_weights(net))
+        data = load_data("digits")
+        m = measure(net, data.test_x)
+        last = found.iloc[-1]
+        assert (last.n, last.samples_accuracy) == (len(data.test_x), last.test_accuracy)
+        assert last.mls == pytest.approx(m.summary()["mls"], rel=1e-9)
+        assert ending(record_of(TINY, whole), asked) == "complete"
 
     def test_manifest_says_where_the_numbers_come_from(self, whole):
         manifest = record_of(TINY, whole).read_manifest()

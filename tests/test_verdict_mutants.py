@@ -131,12 +131,22 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
     "checkpoints without a misclassified sample counted": (
         '"misclassified")[chosen] > 0',
         '"misclassified")[chosen] >= 0',
-        units.test_misclassified_samples_are_compared_at_the_last_checkpoint_with_any,
+        units.test_misclassified_samples_are_compared_over_the_last_checkpoints_with_any,
     ),
-    "misclassified at the first checkpoint": (
-        "known.shape[-1] - 1 - known[..., ::-1].argmax(axis=-1)",
-        "known.argmax(axis=-1)",
-        units.test_misclassified_samples_are_compared_at_the_last_checkpoint_with_any,
+    "misclassified at every checkpoint": (
+        "last = known & (from_last <= claims.LAST_CHECKPOINTS)",
+        "last = known",
+        units.test_misclassified_samples_are_compared_over_the_last_checkpoints_with_any,
+    ),
+    "misclassified at the first checkpoints": (
+        "known[..., ::-1].cumsum(axis=-1)[..., ::-1]",
+        "known.cumsum(axis=-1)",
+        units.test_misclassified_samples_are_compared_over_the_last_checkpoints_with_any,
+    ),
+    "the whole test set overlooked": (
+        "np.where(np.isfinite(test_set), test_set, sample)",
+        "sample",
+        units.test_misclassified_samples_are_compared_with_the_whole_test_set_where_it_was_measured,
     ),
     "trends by levels": (
         "statistics.pearson(np.diff(one[run][part]), np.diff(other[run][part]))",

@@ -38,7 +38,7 @@ def archive_of(curves, name=ALL, seeds=SEEDS, scale="laptop", **others) -> Archi
             continue
         steps = STEPS * made.steps // STEPS[-1]
         parts = []
-        for samples in ("train", "test", "misclassified"):
+        for samples in ("train", "test", "misclassified", "test-set"):
             own = {
                 "step": steps,
                 "samples": samples,
@@ -372,26 +372,46 @@ wrong = claim(
     claims.MISCLASSIFIED,
     experiment="vgg10-test-set",
     direction=claims.RISES,
-    condition=claims.AT_THE_END,
+    condition=claims.LAST_TEN,
     samples="misclassified",
 )
 
 
-def test_misclassified_samples_are_compared_at_the_last_checkpoint_with_any():
-    def curves(setting, seed):
-        numbers = np.array([7, 7, 7, 7, 3, 0, 0])
-        excess = np.array([9, 9, 9, 9, 2, 99, 99]) + wobble(seed)
-        return {
-            ("mls", "test"): np.full(len(STEPS), 10.0),
-            ("mls", "misclassified"): 10 + excess,
-            ("n", "misclassified"): numbers,
-        }
+def misclassified_curves(excess, numbers, test_set=None):
+    """What misclassified samples have more than the 100 test samples, whose value is 10."""
 
-    found = verdict(archive_of(curves, "vgg10-test-set"), wrong)
-    assert (found.value, found.word, found.n) == (pytest.approx(2), "held", 5)
+    def curves(setting, seed):
+        shift = wobble(seed)
+        found = {
+            ("mls", "test"): np.full(len(STEPS), 10.0),
+            ("mls", "misclassified"): 10 + np.asarray(excess) + shift,
+            ("n", "misclassified"): np.asarray(numbers),
+        }
+        return found if test_set is None else found | {("mls", "test-set"): np.asarray(test_set)}
+
+    return curves
+
+
+def test_misclassified_samples_are_compared_over_the_last_checkpoints_with_any():
+    curves = misclassified_curves([99, 99, 3, 4, 8, 99, 99], [7, 7, 7, 7, 3, 0, 0])
+    archive = archive_of(curves, "vgg10-test-set")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "LAST_CHECKPOINTS", 3)
+        found = verdict(archive, wrong)
+        fewer = verdict(archive, replace(wrong, direction=claims.FALLS))
+    assert (found.value, found.word, found.n) == (pytest.approx(5), "held", 5)
     assert found.margin == pytest.approx(0.5)
-    fewer = verdict(archive_of(curves, "vgg10-test-set"), replace(wrong, direction=claims.FALLS))
     assert fewer.word == "against"
+
+
+def test_misclassified_samples_are_compared_with_the_whole_test_set_where_it_was_measured():
+    unknown = math.nan
+    curves = misclassified_curves(
+        [1, 1, 1, 1, 1, 2, 3], [7] * 7, [unknown, unknown, unknown, unknown, 8, 8, 9]
+    )
+    found = verdict(archive_of(curves, "vgg10-test-set"), wrong)
+    assert found.value == pytest.approx((4 * 1 + 3 + 4 + 4) / 7)
+    assert found.margin == pytest.approx(0.05 * (4 * 10 + 8 + 8 + 9) / 7)
 
 
 def test_runs_that_misclassify_nothing_say_nothing():

@@ -112,7 +112,8 @@ def load(name: str, scale: str, results: Path | None = None) -> pd.DataFrame:
 
     Returns:
         The runs' tables below one another, with ``run``, ``lr``, ``batch_size`` and ``seed`` in
-        front; ``samples`` is ``"train"``, ``"test"`` or ``"misclassified"``.
+        front; ``samples`` is ``"train"``, ``"test"``, ``"misclassified"`` or, of the last
+        checkpoints of some runs, ``"test-set"``, all test samples.
 
     Raises:
         ValueError: an unknown experiment or scale.

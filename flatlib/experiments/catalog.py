@@ -25,7 +25,7 @@ class Experiment:
 EXPERIMENTS = {
     "vgg10-learning-rate": Experiment("1", "vgg10", LEARNING_RATES),
     "vgg10-batch-size": Experiment("2", "vgg10", BATCH_SIZES),
-    "vgg10-test-set": Experiment("3", "vgg10", BASE),
+    "vgg10-test-set": Experiment("3", "vgg10-test-set", BASE),
     "mlp-bounds": Experiment("D.4, tanh", "mlp", BASE),
     "correlations-vgg10": Experiment("D.5", "vgg10", ALL_SETTINGS),
     "correlations-mlp": Experiment("D.6, tanh", "mlp", ALL_SETTINGS),
@@ -52,20 +52,26 @@ class Scale:
     measure_every: int
     measure_samples: int
     seeds: tuple[int, ...]
+    test_set_checkpoints: int = 0  # how many of the last ones measure every test sample as well
 
 
+_SMOKE_VGG10 = Scale("vgg10-gray", "digit-images-0-1", 120, 60, 8, (0,), 1)
+_LAPTOP_VGG10 = Scale("vgg10", "cifar10-0-1", 60_000, 1_250, 100, (0, 1, 2), 10)
+_PAPER_VGG10 = Scale("vgg10", "cifar10-0-1", 150_000, 2_500, 100, (0, 1, 2, 3, 4), 10)
 _PAPER_MLP = Scale("mlp", "fashion-mnist", 750_000, 12_500, 100, (0, 1, 2, 3, 4))
 _PAPER_MLP_RELU = replace(_PAPER_MLP, net="mlp-relu")
 SCALES: dict[str, dict[str, Scale]] = {
     "smoke": {
-        "vgg10": Scale("vgg10-gray", "digit-images-0-1", 120, 60, 8, (0,)),
+        "vgg10": _SMOKE_VGG10,
+        "vgg10-test-set": _SMOKE_VGG10,
         "mlp": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
         "mlp-all-images": Scale("mlp-small", "digits", 600, 100, 20, (0,)),
         "mlp-relu": Scale("mlp-relu-small", "digits", 600, 100, 20, (0,)),
         "mlp-relu-all-images": Scale("mlp-relu-small", "digits", 600, 100, 20, (0,)),
     },
     "laptop": {
-        "vgg10": Scale("vgg10", "cifar10-0-1", 60_000, 1_250, 100, (0, 1, 2)),
+        "vgg10": _LAPTOP_VGG10,
+        "vgg10-test-set": _LAPTOP_VGG10,
         "mlp": Scale("mlp", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2)),
         "mlp-all-images": Scale("mlp", "fashion-mnist", 60_000, 1_250, 100, (0,)),
         "mlp-relu": Scale(
@@ -74,7 +80,8 @@ SCALES: dict[str, dict[str, Scale]] = {
         "mlp-relu-all-images": Scale("mlp-relu", "fashion-mnist", 60_000, 1_250, 100, (0,)),
     },
     "paper": {
-        "vgg10": Scale("vgg10", "cifar10-0-1", 150_000, 2_500, 100, (0, 1, 2, 3, 4)),
+        "vgg10": _PAPER_VGG10,
+        "vgg10-test-set": replace(_PAPER_VGG10, seeds=tuple(range(10))),
         "mlp": _PAPER_MLP,
         "mlp-all-images": _PAPER_MLP,
         "mlp-relu": _PAPER_MLP_RELU,
@@ -118,6 +125,7 @@ def configurations(
         steps=protocol.steps if steps is None else steps,
         measure_every=protocol.measure_every,
         measure_samples=protocol.measure_samples,
+        test_set_checkpoints=protocol.test_set_checkpoints,
     )
     return tuple(
         replace(first, lr=lr, batch_size=batch_size, seed=seed)

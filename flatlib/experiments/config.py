@@ -52,6 +52,7 @@ class RunConfig:
     measure_every: int  # steps between checkpoints, after the logarithmic part
     measure_samples: int = 100  # of the training set, of the test set, of the misclassified
     loss: str = "mse"  # "mse" as the authors ran it, "half-squared" as the paper writes it
+    test_set_checkpoints: int = 0  # how many of the last ones measure every test sample as well
 
     def __post_init__(self):
         if self.net not in NETS:
@@ -64,6 +65,10 @@ class RunConfig:
             raise ValueError(f"seed must be from 0 to {SEEDS - 1}, got {self.seed}")
         if self.measure_every < 1 or self.measure_samples < 1:
             raise ValueError("measure_every and measure_samples must be at least 1")
+        if self.test_set_checkpoints < 0:
+            raise ValueError(
+                f"test_set_checkpoints must be at least 0, got {self.test_set_checkpoints}"
+            )
         if self.steps % self.measure_every:
             raise ValueError(
                 f"steps must be a multiple of measure_every, so that a longer run has the same "
@@ -79,9 +84,9 @@ class RunConfig:
 
     @property
     def identity(self) -> dict:
-        """Everything but the length: rows of equal identities are equal."""
+        """Everything but the length and what is measured beside: rows that both have are equal."""
         identity = asdict(self)
-        del identity["steps"]
+        del identity["steps"], identity["test_set_checkpoints"]
         return identity
 
     @property
@@ -104,6 +109,16 @@ class RunConfig:
             points.add(point)
             k += 1
         return sorted(points)
+
+    def measures_test_set(self, step: int) -> bool:
+        """Whether every test sample is measured at this step: at the last checkpoints alone.
+
+        >>> config = RunConfig("mlp-small", "digits", 0.1, 20, 0, steps=300, measure_every=100,
+        ...                    test_set_checkpoints=2)
+        >>> [step for step in config.checkpoints() if config.measures_test_set(step)]
+        [200, 300]
+        """
+        return step > self.steps - self.test_set_checkpoints * self.measure_every
 
     def network(self) -> nn.Module:
         """The network at step 0, in eval mode."""

@@ -180,7 +180,7 @@ class Work:
         self._save()
 
     def _measured_rows(self) -> Iterator[dict]:
-        """The rows of this moment: training samples, test samples, misclassified test samples."""
+        """The rows of this moment: training, test and misclassified samples, the whole test set."""
         data, config, net = self.data, self.config, self.net
         test_loss, correct = evaluate(net, data.test_x, data.test_y, config.loss)
         train_loss, train_correct = evaluate(net, data.train_x, data.train_y, config.loss)
@@ -199,6 +199,8 @@ class Work:
             "test": (data.test_x, data.test_y, self.samples.test),
             "misclassified": (data.test_x, data.test_y, wrong),
         }
+        if config.measures_test_set(self.trainer.step):
+            sets["test-set"] = (data.test_x, data.test_y, order)
         names: list[str] = []
         for samples, (x, y, index) in sets.items():
             if len(index):
