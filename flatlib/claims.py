@@ -18,7 +18,7 @@ SEEDS = 3  # at each setting that a claim needs; fewer test nothing
 SCALES = ("paper", "laptop")  # a claim is decided at the first with enough seeds
 FITTED_FIXED = date(2026, 11, 20)  # when `FITTED` was chosen, before the first archived run
 RULES_FIXED = date(2026, 11, 25)  # all other rules
-TEST_SET_FIXED = date(2026, 11, 26)  # the rule of misclassified samples
+AMENDED = date(2026, 11, 26)  # the rules of misclassified samples and of slowing
 LAST_CHECKPOINTS = 10  # that `LAST_TEN` averages over
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))  # the paper has the quantity fall along each list
@@ -42,6 +42,7 @@ CHANGE = "change"  # end minus beginning of each run, mean over the settings of 
 DIFFERENCE = "difference"  # last setting minus first, of one seed
 MISCLASSIFIED = "misclassified"  # minus all test samples, mean over the last ten checkpoints
 VALUE = "value"  # at the end, mean over the settings of a seed
+SLOWING = "slowing"  # change over the second half of a claim's part minus that over the first
 TREND = "trend"  # correlation of two quantities' first differences, Fisher z, mean in a seed
 COUNT = "count"  # measurements in which an inequality holds
 CORRELATION = "correlation"  # over the settings' means; decides nothing while settings are designed
@@ -307,7 +308,7 @@ VGG10 = (
             MISCLASSIFIED,
             _margin(column),
             samples="misclassified",
-            fixed=TEST_SET_FIXED,
+            fixed=AMENDED,
         )
         for column in (S, G, V, V3, MLS)
     ),
@@ -363,6 +364,20 @@ def _mlp(network: str, name: str) -> tuple[Claim, ...]:
         *_orders(network, f"{name}-learning-rate", f"{name}-batch-size", "Fig. E.8", "Fig. E.7"),
         *_changes(network, "late", late, every, (S,), LEVEL_OFF, LATE),
         *_changes(network, "late", late, every, (V, V3, MLS, D), FALLS, LATE),
+        *(
+            Claim(
+                f"{network}.late.{SHORT[column]}-slows",
+                late,
+                every,
+                column,
+                RISES,
+                LATE,
+                SLOWING,
+                FIVE_PERCENT,
+                fixed=AMENDED,
+            )
+            for column in (V, V3)
+        ),
         _trend(f"{network}.late.G-follows", late, every, G, S, RISES, LATE),
         *(
             Claim(

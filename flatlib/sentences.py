@@ -90,6 +90,8 @@ def claim_words(claim: Claim) -> str:
         return f"{symbol} is lower with {cause}, {when}"
     if claim.statistic == claims.MISCLASSIFIED:
         return f"{symbol} is higher on misclassified test images than on all, {when}"
+    if claim.statistic == claims.SLOWING:
+        return f"{symbol} falls more and more slowly {when}"
     if claim.statistic == claims.VALUE:
         return f"the gap from C to D is the largest {symbol}"
     if claim.statistic == claims.TREND:

@@ -426,6 +426,37 @@ def _change(claim: Claim, grid: Grid, threshold: float) -> Effects:
     )
 
 
+def _slowing(claim: Claim, grid: Grid, threshold: float) -> Effects:
+    """Change over the second half of a claim's part of training minus that over the first.
+
+    Where no checkpoint stands at the half, each change is taken in proportion to its steps.
+    """
+    chosen = grid.only(claim.settings)
+    values = grid.values(claim.quantity, claim.samples)[chosen]
+    first, last = _window(claim.condition, grid, grid.fits(threshold)[chosen])
+    middle = _first(grid.steps >= (grid.steps[first] + grid.steps[last])[..., None] / 2)
+    begin, half, end = (
+        _at(values, np.where(first >= 0, index, -1)) for index in (first, middle, last)
+    )
+    steps = [grid.steps[index] for index in (first, middle, last)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        before, after = (
+            change / length * (steps[2] - steps[0]) / 2
+            for change, length in (
+                (half - begin, steps[1] - steps[0]),
+                (end - half, steps[2] - steps[1]),
+            )
+        )
+    effects = after - before
+    defined = np.isfinite(effects)
+    return Effects(
+        _per_seed(effects),
+        _mean(np.abs(before), defined),
+        int(defined.sum()),
+        int(grid.present[chosen].sum()),
+    )
+
+
 def _trend(claim: Claim, grid: Grid, threshold: float) -> Effects:
     chosen = grid.only(claim.settings)
     one, other = (
@@ -513,6 +544,7 @@ EFFECTS = {
     claims.DIFFERENCE: _difference,
     claims.MISCLASSIFIED: _misclassified,
     claims.VALUE: _value,
+    claims.SLOWING: _slowing,
     claims.TREND: _trend,
 }
 

@@ -41,9 +41,10 @@ def test_rules_are_said_as_they_are():
     assert f"training accuracy {claims.FITTED}" in PAGE
     assert f"{claims.FITTED_FIXED.day} November {claims.FITTED_FIXED.year}" in PAGE
     assert f"{claims.RULES_FIXED.day} November {claims.RULES_FIXED.year}" in PAGE
-    assert f"{claims.TEST_SET_FIXED.day} November {claims.TEST_SET_FIXED.year}" in PAGE
-    later = {one.group for one in claims.CLAIMS if one.fixed != claims.RULES_FIXED}
-    assert later == {"misclassified"}
+    assert f"{claims.AMENDED.day} November {claims.AMENDED.year}" in PAGE
+    later = {one.statistic for one in claims.CLAIMS if one.fixed == claims.AMENDED}
+    assert later == {claims.MISCLASSIFIED, claims.SLOWING}
+    assert {one.fixed for one in claims.CLAIMS} == {claims.RULES_FIXED, claims.AMENDED}
     assert claims.SEEDS == 3 and "At least three seeds" in PAGE
     assert claims.FIVE_PERCENT.size == 0.05 and claims.WEAK.size == 0.3
     assert claims.LEVEL == 0.05 and claims.SCALES == ("paper", "laptop")

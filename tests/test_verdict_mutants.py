@@ -148,6 +148,16 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         "sample",
         units.test_misclassified_samples_are_compared_with_the_whole_test_set_where_it_was_measured,
     ),
+    "slowing without proportion": (
+        "change / length * (steps[2] - steps[0]) / 2",
+        "change",
+        units.test_a_straight_fall_does_not_slow,
+    ),
+    "slowing the other way round": (
+        "effects = after - before",
+        "effects = before - after",
+        units.test_a_fall_slows_if_it_is_smaller_in_the_second_half_of_the_part,
+    ),
     "trends by levels": (
         "statistics.pearson(np.diff(one[run][part]), np.diff(other[run][part]))",
         "statistics.pearson(one[run][part], other[run][part])",

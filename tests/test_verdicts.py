@@ -426,6 +426,38 @@ def test_runs_that_misclassify_nothing_say_nothing():
     assert (found.n, found.reason) == (0, verdicts.CONDITION_UNMET)
 
 
+# Slowing.
+
+
+slowing = claim(claims.SLOWING, direction=claims.RISES, condition=claims.LATE)
+
+
+def test_a_fall_slows_if_it_is_smaller_in_the_second_half_of_the_part():
+    """The part is steps 30,000 to 60,000; without a checkpoint at 45,000, 50,000 divides it."""
+
+    def curves(setting, seed):
+        return {"mls": np.array([0, 50, 50, 30, 25, 20, 18]) + wobble(seed) * np.arange(7) ** 2}
+
+    found = verdict(archive_of(curves), slowing)
+    by_seed = [(18 - 20 + 11 * w) * 1.5 - (20 - 30 + 16 * w) * 0.75 for w in map(wobble, SEEDS)]
+    assert np.allclose(found.seeds, by_seed)
+    assert (found.word, found.n) == ("held", 5)
+    assert found.margin == pytest.approx(0.05 * 0.75 * 10)
+
+
+@pytest.mark.parametrize(("power", "word"), [(2.0, "against"), (0.5, "held")])
+def test_a_fall_along_a_power_of_the_step_slows_or_not(power, word):
+    falling = -((STEPS / STEPS[-1]) ** power)
+    archive = archive_of(lambda setting, seed: {"mls": falling * (1 + wobble(seed))})
+    assert verdict(archive, slowing).word == word
+
+
+def test_a_straight_fall_does_not_slow():
+    falling = -STEPS / STEPS[-1]
+    archive = archive_of(lambda setting, seed: {"mls": falling * (1 + wobble(seed))})
+    assert np.allclose(verdict(archive, slowing).seeds, 0)
+
+
 # Trends.
 
 
