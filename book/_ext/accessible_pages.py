@@ -12,10 +12,12 @@ MENDED = {
     # The entries are paragraphs between anchors, which no list may hold.
     '<div role="list" class="citation-list">': '<div class="citation-list">',
     ' role="doc-biblioentry"': "",
-    # The words on this button are "Search Ctrl+K"; the narrow one has no words and keeps its label.
+    # A button's own words are its name: "Search Ctrl+K". The narrow one has none, only its label.
     'search-button-field search-button__button" title="Search" aria-label="Search"': (
         'search-button-field search-button__button" title="Search"'
     ),
+    # The same holds of a folded cell.
+    '<summary aria-label="Toggle hidden content">': "<summary>",
     # Every exercise, solution and proof of a page has the same ids, and both fields of the search.
     ' id="exercise-content"': "",
     ' id="solution-content"': "",

@@ -60,7 +60,7 @@ def description(doctree: nodes.document) -> str:
 
 
 def describe(app: Sphinx, pagename, templatename, context, doctree) -> None:
-    """Give a page its description, and the front page a title that is not doubled."""
+    """Give a page its description, for search engines and for links that are shared."""
     text = WITHOUT_SENTENCES.get(pagename) or description(doctree)
     known = {
         'name="description"': text,
@@ -70,21 +70,22 @@ def describe(app: Sphinx, pagename, templatename, context, doctree) -> None:
     }
     tags = [f'<meta {name} content="{html.escape(value)}" />' for name, value in known.items()]
     context["metatags"] = "\n".join([context.get("metatags", ""), *tags])
-    if pagename == app.config.root_doc:
-        context["docstitle"] = ""
 
 
-def write_first_page(app: Sphinx, error: Exception | None) -> None:
-    """Write the page at the site's address, which leads on to the front page."""
+def mend_front(app: Sphinx, error: Exception | None) -> None:
+    """Name the book once in the front page's title, and write the page at the site's address,
+    which leads on to the front page.
+    """
     if error is not None or app.builder.format != "html":
         return
-    front = app.config.root_doc
-    page = FIRST_PAGE.format(
-        title=html.escape(app.config.html_title),
-        description=html.escape(description(app.env.get_doctree(front))),
-        page=front,
+    front, title = app.config.root_doc, html.escape(app.config.html_title)
+    text = html.escape(description(app.env.get_doctree(front)))
+    path = Path(app.outdir) / f"{front}.html"
+    page = re.sub("<title>.*?</title>", f"<title>{title}</title>", path.read_text("utf-8"), count=1)
+    path.write_text(page, encoding="utf-8")
+    path.with_name("index.html").write_text(
+        FIRST_PAGE.format(title=title, description=text, page=front), encoding="utf-8"
     )
-    (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
 
 
 def explain_first(app: Sphinx, config) -> None:
@@ -95,5 +96,5 @@ def explain_first(app: Sphinx, config) -> None:
 def setup(app: Sphinx) -> dict:
     app.connect("config-inited", explain_first)
     app.connect("html-page-context", describe)
-    app.connect("build-finished", write_first_page)
+    app.connect("build-finished", mend_front)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
