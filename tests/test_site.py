@@ -555,7 +555,7 @@ def test_a_reader_who_tabs_sees_every_step(browser, pages, width):
         unseen += [] if seen else [stop]
     one.close()
     assert not unseen, "\n".join(unseen)
-    assert 20 < len(stops) < 500
+    assert 10 < len(stops) < 500
     assert any("theme-switch-button" in stop for stop in stops)
 
 

@@ -29,6 +29,7 @@ FIRST_PAGE = """<!DOCTYPE html>
     <meta charset="utf-8" />
     <title>{title}</title>
     <meta name="description" content="{description}" />
+    <link rel="icon" href="_static/icon.svg" />
     <meta http-equiv="refresh" content="0; url={page}.html" />
   </head>
   <body><main><a href="{page}.html">{title}</a></main></body>
