@@ -1,5 +1,5 @@
-"""What a reader without a mouse, or with a screen reader, needs of the rendered pages: a formula
-that scrolls can be reached by the keyboard, and no list holds what is no list's item.
+"""What a reader without a mouse, or with a screen reader, needs of the rendered pages: no list
+holds what is no list's item, no id stands twice, and a button is called by the words on it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,25 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 MENDED = {
-    '<div class="math notranslate': '<div tabindex="0" class="math notranslate',
+    # The entries are paragraphs between anchors, which no list may hold.
     '<div role="list" class="citation-list">': '<div class="citation-list">',
+    ' role="doc-biblioentry"': "",
+    # A button's own words are its name: "Search Ctrl+K". The narrow one has none, only its label.
+    'search-button-field search-button__button" title="Search" aria-label="Search"': (
+        'search-button-field search-button__button" title="Search"'
+    ),
+    # The same holds of a folded cell.
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+    # Every exercise, solution and proof of a page has the same ids, and both fields of the search.
+    ' id="exercise-content"': "",
+    ' id="solution-content"': "",
+    ' id="proof-content"': "",
+    ' id="search-input"': "",
 }
 
 
 def accessible(page: str) -> str:
-    """The page with its formulas reachable and its bibliography's role removed.
+    """The page with the theme's and the extensions' misleading markup exchanged.
 
     >>> accessible('<div role="list" class="citation-list">')
     '<div class="citation-list">'

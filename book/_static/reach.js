@@ -1,0 +1,12 @@
+// What is wider than its place scrolls: the keyboard reaches just that.
+const wide = "div.math, span.math, pre, .output, .pst-scrollable-table-container, table, .claims-table, .claims-picture";
+
+function letReach() {
+  for (const box of document.querySelectorAll(wide)) {
+    const scrolls = box.scrollWidth > box.clientWidth && /auto|scroll/.test(getComputedStyle(box).overflowX);
+    if (scrolls) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }
+}
+
+addEventListener("load", () => new ResizeObserver(letReach).observe(document.querySelector("main")));
