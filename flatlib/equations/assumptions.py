@@ -31,9 +31,7 @@ TRAINABLE = "W is among the parameters that S counts, and it is used nowhere els
 SMOOTH = "The network is differentiable at every sample (ReLU: no sample sits on a kink)."
 INTERPOLATES = "The network interpolates: f(x_i) = y_i for every i."
 MOVING = "The Jacobian is not zero."
-NO_MORE_OUTPUTS = (
-    "N is at most M; the ratio is that of an N-cube in the row space of the Jacobian."
-)
+NO_MORE_OUTPUTS = "N is at most M; the ratio is that of an N-cube in the row space of the Jacobian."
 POWER = "k is at least 1."
 EXPONENTS = "1 <= p <= q; q may be infinite."
 FINITE_EXPONENTS = "1 <= p <= q, both finite."

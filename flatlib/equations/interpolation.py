@@ -204,9 +204,7 @@ _at_interpolation = Equation(
     draw=draw_interpolating,
     library=_library_sharpness,
     mutants={
-        "norms not squared": lambda c: [
-            (c.hessian_at_targets.trace(), "=", mean(c.grad_theta_F))
-        ],
+        "norms not squared": lambda c: [(c.hessian_at_targets.trace(), "=", mean(c.grad_theta_F))],
         "sum for mean": scaled_link(sharpness_at_interpolation, lambda c: c.n),
         "spectral for Frobenius norm": lambda c: [
             (

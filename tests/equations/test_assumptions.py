@@ -62,7 +62,8 @@ def at_e_1(net: nn.Sequential) -> Case:
 def elsewhere() -> Case:
     """f(x) = W x + U x with U fixed, and 100 times as large as W."""
     first = linear(random(2, 3))[0]
-    return interpolating(nn.Sequential(Skip(first, nn.Identity(), 100 * random(2, 3))), random(4, 3))
+    net = nn.Sequential(Skip(first, nn.Identity(), 100 * random(2, 3)))
+    return interpolating(net, random(4, 3))
 
 
 def skipping() -> Case:
@@ -151,9 +152,7 @@ OUTSIDE = {
     "a skip past a later layer": Outside(skipping),
     "as many outputs as inputs": Outside(lambda: wide(3, 3)),
     "more outputs than inputs": Outside(lambda: wide(2, 3), false="10"),
-    "targets missed": Outside(
-        lambda: replace(wide(4, 2), y=random(4, 2)), false="3 N.1 N.13"
-    ),
+    "targets missed": Outside(lambda: replace(wide(4, 2), y=random(4, 2)), false="3 N.1 N.13"),
     "an input is zero": Outside(
         zero_input,
         false="5 17 25 26 28 N.2 N.3 N.4",

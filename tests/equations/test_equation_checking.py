@@ -10,6 +10,7 @@ import torch
 
 from flatlib import bounds, equations
 from flatlib.equations import library
+from flatlib.equations.cases import Case
 from flatlib.equations.checking import holds, run
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 
@@ -83,6 +84,22 @@ def test_library_that_disagrees_fails_the_check():
 
     result = run(replace(found, library=twice), 0, 3)
     assert not result.passed and "twice" in result.failure
+
+
+@pytest.mark.parametrize("side", ("loss_curvatures", "hessian_of_gradient", "hessian_at_targets"))
+def test_either_side_of_the_trace_is_caught_when_it_is_off(side, monkeypatch):
+    true = vars(Case)[side].func
+    monkeypatch.setattr(Case, side, property(lambda c: 1.05 * true(c)))
+    assert not run(replace(equations.find("2"), library=None), 0, 3).passed
+
+
+def test_a_loss_with_a_wrong_factor_is_caught_by_the_gradient_that_is_written_out(monkeypatch):
+    found = equations.find("2")
+    fresh = replace(found, library=None, draw=lambda *index: replace(equations.draw(*index)))
+    assert run(fresh, 0, 3).passed
+    true = Case.loss
+    monkeypatch.setattr(Case, "loss", lambda c, theta, y: 1.05 * true(c, theta, y))
+    assert not run(fresh, 0, 3).passed
 
 
 def test_a_failure_says_which_case():
