@@ -14,7 +14,7 @@ from flatlib.equations.interpolation import epsilon, largest_curvature, residual
 from flatlib.equations.sensitivity import B, C, C_prime, D
 from flatlib.equations.tight import curved, orthants
 from flatlib.equations.vectors import draw_vector
-from flatlib.equations.volume import network_volume, volume
+from flatlib.equations.volume import volume
 
 DRAWN = [equations.draw(0, index) for index in range(200)]
 
@@ -50,25 +50,20 @@ def share(cases, of) -> float:
     return sum(map(of, cases)) / len(cases)
 
 
-@pytest.mark.parametrize("label", ("10", "11", "12", "N.3"))
+@pytest.mark.parametrize("label", ("10", "11", "12", "N.3", "N.10"))
 def test_statements_about_volumes_see_volumes_that_are_not_zero(label):
     cases = list(equations.find(label).cases(0, 100))
     assert 0.6 < share(cases, full_rank) < 0.95
-    assert share(cases, lambda c: bool((volume(c) > 0).any())) > 0.75
+    assert share(cases, lambda c: bool((volume(c) > 0).any())) > 0.85
     live = [c.sigma[c.sigma[:, 0] > 0] for c in cases]
     independent = torch.cat([s[:, -1] > 1e-9 * s[:, 0] for s in live]).double()
     assert float(independent.mean()) > 0.75
 
 
-def test_network_volumes_are_not_zero_but_for_outputs_without_room():
-    cases = list(equations.find("N.10").cases(0, 100))
-    assert 0.9 < share(cases, lambda c: float(network_volume(c)) > 0) < 1.0
-
-
 @pytest.mark.parametrize("label", ("15", "16", "A.1"))
 def test_statements_about_the_gap_see_a_gap(label):
     cases = list(equations.find(label).cases(0, 100))
-    assert share(cases, lambda c: float(epsilon(c)) > 0) == 1.0
+    assert share(cases, lambda c: float(epsilon(c)) > 0) > 0.95
     seen = share(cases, lambda c: float(residual_term(c).abs()) > 1e-6 * float(c.S))
     assert 0.6 < seen < 0.9  # piecewise linear networks have none
 
