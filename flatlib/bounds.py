@@ -232,8 +232,9 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     and nothing else. ``proven`` is False where the network does not meet the assumptions: from
     the input's gradient to the weight's takes a dense linear map in front, from the weight's to
     the parameters' that it is trainable and used nowhere else; the bounds over layers need both
-    of every layer. A sensitivity below 1e-130 counts as 0 here: float64 loses its square. Where
-    it loses that of a weight's gradient alone, what rests on the gradient is not proven.
+    of every layer, and N.5 a sample whose Jacobian is not zero. A sensitivity below 1e-130 counts
+    as 0 here: float64 loses its square. Where it loses that of a weight's gradient alone, what
+    rests on the gradient is not proven.
 
     Args:
         m: from `flatlib.measure`.

@@ -56,7 +56,7 @@ def _patches_independent(c: Any) -> bool:
 
 
 # Whether a case meets a sentence. What no drawn case can violate has no entry: that S is what it
-# is, and that no sample sits on a kink, which has probability 0.
+# is, and that no sample sits on a kink, which rounding alone prevents.
 MET: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
         DENSE: lambda c: _is_case(c) and c.first_alone,

@@ -225,6 +225,17 @@ class Case:
         return x
 
     @cached_property
+    def distance_to_kinks(self) -> float:
+        """Smallest ``|W x + b|`` before a ReLU, over ``|W| |x| + |b|``; infinite without one."""
+        nearest, parts = math.inf, zip(self.layers, self.biases, self.functions, strict=True)
+        for layer, b, a in parts:
+            size = layer.x.abs() @ layer.W.abs().T + b.abs()
+            share = (layer.x @ layer.W.T + b).abs() / size
+            if a is _relu:  # what reads and adds zeros alone stays where it is
+                nearest = min(nearest, float(share.nan_to_num(nan=math.inf).min()))
+        return nearest
+
+    @cached_property
     def _derivatives(self):
         before = tuple(torch.zeros(W.shape[1], dtype=W.dtype) for W in self.weights)
         after = tuple(torch.zeros(W.shape[0], dtype=W.dtype) for W in self.weights)

@@ -16,6 +16,11 @@ from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 RHO = 1e-7
 
 
+def off_kinks(c: Case) -> bool:
+    """Whether no ReLU bends within the perturbations: training may leave a sample at a kink."""
+    return c.distance_to_kinks > 100 * RHO
+
+
 def adaptive_energy(c: Case) -> Tensor:
     """Mean over samples of ``||theta * grad_theta f||_F^2``, the product entry by entry."""
     return mean(frobenius(c.theta * c.grad_theta) ** 2)
@@ -69,6 +74,7 @@ _adaptive_expectation = Equation(
     kind="identity",
     check=adaptive_expectation,
     draw=draw_interpolating,
+    applies=off_kinks,
     library=_library_adaptive,
     mutants={
         "the half dropped": with_link(
