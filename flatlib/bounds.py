@@ -232,8 +232,9 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     and nothing else. ``proven`` is False where the network does not meet the assumptions: from
     the input's gradient to the weight's takes a dense linear map in front, from the weight's to
     the parameters' that it is trainable and used nowhere else; the bounds over layers need both
-    of every layer. A sensitivity below 1e-130 counts as 0 here: float64 loses its square. Where
-    it loses that of a weight's gradient alone, what rests on the gradient is not proven.
+    of every layer, and N.5 a sample whose Jacobian is not zero. A sensitivity below 1e-130 counts
+    as 0 here: float64 loses its square. Where it loses that of a weight's gradient alone, what
+    rests on the gradient is not proven.
 
     Args:
         m: from `flatlib.measure`.
@@ -430,10 +431,10 @@ def _dimensionality(m: Measurement) -> list[Bound]:
     moving = m.mls > 0
     some = moving if moving.any() else ~moving
     energy, top = m.gradient_energy[some], m.mls[some].square()
-    # A zero Jacobian has no D_PR; 0 over any number from 1 to N is 0.
-    D_PR = m.local_dimensionality[some].nan_to_num(nan=1.0)
+    # A zero Jacobian has no D_PR; 0 over any number from 1 to N is 0, and proves nothing.
+    D_PR, proven = m.local_dimensionality[some].nan_to_num(nan=1.0), bool(moving.any())
     return [
-        _worst("N.5", "||grad_x f||_F^2 / D_PR by MLS^2", energy / D_PR, top, True),
+        _worst("N.5", "||grad_x f||_F^2 / D_PR by MLS^2", energy / D_PR, top, proven),
         _worst("N.5", "MLS^2 by ||grad_x f||_F^2", top, energy, True),
     ]
 

@@ -120,6 +120,24 @@ class LayerMeasurement:
 
     ``W`` is its weight; a convolution's reshaped to ``(C_out, C_in / groups * k^2)``. A layer
     called several times counts as one whose inputs are joined.
+
+    Every derivative is the one through this layer alone. For a linear layer
+    ``grad_{x^l} f = W_l^T J_l`` with ``J_l = df / d(W_l x^l)``: where a skip connection leads
+    ``x^l`` past the layer as well, the total derivative has another term, and Eqs. N.9 to N.12
+    do not hold for the total derivative.
+
+    >>> import flatlib
+    >>> class Skip(nn.Module):  # f(x) = h + 3 h with h = 2 x, so df/dh = 4 in total
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.one, self.two = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    ...         self.one.weight.data.fill_(2.0), self.two.weight.data.fill_(3.0)
+    ...
+    ...     def forward(self, x):
+    ...         h = self.one(x)
+    ...         return h + self.two(h)
+    >>> [float(layer.sensitivity) for layer in flatlib.measure(Skip(), torch.ones(1, 1)).layers]
+    [8.0, 3.0]
     """
 
     name: str  # as in net.named_modules()
@@ -193,8 +211,9 @@ class Measurement:
     def summary(self) -> dict[str, float]:
         """Means over the samples, under the field's names.
 
-        ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first; a layer that reads
-        fewer than N numbers has volume 0 and adds nothing to ``nvr``.
+        ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first, each from what the
+        layer reads and through this layer alone, see `LayerMeasurement`; a layer that reads fewer
+        than N numbers has volume 0 and adds nothing to ``nvr``.
         """
         volumes = torch.stack([layer.log_volume for layer in self.layers])
         top = geometry.log_volume_top(self.singular_values, TOP_VOLUME)

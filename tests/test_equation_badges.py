@@ -12,6 +12,8 @@ import equation_badges
 import pytest
 from sphinx.cmd.build import build_main
 
+from flatlib import equations
+
 CONFIG = """
 extensions = ["myst_parser", "equation_badges"]
 myst_enable_extensions = ["dollarmath"]
@@ -229,3 +231,28 @@ def test_a_second_build_sees_a_changed_register(build):
 def test_several_lines_keep_one_number_outside_of_them():
     text = equation_badges.display_tex("a &= b \\\\\n\n&= c", "12")
     assert text == "\\[\\begin{split}a &= b \\\\\n&= c\\end{split}\\tag{12}\\]"
+
+
+def displays(label: str) -> list[str]:
+    """Every display of the chapters that carries an equation's number."""
+    folder = Path(__file__).resolve().parents[1] / "notebooks"
+    found = []
+    for path in sorted(folder.glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            text = "".join(cell["source"])
+            found += [one for one in text.split("$$")[1::2] if rf"\tag{{{label}}}" in one]
+    return found
+
+
+@pytest.mark.parametrize(
+    "label, parts",
+    [
+        ("8", [r"^\top", r"+o(\lVert x-\bar x\rVert)"]),
+        ("9", [r"C_f^{\lim}=\lim_{\alpha\to0}\tfrac1\alpha\,C_{f(\mathcal B_\alpha)}="]),
+    ],
+)
+def test_a_corrected_equation_stands_in_the_chapters_as_in_the_register(label, parts):
+    (shown,) = displays(label)
+    for part in parts:
+        assert part in shown and part in equations.find(label).statement
+    assert r"=\alpha" not in shown

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.func import hessian, jacrev, jvp, vmap
+from torch.func import hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from flatlib import nets
 
@@ -55,16 +55,43 @@ def spectral(jacobian: Tensor) -> Tensor:
     return torch.linalg.svdvals(jacobian)[..., 0]
 
 
-def output(x, weights, biases, before, after, functions):
-    """f at one sample; ``before`` shifts each layer's input, ``after`` its W x + b."""
-    for W, b, s, t, a in zip(weights, biases, before, after, functions, strict=True):
-        x = a(W @ (x + s) + b + t)
+class Skip(nn.Module):
+    """``a(W x + b) + P x``: a linear layer, its activation, and a fixed P that leads past both."""
+
+    def __init__(self, linear: nn.Linear, activation: nn.Module, past: Tensor):
+        super().__init__()
+        self.linear, self.activation = linear, activation
+        self.register_buffer("past", past)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.linear(x)) + x @ self.past.T
+
+
+def stage(x, W, b, a, P, before=0.0, after=0.0):
+    """One layer; ``before`` shifts what W reads, and not what P does, ``after`` its W x + b."""
+    return a((x + before) @ W.T + b + after) + x @ P.T
+
+
+def singular_values(jacobian: Tensor) -> Tensor:
+    """As many as there are outputs, ``(n, N, d)`` to ``(n, N)``: 0 beyond the d-th."""
+    found = torch.linalg.svdvals(jacobian)
+    return nn.functional.pad(found, (0, jacobian.shape[1] - found.shape[1]))
+
+
+def output(x, weights, biases, before, after, functions, pasts):
+    """f at one sample, see `stage`."""
+    for W, b, s, t, a, P in zip(weights, biases, before, after, functions, pasts, strict=True):
+        x = stage(x, W, b, a, P, s, t)
     return x
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear layer of a case: its weights, what it reads, the derivatives of f at it."""
+    """One linear layer of a case: its weights, what it reads, the derivatives of f at it.
+
+    The derivatives are those through this layer alone: a skip connection past the layer adds
+    nothing to ``grad_x``, and another layer of the same weights nothing to ``grad_W``.
+    """
 
     W: Tensor  # (H, d)
     x: Tensor  # (n, d), the layer's input
@@ -97,6 +124,8 @@ class Layer:
 class Case:
     """A float64 network of linear layers, n samples and their targets.
 
+    The network is a ``Sequential`` of ``Linear`` layers, activations and `Skip` connections.
+
     The names of the derived quantities are the paper's: ``grad_W_F[i]`` is the Frobenius norm
     of the derivative of f at sample i with respect to the first layer's weights W.
     Parameters that do not require a gradient are held fixed: they are not part of theta.
@@ -111,7 +140,7 @@ class Case:
 
     def __post_init__(self) -> None:
         # Read once here: a tensor first cached inside a torch.func transform would escape it.
-        _ = self.weights, self.biases, self.functions, self.theta
+        _ = self.weights, self.biases, self.functions, self.pasts, self.theta
 
     @property
     def n(self) -> int:
@@ -141,17 +170,41 @@ class Case:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
 
     @cached_property
-    def linears(self) -> tuple[nn.Linear, ...]:
-        return tuple(module for module in self.net if isinstance(module, nn.Linear))
-
-    @cached_property
-    def functions(self) -> tuple:
-        """What follows each linear layer: its activation, or the identity."""
+    def stages(self) -> tuple[tuple[nn.Linear, Callable, Tensor], ...]:
+        """Each linear layer, its activation or the identity, and what leads past both, or 0."""
         modules = [module for module in self.net if not isinstance(module, nn.Flatten)]
         followers = [*modules[1:], nn.Identity()]
-        pairs = zip(modules, followers, strict=True)
-        linear = [after for module, after in pairs if isinstance(module, nn.Linear)]
-        return tuple(_FUNCTIONS.get(type(after), _identity) for after in linear)
+        stages = []
+        for module, after in zip(modules, followers, strict=True):
+            if isinstance(module, Skip):
+                function = _FUNCTIONS[type(module.activation)]
+                stages.append((module.linear, function, module.past))
+            elif isinstance(module, nn.Linear):
+                function = _FUNCTIONS.get(type(after), _identity)
+                stages.append((module, function, torch.zeros_like(module.weight.detach())))
+        return tuple(stages)
+
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return tuple(linear for linear, _, _ in self.stages)
+
+    @property
+    def functions(self) -> tuple[Callable, ...]:
+        return tuple(function for _, function, _ in self.stages)
+
+    @property
+    def pasts(self) -> tuple[Tensor, ...]:
+        return tuple(past for _, _, past in self.stages)
+
+    @property
+    def first_alone(self) -> bool:
+        """Whether the input enters through the first layer alone."""
+        return not bool(self.pasts[0].any())
+
+    def is_own(self, layer: nn.Linear) -> bool:
+        """Whether a layer's weight is a parameter that no other layer shares."""
+        weight = layer.weight
+        return weight.requires_grad and sum(other.weight is weight for other in self.linears) == 1
 
     @cached_property
     def weights(self) -> tuple[Tensor, ...]:
@@ -166,9 +219,21 @@ class Case:
 
     def f(self, x: Tensor) -> Tensor:
         """The network written out by hand, for a batch ``(n, M)``."""
-        for W, b, a in zip(self.weights, self.biases, self.functions, strict=True):
-            x = a(x @ W.T + b)
+        parts = zip(self.weights, self.biases, self.functions, self.pasts, strict=True)
+        for W, b, a, P in parts:
+            x = stage(x, W, b, a, P)
         return x
+
+    @cached_property
+    def distance_to_kinks(self) -> float:
+        """Smallest ``|W x + b|`` before a ReLU, over ``|W| |x| + |b|``; infinite without one."""
+        nearest, parts = math.inf, zip(self.layers, self.biases, self.functions, strict=True)
+        for layer, b, a in parts:
+            size = layer.x.abs() @ layer.W.abs().T + b.abs()
+            share = (layer.x @ layer.W.T + b).abs() / size
+            if a is _relu:  # what reads and adds zeros alone stays where it is
+                nearest = min(nearest, float(share.nan_to_num(nan=math.inf).min()))
+        return nearest
 
     @cached_property
     def _derivatives(self):
@@ -176,17 +241,18 @@ class Case:
         after = tuple(torch.zeros(W.shape[0], dtype=W.dtype) for W in self.weights)
 
         def one_sample(x, weights, biases, before, after):
-            return output(x, weights, biases, before, after, self.functions)
+            return output(x, weights, biases, before, after, self.functions, self.pasts)
 
-        derivative = vmap(jacrev(one_sample, (1, 2, 3, 4)), (0, None, None, None, None))
+        derivative = vmap(jacrev(one_sample, (0, 1, 2, 3, 4)), (0, None, None, None, None))
         return derivative(self.x, self.weights, self.biases, before, after)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        grad_weights, _, grad_inputs, grad_outputs = self._derivatives
+        _, grad_weights, _, grad_inputs, grad_outputs = self._derivatives
         inputs = [self.x]
-        for W, b, a in zip(self.weights, self.biases, self.functions, strict=True):
-            inputs.append(a(inputs[-1] @ W.T + b))
+        parts = zip(self.weights, self.biases, self.functions, self.pasts, strict=True)
+        for W, b, a, P in parts:
+            inputs.append(stage(inputs[-1], W, b, a, P))
         return tuple(
             Layer(W, x, J, grad_x, grad_W)
             for W, x, J, grad_x, grad_W in zip(
@@ -205,7 +271,7 @@ class Case:
     @property
     def grad_x(self) -> Tensor:
         """The input Jacobian ``(n, N, M)``, the transpose of the paper's gradient."""
-        return self.layers[0].grad_x
+        return self._derivatives[0]
 
     @property
     def grad_W(self) -> Tensor:
@@ -214,14 +280,13 @@ class Case:
     @cached_property
     def grad_theta(self) -> Tensor:
         """``(n, N, m)``, the parameters in the order of ``theta``."""
-        grad_weights, grad_biases, _, _ = self._derivatives
-        parts = []
+        _, grad_weights, grad_biases, _, _ = self._derivatives
+        found = {id(parameter): 0.0 for parameter in self.free}
         for layer, grad_W, grad_b in zip(self.linears, grad_weights, grad_biases, strict=True):
-            if layer.weight.requires_grad:
-                parts.append(grad_W.flatten(2))
-            if layer.bias is not None and layer.bias.requires_grad:
-                parts.append(grad_b)
-        return torch.cat(parts, dim=2)
+            for parameter, gradient in ((layer.weight, grad_W), (layer.bias, grad_b)):
+                if id(parameter) in found:
+                    found[id(parameter)] = found[id(parameter)] + gradient.flatten(2)
+        return torch.cat(list(found.values()), dim=2)
 
     @cached_property
     def norm_W_F(self) -> Tensor:
@@ -272,27 +337,27 @@ class Case:
     @cached_property
     def sigma(self) -> Tensor:
         """Singular values of the input Jacobian, ``(n, N)``, descending."""
-        return torch.linalg.svdvals(self.grad_x)
+        return singular_values(self.grad_x)
+
+    @cached_property
+    def free(self) -> tuple[nn.Parameter, ...]:
+        """The parameters that are not held fixed, each once however many layers share it."""
+        return tuple(p for p in self.net.parameters() if p.requires_grad)
 
     @cached_property
     def theta(self) -> Tensor:
         """All parameters that are not held fixed, ``(m,)``."""
-        free = [p.detach().flatten() for p in self.net.parameters() if p.requires_grad]
-        return torch.cat(free)
+        return torch.cat([p.detach().flatten() for p in self.free])
 
     def f_of_theta(self, theta: Tensor, x: Tensor) -> Tensor:
         """The network at other parameters, for a batch ``(n, M)``."""
-        position = 0
-        for layer, W, b, a in zip(
-            self.linears, self.weights, self.biases, self.functions, strict=True
+        pieces = theta.split([p.numel() for p in self.free])
+        moved = {id(p): piece.view_as(p) for p, piece in zip(self.free, pieces, strict=True)}
+        for layer, W, b, a, P in zip(
+            self.linears, self.weights, self.biases, self.functions, self.pasts, strict=True
         ):
-            if layer.weight.requires_grad:
-                W = theta[position : position + W.numel()].view_as(W)
-                position += W.numel()
-            if layer.bias is not None and layer.bias.requires_grad:
-                b = theta[position : position + b.numel()]
-                position += b.numel()
-            x = a(x @ W.T + b)
+            W, b = moved.get(id(layer.weight), W), moved.get(id(layer.bias), b)
+            x = stage(x, W, b, a, P)
         return x
 
     def loss(self, theta: Tensor, y: Tensor) -> Tensor:
@@ -308,9 +373,44 @@ class Case:
         return self.hessian(self.y)
 
     @cached_property
-    def hessian_at_interpolation(self) -> Tensor:
+    def hessian_of_gradient(self) -> Tensor:
+        """The Hessian at the targets, as the Jacobian of the gradient, ``(m, m)``.
+
+        The gradient is written out, the mean over samples of J^T (f - y): no loss is evaluated.
+        """
+
+        def gradient(theta):
+            outputs, pulled_back = vjp(lambda t: self.f_of_theta(t, self.x), theta)
+            return pulled_back((outputs - self.y) / self.n)[0]
+
+        return jacfwd(gradient)(self.theta)
+
+    @cached_property
+    def at_interpolation(self) -> Case:
         """With the network's own outputs for targets: an exact interpolation solution."""
-        return self.hessian(self.f(self.x))
+        return replace(self, y=self.f(self.x))
+
+    @cached_property
+    def halfway(self) -> Case:
+        """With targets half as far from the outputs."""
+        return replace(self, y=self.f(self.x) - self.residual / 2)
+
+    @cached_property
+    def loss_curvatures(self) -> Tensor:
+        """Second derivative of the loss along each single parameter, ``(m,)``."""
+        one = torch.ones((), dtype=self.x.dtype)
+
+        def along(direction):
+            def slope(t):
+                return jvp(lambda s: self.loss(self.theta + s * direction, self.y), (t,), (one,))[1]
+
+            return jvp(slope, (0 * one,), (one,))[1]
+
+        return vmap(along)(torch.eye(len(self.theta), dtype=self.x.dtype))
+
+    @property
+    def hessian_at_interpolation(self) -> Tensor:
+        return self.at_interpolation.hessian_at_targets
 
     @cached_property
     def residual(self) -> Tensor:
@@ -364,11 +464,11 @@ def _targets(x: Tensor, N: int, generator: torch.Generator) -> Tensor:
     return torch.randn(len(x), N, generator=generator, dtype=torch.float64)
 
 
-def _inputs(n: int, M: int, unit_norm: bool, generator: torch.Generator) -> Tensor:
-    """Random directions; norms 1, or log-uniform between 1e-3 and 1e3."""
+def _inputs(n: int, M: int, top: float | None, generator: torch.Generator) -> Tensor:
+    """Random directions; norms log-uniform between 1e-3 and 10^top, or 1."""
     x = torch.randn(n, M, generator=generator, dtype=torch.float64)
-    exponents = 6 * torch.rand(n, 1, generator=generator, dtype=torch.float64) - 3
-    norms = torch.ones_like(exponents) if unit_norm else 10**exponents
+    share = torch.rand(n, 1, generator=generator, dtype=torch.float64)
+    norms = torch.ones_like(share) if top is None else 10 ** ((top + 3) * share - 3)
     return norms * x / x.norm(dim=1, keepdim=True)
 
 
@@ -403,24 +503,57 @@ def stream(seed: int, index: int) -> int:
     return (1_000_003 * seed + index) % 2**63
 
 
-def _drawn(case_seed: int, activation: str, tame: bool) -> Case:
-    """One case; ``tame`` gives it inputs of norm 1 whatever was drawn."""
+def _network(widths, activation, bias, seed, skips, tied, generator) -> nn.Sequential:
+    """A perceptron; with fixed skip connections past its middle layers, or two of one weight."""
+    net = nets.mlp(widths, activation, bias=bias, seed=seed).double()
+    if tied:
+        net.linear3.weight = net.linear2.weight
+    if not skips:
+        return net
+    flatten, first, after, *middle, last = net
+    pairs = zip(middle[::2], middle[1::2], strict=True)
+
+    def past(layer: nn.Linear) -> Tensor:
+        shape, columns = layer.weight.shape, layer.in_features
+        return torch.randn(shape, generator=generator, dtype=torch.float64) / columns**0.5
+
+    skipped = [Skip(layer, function, past(layer)) for layer, function in pairs]
+    return nn.Sequential(flatten, first, after, *skipped, last)
+
+
+def _drawn(case_seed: int, activation: str, tame: bool, curved: bool) -> Case:
+    """One case; ``tame`` gives it inputs of norm 1, ``curved`` two layers and residuals."""
     generator = torch.Generator().manual_seed(case_seed)
 
     def pick(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    n_layers, N, n = pick(1, 5), pick(1, 6), pick(1, 20)
-    M = pick(N + 1, 9)
-    widths = (M, *(pick(1, 7) for _ in range(n_layers - 1)), N)
-    net = nets.mlp(widths, activation, bias=bool(pick(0, 1)), seed=case_seed).double()
-    x = _inputs(n, M, unit_norm=bool(pick(0, 1)) or tame, generator=generator)
-    y = _targets(x, N, generator)
+    def one_in(number: int) -> bool:
+        return pick(1, number) == 1
+
     state = STATES[pick(0, len(STATES) - 1)]
+    L, N = pick(2 if curved else 1, 5), min(pick(1, 6), pick(1, 6))
+    # A last layer reaches every target where there are no more samples than it has inputs.
+    n = pick(1, 5) if state == "solved" and one_in(2) else pick(1, 20)
+    M = max(1, N - pick(0, 2)) if one_in(6) else pick(N + 1, 9)
+    # ReLU and GELU shut about half of their units at a sample.
+    enough = 2 * N + 1 if activation in ("relu", "gelu") else N
+    narrow, skips, tied = one_in(6), L >= 3 and one_in(3), L >= 4 and one_in(4)
+    hidden = [pick(1, 7) if narrow else pick(enough, enough + 2) for _ in range(L - 1)]
+    widths = (M, *(hidden[:1] * (L - 1) if tied else hidden), N)
+    bias, unit = bool(pick(0, 1)), bool(pick(0, 1)) or tame
+    net = _network(widths, activation, bias, case_seed, skips, tied, generator)
+    far = activation in ("relu", "identity") or one_in(4)  # others saturate
+    x = _inputs(n, M, None if unit else 3.0 if far else 0.5, generator)
+    y = _targets(x, N, generator)
     if state == "trained":
         _train(net, x, y)
     elif state == "solved":
         _solve_last_layer(net, x, y)
+        if curved:
+            y = net(x).detach() + 10.0 ** -pick(0, 3) * _targets(x, N, generator)
+    if L > 1 and one_in(8):
+        next(net.parameters()).requires_grad_(False)
     k = 1 + 5 * float(torch.rand((), generator=generator, dtype=torch.float64))
     return Case(net, x, y, k=k, seed=case_seed, state=state)
 
@@ -431,24 +564,46 @@ def vanishing(*derivatives: Tensor) -> bool:
     return bool(((largest > 0) & (largest < SMALLEST_GRADIENT)).any())
 
 
+def _resolved(case_seed: int, activation: str, curved: bool = False) -> Case:
+    case = _drawn(case_seed, activation, tame=False, curved=curved)
+    if any(vanishing(layer.grad_x, layer.grad_W, layer.J) for layer in case.layers):
+        return _drawn(case_seed, activation, tame=True, curved=curved)
+    return case
+
+
 @lru_cache(maxsize=512)
 def draw(seed: int, index: int) -> Case:
     """Case ``index`` of the stream that ``seed`` names; the same two numbers, the same case.
 
     Linear, deep linear, tanh, ReLU and GELU nets of one to five layers, N = 1 to 6 outputs,
     n = 1 to 20 samples with unit or wildly varying norms, with or without biases, untrained,
-    trained, or with their last layer solved for. Where huge inputs saturate a net until its
-    gradients vanish in float64, it is drawn again with inputs of norm 1.
+    trained, or with their last layer solved for. Some have skip connections past their middle
+    layers, or two layers of one weight, or a first layer that is held fixed, or as many outputs as
+    inputs or more. One in six may be narrower inside than its output; the others let N outputs
+    move independently. Where huge inputs saturate a net until its gradients vanish in float64, it
+    is drawn again with inputs of norm 1.
 
     >>> case = draw(0, 3)
     >>> case.x.dtype, case is draw(0, 3)
     (torch.float64, True)
     """
     activation = sorted(nets.ACTIVATIONS)[index % len(nets.ACTIVATIONS)]
-    case = _drawn(stream(seed, index), activation, tame=False)
-    if any(vanishing(layer.grad_x, layer.grad_W, layer.J) for layer in case.layers):
-        return _drawn(stream(seed, index), activation, tame=True)
-    return case
+    return _resolved(stream(seed, index), activation)
+
+
+def draw_interpolating(seed: int, index: int) -> Case:
+    """`draw` with the network's own outputs for targets."""
+    return draw(seed, index).at_interpolation
+
+
+@lru_cache(maxsize=512)
+def draw_curved(seed: int, index: int) -> Case:
+    """`draw` with two layers or more and residuals; three in four are tanh or GELU nets.
+
+    The second derivatives of f along single parameters are 0 in the others.
+    """
+    activation = ("tanh", "gelu", "tanh", "gelu", "tanh", "gelu", "relu", "identity")[index % 8]
+    return _resolved(stream(seed, index), activation, curved=True)
 
 
 def rescaled(case: Case, factors: Sequence[float]) -> Case:

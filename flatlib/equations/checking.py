@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flatlib.equations.assumptions import unmet
 from flatlib.equations.cases import draw
 
 IDENTITY_TOLERANCE = 1e-9  # relative
@@ -69,7 +70,7 @@ class Equation:
     mutants: Mapping[str, Formula] = field(default_factory=dict)  # wrong on purpose
     tight: tuple[Tight, ...] = ()
     draw: Callable[[int, int], Any] = draw  # (seed, index) -> case
-    applies: Callable[[Any], bool] = lambda case: True  # whether a case meets the assumptions
+    applies: Callable[[Any], bool] = lambda case: True  # whether float64 resolves a case
     library: Formula | None = None  # the same numbers from the library
 
     @property
@@ -96,9 +97,13 @@ class Equation:
         while count:
             case = self.draw(seed, index)
             index += 1
-            if self.applies(case):
+            if not self.unmet(case) and self.applies(case):
                 count -= 1
                 yield case
+
+    def unmet(self, case: Any) -> tuple[str, ...]:
+        """Those of the assumptions that a case does not meet, see `assumptions.unmet`."""
+        return unmet(self.assumptions, case)
 
     def slack(self, case: Any) -> Tensor:
         """Relative slack of each ``"<="`` link at a case: 0 is attained, 1 says nothing.
@@ -108,7 +113,15 @@ class Equation:
 
         Returns:
             One number a link: the least over samples and layers of ``(rhs - lhs) / |rhs|``.
+
+        Raises:
+            ValueError: the case does not meet an assumption, which the message quotes.
         """
+        if missing := self.unmet(case):
+            raise ValueError(
+                f"({self.label}) says nothing of this case, which does not meet: "
+                f"{' '.join(missing)} Take a case that does, for instance from Equation.cases"
+            )
         links = [link for link in self.check(case) if link[1] == "<="]
         return torch.tensor([-_excess(*link) for link in links], dtype=torch.float64)
 

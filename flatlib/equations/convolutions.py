@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.utils import skip_init
 
-from flatlib.equations.assumptions import SMOOTH
+from flatlib.equations.assumptions import ALL_PATCHES, CONVOLUTION, FULL_RANK_PATCHES, SMOOTH
 from flatlib.equations.cases import frobenius, spectral, stream, vanishing
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import same_shares
@@ -242,14 +242,6 @@ def full_rank_bound(c: ConvolutionCase) -> list[Link]:
     ]
 
 
-def _patches_alive(c: ConvolutionCase) -> bool:
-    return bool((c.norm_X > 0).all())
-
-
-def _full_column_rank(c: ConvolutionCase) -> bool:
-    return bool((c.smallest_sigma > 1e-8 * c.norm_X.max(dim=1).values).all())
-
-
 _operator_bound = Equation(
     label="N.6",
     name="Convolution: operator norm times delta",
@@ -257,7 +249,8 @@ _operator_bound = Equation(
     r"\qquad\nabla_xf=T_W^\top\delta",
     where="Ours",
     assumptions=(
-        "The first layer is a convolution; T_W is the dense matrix of its linear part.",
+        CONVOLUTION,
+        "T_W is the dense matrix of the convolution's linear part.",
         "delta is the gradient of f at the convolution's output, all outputs side by side.",
         SMOOTH,
     ),
@@ -305,15 +298,15 @@ _untied_bound = Equation(
     r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F",
     where="Ours",
     assumptions=(
-        "The first layer is a convolution; its weights are copied once a position p.",
-        "No patch x_p is the zero vector.",
+        CONVOLUTION,
+        "Its weights are copied once a position p.",
+        ALL_PATCHES,
         SMOOTH,
     ),
     kind="inequality",
     check=untied_bound,
     library=same_shares("N.7", untied_bound, (1,)),
     draw=draw_convolution,
-    applies=_patches_alive,
     tight=(Tight(aligned, (1,)),),
     mutants={
         "shared for untied weights": with_link(
@@ -377,14 +370,13 @@ _full_rank_bound = Equation(
     r"\nabla_Wf=\sum_p\delta_px_p^\top",
     where="Ours",
     assumptions=(
-        "The first layer is a convolution; X holds the patches, one column a position.",
-        "X has full column rank: no more positions than C_in k^2.",
+        CONVOLUTION,
+        FULL_RANK_PATCHES,
         SMOOTH,
     ),
     kind="inequality",
     check=full_rank_bound,
     draw=draw_convolution,
-    applies=_full_column_rank,
     tight=(Tight(cancelling, (1,)), Tight(one_position, (1, 2))),
     mutants={
         "largest singular value of X": with_link(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from flatlib.equations import tight
-from flatlib.equations.assumptions import SMOOTH
+from flatlib.equations.assumptions import MOVING, SMOOTH
 from flatlib.equations.cases import Case
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import same_shares
@@ -20,10 +20,6 @@ def participation_ratio(covariance: Tensor) -> Tensor:
     """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return trace**2 / covariance.square().sum(dim=(-2, -1))
-
-
-def _moving(c: Case) -> bool:
-    return bool((c.grad_x_F > 0).all())
 
 
 def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,14 +74,15 @@ _dimensionality = Equation(
     r"\Big(\frac{\lVert\lambda\rVert_1}{\lVert\lambda\rVert_2}\Big)^2\in[1,\operatorname{rank}]",
     where="Sec. 3.3",
     assumptions=(
-        "The Jacobian is not zero; lambda are the eigenvalues of C.",
+        MOVING,
+        "lambda are the eigenvalues of C.",
         SMOOTH,
         "Sampled: the propagated ball's ratio agrees within its own standard error.",
     ),
     kind="definition",
     check=dimensionality,
     library=_library_dimensionality,
-    applies=lambda c: _moving(c) and resolved(c),
+    applies=resolved,
     mutants={
         "singular values for eigenvalues": with_link(
             dimensionality,
@@ -131,11 +128,10 @@ _sandwich = Equation(
     statement=r"\frac{\lVert\nabla_xf\rVert_F^2}{D_{\mathrm{PR}}}\le\sigma_1^2"
     r"\le\lVert\nabla_xf\rVert_F^2",
     where="Ours; beside (14)",
-    assumptions=("The Jacobian is not zero.", SMOOTH),
+    assumptions=(MOVING, SMOOTH),
     kind="inequality",
     check=sandwich,
     library=same_shares("N.5", sandwich, (0, 1)),
-    applies=_moving,
     tight=(Tight(tight.isotropic, (0,)), Tight(tight.neuron, (0, 1))),
     mutants={
         "D_PR squared": with_link(

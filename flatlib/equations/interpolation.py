@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
 
 from flatlib import sharpness
 from flatlib.equations import tight
-from flatlib.equations.assumptions import SMOOTH
-from flatlib.equations.cases import Case, mean
+from flatlib.equations.assumptions import INTERPOLATES, SMOOTH
+from flatlib.equations.cases import Case, draw_curved, draw_interpolating, mean, stage
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.measurement import measure
@@ -23,35 +23,24 @@ def network(c: Case) -> list[Link]:
     return [(y, "=", c.f(c.x), y.abs().max())]
 
 
-def _forward(c: Case, layers: slice = slice(None), bias: float = 1.0, last: int = 0) -> Tensor:
+def _forward(c: Case, bias: float = 1.0, last: int = 0) -> Tensor:
     x = c.x
-    stack = list(zip(c.weights, c.biases, c.functions, strict=True))[layers]
-    for depth, (W, b, a) in enumerate(stack):
-        z = x @ W.T + bias * b
-        x = z if depth < last else a(z)
+    stack = zip(c.weights, c.biases, c.functions, c.pasts, strict=True)
+    for depth, (W, b, a, P) in enumerate(stack):
+        x = stage(x, W, bias * b, (lambda z: z) if depth < last else a, P)
     return x
 
 
-def _loss_curvature(c: Case) -> Tensor:
-    """Second derivative of the loss along each single parameter, summed."""
-    one = torch.ones((), dtype=c.x.dtype)
-
-    def along(direction):
-        def slope(t):
-            return jvp(lambda s: c.loss(c.theta + s * direction, c.y), (t,), (one,))[1]
-
-        return jvp(slope, (0 * one,), (one,))[1]
-
-    return vmap(along)(torch.eye(len(c.theta), dtype=c.x.dtype)).sum()
-
-
 def sharpness_is_trace(c: Case) -> list[Link]:
-    """The trace of the explicit Hessian: by eigenvalues, and by curves of the loss alone."""
-    H = c.hessian_at_targets
-    scale = H.diagonal().abs().sum()
+    """The loss's curvatures along single parameters, summed, against two Hessians.
+
+    The gradient's Jacobian gives the eigenvalues, and the loss's second derivatives a trace.
+    """
+    trace = c.loss_curvatures.sum()
+    scale = c.hessian_at_targets.diagonal().abs().sum()
     return [
-        (H.trace(), "=", torch.linalg.eigvalsh(H).sum(), scale),
-        (H.trace(), "=", _loss_curvature(c), scale),
+        (trace, "=", torch.linalg.eigvalsh(c.hessian_of_gradient).sum(), scale),
+        (c.hessian_at_targets.trace(), "=", trace, scale),
     ]
 
 
@@ -63,7 +52,7 @@ def _library_trace(c: Case) -> list[Link]:
 
 def sharpness_at_interpolation(c: Case) -> list[Link]:
     """The explicit Hessian where y_i = f(x_i), against squared gradient norms."""
-    return [(c.hessian_at_interpolation.trace(), "=", mean(c.grad_theta_F**2))]
+    return [(c.hessian_at_targets.trace(), "=", mean(c.grad_theta_F**2))]
 
 
 def _library_sharpness(c: Case) -> list[Link]:
@@ -78,7 +67,7 @@ def residual_term(c: Case) -> Tensor:
 def sharpness_near_interpolation(c: Case) -> list[Link]:
     """The gap is the residual term, and halving the residual halves it: it is O(epsilon)."""
     TrH, gap = c.hessian_at_targets.trace(), residual_term(c)
-    halfway = c.hessian(c.f(c.x) - c.residual / 2).trace()
+    halfway = c.halfway.hessian_at_targets.trace()
     scale = c.S + gap.abs()
     return [(TrH, "=", c.S + gap, scale), (halfway - c.S, "=", (TrH - c.S) / 2, scale)]
 
@@ -137,7 +126,7 @@ def tangent_kernel(c: Case) -> Tensor:
 def sharpness_is_kernel_trace(c: Case) -> list[Link]:
     """S, the kernel's trace, and its eigenvalues' sum."""
     K = tangent_kernel(c)
-    TrH = c.hessian_at_interpolation.trace()
+    TrH = c.hessian_at_targets.trace()
     return [
         (TrH, "=", K.trace() / c.n),
         (TrH, "=", torch.linalg.eigvalsh(K).sum() / c.n),
@@ -182,23 +171,25 @@ _trace = Equation(
             sharpness_is_trace,
             0,
             lambda c: (
-                c.hessian_at_targets.trace(),
+                c.loss_curvatures.sum(),
                 "=",
-                torch.linalg.eigvalsh(c.hessian_at_targets)[-1],
+                torch.linalg.eigvalsh(c.hessian_of_gradient)[-1],
             ),
         ),
         "absolute eigenvalues": with_link(
             sharpness_is_trace,
             0,
             lambda c: (
-                c.hessian_at_targets.trace(),
+                c.loss_curvatures.sum(),
                 "=",
-                torch.linalg.eigvalsh(c.hessian_at_targets).abs().sum(),
+                torch.linalg.eigvalsh(c.hessian_of_gradient).abs().sum(),
             ),
         ),
         "divided by the number of parameters": scaled_link(
             sharpness_is_trace, lambda c: 1 / len(c.theta), 1
         ),
+        "eigenvalues 5 % too large": scaled_link(sharpness_is_trace, lambda c: 1.05),
+        "curvatures 5 % too large": scaled_link(sharpness_is_trace, lambda c: 1.05, 1),
     },
 )
 
@@ -207,26 +198,27 @@ _at_interpolation = Equation(
     name="Sharpness at interpolation",
     statement=r"S(\theta^*)=\frac1n\sum_{i=1}^n\lVert\nabla_\theta f(x_i,\theta^*)\rVert_F^2",
     where="Sec. 2",
-    assumptions=("The network interpolates: f(x_i) = y_i for every i.", SMOOTH),
+    assumptions=(INTERPOLATES, SMOOTH),
     kind="identity",
     check=sharpness_at_interpolation,
+    draw=draw_interpolating,
     library=_library_sharpness,
     mutants={
-        "norms not squared": lambda c: [
-            (c.hessian_at_interpolation.trace(), "=", mean(c.grad_theta_F))
-        ],
+        "norms not squared": lambda c: [(c.hessian_at_targets.trace(), "=", mean(c.grad_theta_F))],
         "sum for mean": scaled_link(sharpness_at_interpolation, lambda c: c.n),
         "spectral for Frobenius norm": lambda c: [
             (
-                c.hessian_at_interpolation.trace(),
+                c.hessian_at_targets.trace(),
                 "=",
                 mean(torch.linalg.svdvals(c.grad_theta)[:, 0] ** 2),
             )
         ],
         "without the first layer": lambda c: [
-            (c.hessian_at_interpolation.trace(), "=", _without_first_layer(c))
+            (c.hessian_at_targets.trace(), "=", _without_first_layer(c))
         ],
-        "away from interpolation": lambda c: [(c.hessian_at_targets.trace(), "=", c.S)],
+        "away from interpolation": lambda c: [
+            (replace(c, y=c.y + c.normal(*c.y.shape)).hessian_at_targets.trace(), "=", c.S)
+        ],
         "mean over the outputs, as PyTorch's MSELoss": scaled_link(
             sharpness_at_interpolation, lambda c: 2 / c.N
         ),
@@ -244,6 +236,7 @@ _near_interpolation = Equation(
     assumptions=("S is the trace of the Hessian here, at any parameters.", SMOOTH),
     kind="identity",
     check=sharpness_near_interpolation,
+    draw=draw_curved,
     library=_library_gap,
     mutants={
         "the residual term dropped": with_link(
@@ -280,6 +273,7 @@ _gap_bound = Equation(
     ),
     kind="inequality",
     check=gap_bound,
+    draw=draw_curved,
     tight=(Tight(tight.curved, (0, 1)),),
     mutants={
         "the printed constant, without m": printed_gap_bound,
@@ -322,6 +316,7 @@ _lemma = Equation(
     assumptions=("theta has m entries.", SMOOTH),
     kind="inequality",
     check=lemma,
+    draw=draw_curved,
     tight=(Tight(tight.curved, (0, 1)),),
     mutants={
         "the printed constant, without m": with_link(
@@ -344,22 +339,23 @@ _kernel = Equation(
     statement=r"S(\theta^*)=\frac1n\operatorname{Tr}K,\qquad "
     r"K_{(i,k),(j,l)}=\nabla_\theta f_k(x_i)\cdot\nabla_\theta f_l(x_j)",
     where="Ours",
-    assumptions=("The network interpolates: f(x_i) = y_i for every i.", SMOOTH),
+    assumptions=(INTERPOLATES, SMOOTH),
     kind="identity",
     check=sharpness_is_kernel_trace,
+    draw=draw_interpolating,
     mutants={
         "mean over samples and outputs": scaled_link(sharpness_is_kernel_trace, lambda c: 1 / c.N),
         "sum for mean": scaled_link(sharpness_is_kernel_trace, lambda c: c.n, 1),
         "all of the kernel for its trace": with_link(
             sharpness_is_kernel_trace,
             0,
-            lambda c: (c.hessian_at_interpolation.trace(), "=", tangent_kernel(c).sum() / c.n),
+            lambda c: (c.hessian_at_targets.trace(), "=", tangent_kernel(c).sum() / c.n),
         ),
         "largest eigenvalue for the trace": with_link(
             sharpness_is_kernel_trace,
             1,
             lambda c: (
-                c.hessian_at_interpolation.trace(),
+                c.hessian_at_targets.trace(),
                 "=",
                 torch.linalg.eigvalsh(tangent_kernel(c))[-1] / c.n,
             ),
@@ -367,7 +363,7 @@ _kernel = Equation(
         "Frobenius norm for the trace": with_link(
             sharpness_is_kernel_trace,
             0,
-            lambda c: (c.hessian_at_interpolation.trace(), "=", tangent_kernel(c).norm() / c.n),
+            lambda c: (c.hessian_at_targets.trace(), "=", tangent_kernel(c).norm() / c.n),
         ),
     },
     applies=lambda c: bool(c.S > 0),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from flatlib.equations import tight, vectors
 from flatlib.equations.assumptions import (
     DENSE,
+    EXPONENTS,
+    FINITE_EXPONENTS,
     NONZERO,
+    POWER,
     SHARPNESS,
     SMOOTH,
     TRAINABLE,
@@ -113,7 +114,7 @@ _powers_by_weights = Equation(
     r"\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_Wf(x_i)\rVert_F^k",
     where="App. B",
-    assumptions=(DENSE, NONZERO, "k is at least 1.", SMOOTH),
+    assumptions=(DENSE, NONZERO, POWER, SMOOTH),
     kind="inequality",
     check=powers_by_weights,
     tight=(
@@ -165,7 +166,7 @@ _powers_by_parameters = Equation(
     r"\lVert\nabla_Wf(x_i)\rVert_F^k\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^k",
     where="App. B",
-    assumptions=(NONZERO, TRAINABLE, "k is at least 1."),
+    assumptions=(NONZERO, TRAINABLE, POWER),
     kind="inequality",
     check=powers_by_parameters,
     tight=(Tight(tight.neuron, (0,)), Tight(tight.rank_one, (0,))),
@@ -198,21 +199,16 @@ _powers_by_parameters = Equation(
 )
 
 
-def _finite(c: Vector) -> bool:
-    return math.isfinite(c.q)
-
-
 _norms_step = Equation(
     label="19",
     name="The step behind Lemma B.1",
     statement=r"\Big(\sum_i|v_i|^q\Big)^{1/q}=\Big(\sum_i|v_i|^q\Big)^{\frac pq\cdot\frac1p}"
     r"\le\Big(\sum_i(|v_i|^q)^{p/q}\Big)^{1/p}=\Big(\sum_i|v_i|^p\Big)^{1/p}",
     where="App. B",
-    assumptions=("1 <= p <= q, both finite.",),
+    assumptions=(FINITE_EXPONENTS,),
     kind="inequality",
     check=norms_step,
     draw=vectors.draw_vector,
-    applies=_finite,
     tight=(Tight(vectors.one_entry, (1,)),),
     mutants={
         "the wrong way round": reversed_link(norms_step, 1),
@@ -322,11 +318,10 @@ _holder_step = Equation(
     statement=r"\sum_i|v_i|^p\cdot1\le\Big(\sum_i|v_i|^q\Big)^{p/q}\Big(\sum_i1\Big)^{1-p/q}"
     r"=n^{1-p/q}\lVert v\rVert_q^p",
     where="App. B",
-    assumptions=("1 <= p <= q, both finite.",),
+    assumptions=(FINITE_EXPONENTS,),
     kind="inequality",
     check=holder_step,
     draw=vectors.draw_vector,
-    applies=_finite,
     tight=(Tight(vectors.one_size, (0,)),),
     mutants={
         "power of n dropped": scaled_link(holder_step, lambda c: c.n ** (c.p / c.q - 1), 0),
@@ -425,7 +420,7 @@ _larger_exponent = Equation(
     name="Lemma B.1",
     statement=r"\lVert v\rVert_p\ge\lVert v\rVert_q\qquad(1\le p\le q\le\infty)",
     where="App. B",
-    assumptions=("1 <= p <= q; q may be infinite.",),
+    assumptions=(EXPONENTS,),
     kind="inequality",
     check=larger_exponent,
     draw=vectors.draw_vector,
@@ -446,7 +441,7 @@ _smaller_exponent = Equation(
     statement=r"\lVert v\rVert_p\le n^{1/p-1/q}\lVert v\rVert_q"
     r"\qquad(v\in\mathbb R^n,\ 1\le p\le q\le\infty)",
     where="App. B",
-    assumptions=("1 <= p <= q; q may be infinite.",),
+    assumptions=(EXPONENTS,),
     kind="inequality",
     check=smaller_exponent,
     draw=vectors.draw_vector,

@@ -8,12 +8,17 @@ from torch.func import vmap
 
 from flatlib import sharpness
 from flatlib.equations import tight
-from flatlib.equations.assumptions import DENSE, SMOOTH
-from flatlib.equations.cases import Case, frobenius, mean
+from flatlib.equations.assumptions import DENSE, INTERPOLATES, SMOOTH
+from flatlib.equations.cases import Case, draw_interpolating, frobenius, mean
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 
 RHO = 1e-7
+
+
+def off_kinks(c: Case) -> bool:
+    """Whether no ReLU bends within the perturbations: training may leave a sample at a kink."""
+    return c.distance_to_kinks > 100 * RHO
 
 
 def adaptive_energy(c: Case) -> Tensor:
@@ -27,14 +32,13 @@ def _mean_rise(c: Case) -> Tensor:
     These are steps of one parameter at a time, up and down: second moments decide the limit.
     """
     delta = RHO * torch.diag(c.theta)
-    y = c.f_of_theta(c.theta, c.x)
-    rise = vmap(lambda d: (c.loss(c.theta + d, y) + c.loss(c.theta - d, y)) / 2)
+    rise = vmap(lambda d: (c.loss(c.theta + d, c.y) + c.loss(c.theta - d, c.y)) / 2)
     return rise(delta).sum() / RHO**2
 
 
 def adaptive_expectation(c: Case) -> list[Link]:
     """N.13 over rho^2: the Hessian's expectation exactly, the loss's rise by finite differences."""
-    energy, H = adaptive_energy(c) / 2, c.hessian_at_interpolation
+    energy, H = adaptive_energy(c) / 2, c.hessian_at_targets
     scaled = c.theta[:, None] * H * c.theta
     m, rounding = len(c.theta), 1e-16 * c.f(c.x).norm() / RHO
     floor = 1e-4 * energy + rounding * (m * rounding + (m * energy).sqrt())
@@ -63,12 +67,14 @@ _adaptive_expectation = Equation(
     r"\lVert\theta\odot\nabla_\theta f(x_i)\rVert_F^2+o(\rho^2)",
     where="Later versions",
     assumptions=(
-        "The network interpolates: f(x_i) = y_i for every i.",
+        INTERPOLATES,
         SMOOTH,
         "Exact for the loss's quadratic part; the rise itself is checked by finite differences.",
     ),
     kind="identity",
     check=adaptive_expectation,
+    draw=draw_interpolating,
+    applies=off_kinks,
     library=_library_adaptive,
     mutants={
         "the half dropped": with_link(

@@ -12,17 +12,18 @@ from flatlib.equations.assumptions import (
     DENSE,
     DENSE_LAYERS,
     LIVE_LAYERS,
+    NO_MORE_OUTPUTS,
     NONZERO,
     SHARPNESS,
     SMOOTH,
     TRAINABLE,
     TRAINABLE_LAYERS,
 )
-from flatlib.equations.cases import Case, mean
+from flatlib.equations.cases import Case, mean, singular_values
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import reported, same_shares
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
-from flatlib.equations.sensitivity import live_layers, weight_shares
+from flatlib.equations.sensitivity import weight_shares
 from flatlib.measurement import measure
 
 ROUNDING_FLOOR = 1e-6  # relative, of float64 differences of outputs
@@ -116,7 +117,8 @@ def _library_log_volume(c: Case) -> list[Link]:
 def network_volume(c: Case) -> Tensor:
     """NVR: volumes from every layer's input, summed over the layers of N inputs or more."""
     wide = [layer for layer in c.layers if layer.W.shape[1] >= c.N]
-    return mean(sum(torch.linalg.svdvals(layer.grad_x).prod(dim=1) for layer in wide))
+    volumes = [singular_values(layer.grad_x).prod(dim=1) for layer in wide]
+    return mean(sum(volumes, torch.zeros(c.n, dtype=c.x.dtype)))
 
 
 def network_volume_bound(c: Case) -> list[Link]:
@@ -221,7 +223,7 @@ _local_volume = Equation(
     statement=r"d\mathrm{Vol}=\sqrt{\det(\nabla_xf^\top\nabla_xf)}=\prod_{k=1}^N\sigma_k",
     where="Sec. 3.1",
     assumptions=(
-        "N is at most M; the ratio is that of an N-cube in the row space of the Jacobian.",
+        NO_MORE_OUTPUTS,
         "A rank-deficient Jacobian has volume 0.",
         SMOOTH,
     ),
@@ -413,7 +415,6 @@ _network_volume_bound = Equation(
     kind="inequality",
     check=network_volume_bound,
     library=_library_network_volume,
-    applies=live_layers,
     tight=(
         Tight(tight.isotropic_one_live, (0,)),
         Tight(tight.linear_functional, (0,)),

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from flatlib.equations import tight
-from flatlib.equations.assumptions import DENSE, DENSE_LAYERS, NONZERO, SMOOTH, TRAINABLE
+from flatlib.equations.assumptions import (
+    DENSE,
+    DENSE_LAYERS,
+    NONZERO,
+    POWER,
+    SMOOTH,
+    TRAINABLE,
+)
 from flatlib.equations.cases import Case, frobenius, mean, rescaled
 from flatlib.equations.checking import Equation, Link, Tight
 from flatlib.equations.library import same_shares, same_shares_of_powers
@@ -75,9 +82,9 @@ def _sides_of_layers(c: Case) -> tuple[Tensor, Tensor]:
 
 
 def _homogeneous(c: Case) -> bool:
-    """Without biases and with activations that positive factors pass through."""
+    """Without skips, ties and biases, and with activations that positive factors pass through."""
     modules = all(isinstance(m, (nn.Linear, nn.ReLU, nn.Identity, nn.Flatten)) for m in c.net)
-    return modules and all(layer.bias is None for layer in c.linears)
+    return modules and all(layer.bias is None and c.is_own(layer) for layer in c.linears)
 
 
 def layerwise_bound(c: Case) -> list[Link]:
@@ -166,7 +173,7 @@ _mean_power_bound = Equation(
     r"\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^k",
     where="Sec. 2",
-    assumptions=(DENSE, NONZERO, "k is at least 1.", TRAINABLE, SMOOTH),
+    assumptions=(DENSE, NONZERO, POWER, TRAINABLE, SMOOTH),
     kind="inequality",
     check=mean_power_bound,
     library=same_shares_of_powers("6", mean_power_bound, (0, 1)),
@@ -221,7 +228,7 @@ _spectral_power_bound = Equation(
     r"\le\frac{\lVert W\rVert_2^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^k",
     where="Sec. 2",
-    assumptions=(DENSE, NONZERO, "k is at least 1.", TRAINABLE, SMOOTH),
+    assumptions=(DENSE, NONZERO, POWER, TRAINABLE, SMOOTH),
     kind="inequality",
     check=spectral_power_bound,
     library=same_shares_of_powers("7", spectral_power_bound, (0,)),
@@ -304,8 +311,8 @@ _layerwise_bound = Equation(
     where="Later versions",
     assumptions=(
         DENSE_LAYERS,
-        "Invariance under rescaling of the layers (product 1): no biases, and activations that "
-        "commute with positive factors, such as ReLU.",
+        "Invariance under rescaling of the layers (product 1): no biases, no skip connections, no "
+        "tied weights, and activations that commute with positive factors, such as ReLU.",
         SMOOTH,
     ),
     kind="inequality",

@@ -10,17 +10,18 @@ from torch.autograd.functional import jacobian
 from flatlib import equations, measure
 from flatlib.equations.cases import rescaled
 from flatlib.equations.convolutions import draw_convolution
-from flatlib.equations.interpolation import epsilon, largest_curvature
+from flatlib.equations.interpolation import epsilon, largest_curvature, residual_term
 from flatlib.equations.sensitivity import B, C, C_prime, D
 from flatlib.equations.tight import curved, orthants
 from flatlib.equations.vectors import draw_vector
+from flatlib.equations.volume import volume
 
 DRAWN = [equations.draw(0, index) for index in range(200)]
 
 
 def activation(case) -> str:
-    found = [m for m in case.net if not isinstance(m, (nn.Linear, nn.Flatten))]
-    return type(found[0]).__name__ if found else "none"
+    kinds = (nn.Tanh, nn.ReLU, nn.GELU, nn.Identity)
+    return next((type(m).__name__ for m in case.net.modules() if isinstance(m, kinds)), "none")
 
 
 def test_drawn_networks_span_the_settings():
@@ -30,8 +31,41 @@ def test_drawn_networks_span_the_settings():
     assert {c.n for c in DRAWN} == set(range(1, 21))
     assert {c.linears[0].bias is None for c in DRAWN} == {True, False}
     assert {c.state for c in DRAWN} == {"untrained", "trained", "solved"}
-    assert all(c.N < c.x.shape[1] for c in DRAWN)
+    assert {(c.N > M) - (c.N < M) for c in DRAWN for M in c.x.shape[1:]} == {-1, 0, 1}
+    assert {bool(torch.cat([P.flatten() for P in c.pasts]).any()) for c in DRAWN} == {True, False}
+    assert {len({layer.weight for layer in c.linears}) < len(c.layers) for c in DRAWN} == {
+        True,
+        False,
+    }
+    assert {c.linears[0].weight.requires_grad for c in DRAWN} == {True, False}
     assert any(c.k < 2 for c in DRAWN) and any(c.k > 2 for c in DRAWN)
+
+
+def full_rank(case) -> bool:
+    """Whether N outputs move independently at every sample."""
+    return bool((case.sigma[:, -1] > 1e-9 * case.sigma[:, 0]).all())
+
+
+def share(cases, of) -> float:
+    return sum(map(of, cases)) / len(cases)
+
+
+@pytest.mark.parametrize("label", ("10", "11", "12", "N.3", "N.10"))
+def test_statements_about_volumes_see_volumes_that_are_not_zero(label):
+    cases = list(equations.find(label).cases(0, 100))
+    assert 0.6 < share(cases, full_rank) < 0.95
+    assert share(cases, lambda c: bool((volume(c) > 0).any())) > 0.85
+    live = [c.sigma[c.sigma[:, 0] > 0] for c in cases]
+    independent = torch.cat([s[:, -1] > 1e-9 * s[:, 0] for s in live]).double()
+    assert float(independent.mean()) > 0.75
+
+
+@pytest.mark.parametrize("label", ("15", "16", "A.1"))
+def test_statements_about_the_gap_see_a_gap(label):
+    cases = list(equations.find(label).cases(0, 100))
+    assert share(cases, lambda c: float(epsilon(c)) > 0) > 0.95
+    seen = share(cases, lambda c: float(residual_term(c).abs()) > 1e-6 * float(c.S))
+    assert 0.6 < seen < 0.9  # piecewise linear networks have none
 
 
 def test_norms_are_one_or_vary_wildly():
@@ -74,7 +108,7 @@ def test_derivatives_are_those_of_the_module(index):
         assert torch.allclose(case.grad_x[i], own, rtol=1e-9, atol=1e-12 * float(own.norm()))
     outputs = case.net(case.x[:1])[0]
     for k in range(case.N):
-        rows = torch.autograd.grad(outputs[k], list(case.net.parameters()), retain_graph=True)
+        rows = torch.autograd.grad(outputs[k], case.free, retain_graph=True)
         row = torch.cat([g.flatten() for g in rows])
         own = case.grad_theta[0, k]
         assert torch.allclose(own.norm(), row.norm(), rtol=1e-9)
@@ -166,8 +200,11 @@ def test_printed_lemma_is_off_by_the_number_of_parameters():
     assert torch.equal(curved(0).x, x)
 
 
-def test_piecewise_linear_networks_have_no_gap_at_all():
+def test_piecewise_linear_networks_have_no_gap_unless_two_layers_share_a_weight():
     flat = [c for c in DRAWN if activation(c) in ("ReLU", "Identity", "none")]
+    tied = [c for c in flat if len({layer.weight for layer in c.linears}) < len(c.layers)]
+    assert len(tied) > 5 and any(bool((c.second_derivatives != 0).any()) for c in tied)
+    flat = [c for c in flat if all(c is not other for other in tied)]
     assert all(bool((c.second_derivatives == 0).all()) for c in flat)
     assert (
         max(float((c.hessian_at_targets.trace() - c.S).abs() / c.S) for c in flat if c.S > 0) < 1e-9

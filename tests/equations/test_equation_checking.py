@@ -10,6 +10,7 @@ import torch
 
 from flatlib import bounds, equations
 from flatlib.equations import library
+from flatlib.equations.cases import Case
 from flatlib.equations.checking import holds, run
 from flatlib.equations.mutation import reversed_link, scaled_link, with_link
 
@@ -85,6 +86,22 @@ def test_library_that_disagrees_fails_the_check():
     assert not result.passed and "twice" in result.failure
 
 
+@pytest.mark.parametrize("side", ("loss_curvatures", "hessian_of_gradient", "hessian_at_targets"))
+def test_either_side_of_the_trace_is_caught_when_it_is_off(side, monkeypatch):
+    true = vars(Case)[side].func
+    monkeypatch.setattr(Case, side, property(lambda c: 1.05 * true(c)))
+    assert not run(replace(equations.find("2"), library=None), 0, 3).passed
+
+
+def test_a_loss_with_a_wrong_factor_is_caught_by_the_gradient_that_is_written_out(monkeypatch):
+    found = equations.find("2")
+    fresh = replace(found, library=None, draw=lambda *index: replace(equations.draw(*index)))
+    assert run(fresh, 0, 3).passed
+    true = Case.loss
+    monkeypatch.setattr(Case, "loss", lambda c, theta, y: 1.05 * true(c, theta, y))
+    assert not run(fresh, 0, 3).passed
+
+
 def test_a_failure_says_which_case():
     found = equations.find("13")
     result = run(replace(found, check=reversed_link(found.check)), 4, 20)
@@ -99,7 +116,7 @@ def test_with_link_changes_one_link():
 
 
 def test_slack_is_relative_and_one_a_step():
-    case = equations.draw(0, 1)
+    case = next(equations.find("28").cases(0, 1))
     slack = equations.find("28").slack(case)
     assert slack.shape == (3,) and bool((slack <= 1).all()) and bool((slack >= -1e-12).all())
 
