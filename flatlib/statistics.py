@@ -148,32 +148,6 @@ def paired_difference(first, second) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
-    r"""Holm's p values, adjusted for testing all of them together.
-
-    .. math:: \tilde p_{(i)}=\max_{j\le i}\min\{1,(m-j+1)\,p_{(j)}\},\qquad
-       p_{(1)}\le\dots\le p_{(m)}
-
-    Source: S. Holm, A simple sequentially rejective multiple test procedure, 1979.
-    ``statsmodels`` has it, too, but collects the whole process's garbage at each call.
-
-    Args:
-        p: ``(m,)`` p values.
-
-    Returns:
-        ``(m,)`` adjusted ones, in the order given.
-
-    >>> holm([0.04, 0.01, 0.03]).round(12).tolist()
-    [0.06, 0.03, 0.06]
-    """
-    p = np.asarray(p, dtype=float)
-    order = np.argsort(p)
-    stepped = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
-
-
 def mean_and_spread(
     table: pd.DataFrame,
     by: Sequence[str],
