@@ -1,19 +1,18 @@
-"""The command ``flatlib``: run the paper's experiments, see how far they are, hand out homework."""
+"""The command ``flatlib``: a signal ends it in one line, also while its modules are imported.
+
+What takes time to import, PyTorch above all, is imported only once signals are handled.
+"""
 
 from __future__ import annotations
 
-import argparse
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
-from pathlib import Path
 
-from flatlib.experiments import EXPERIMENTS, SCALES, configurations, run
-from flatlib.handout import handout
-from flatlib.records import Record, RecordError, default_results
+STOPPED = "flatlib: stopped; the same command goes on from here"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,135 +20,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if everything asked for is there, 1 if a run failed or diverged or an archived record
-        was altered, 2 for bad arguments.
+        was altered, 2 for bad arguments, 128 and the signal's number if one stopped it.
     """
-    options = _parser().parse_args(arguments)
-    try:
-        with _signals_interrupt():
-            return options.command(options)
-    except (OSError, ValueError, RecordError) as fault:
-        print(f"flatlib: {fault}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print("flatlib: stopped; the same command goes on from here", file=sys.stderr)
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    with _on_signals(_leave):
+        from flatlib import commands
+        from flatlib.manifest import RecordError
+
+        options = commands.parser().parse_args(arguments)
+        try:
+            with _on_signals(_interrupt):
+                return options.command(options)
+        except (OSError, ValueError, RecordError) as fault:
+            print(f"flatlib: {fault}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as stop:
+            print(STOPPED, file=sys.stderr)
+            return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+def _leave(number: int, _) -> None:
+    """End at once: nothing is at work, and an exception could get lost in a module's import."""
+    os.write(2, f"{STOPPED}\n".encode())
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, _) -> None:
+    raise KeyboardInterrupt(number)
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """What ends the command from outside, or a closed terminal, stops it as Ctrl-C does."""
-
-    def interrupt(number: int, _) -> None:
-        raise KeyboardInterrupt(number)
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+def _on_signals(handler: Callable) -> Iterator[None]:
+    """What ends the command from outside, or a closed terminal, is handled as Ctrl-C is."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     here = threading.current_thread() is threading.main_thread()
-    # Under nohup a closed terminal is ignored, and stays so.
-    taken = [number for number, old in before.items() if here and old == signal.SIG_DFL]
+    # What is ignored stays so: a closed terminal under nohup, Ctrl-C of a shell's background job.
+    ours = (signal.SIG_DFL, signal.default_int_handler, _leave)
+    taken = [number for number, old in before.items() if here and old in ours]
     for number in taken:
-        signal.signal(number, interrupt)
+        signal.signal(number, handler)
     try:
         yield
     finally:
         for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flatlib", description=__doc__)
-    version = f"flatlib {metadata.version('flatlib')}"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("run", help="run an experiment, or go on with it")
-    command.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help="see: flatlib list")
-    command.add_argument("--scale", choices=SCALES, default="smoke")
-    command.add_argument("--steps", type=int, help="length, instead of the scale's own")
-    command.add_argument("--seeds", type=seeds, help="such as 0,1,2, instead of the scale's own")
-    command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
-    command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
-    command.add_argument("--device", default="cpu", help="such as cuda: stacks runs of one shape")
-    command.add_argument("--no-progress", action="store_true", help="draw no bars")
-    command.set_defaults(command=_run)
-
-    status = commands.add_parser("status", help="how far the archived and running runs are")
-    status.add_argument("--scale", choices=SCALES, help="only this one")
-    status.set_defaults(command=_status)
-
-    commands.add_parser("list", help="the experiments").set_defaults(command=_list)
-
-    homework = commands.add_parser("handout", help="a chapter without its solutions, for students")
-    homework.add_argument("notebook", type=Path, help="such as notebooks/03-volume.ipynb")
-    homework.add_argument("file", type=Path, help="where to write it")
-    homework.set_defaults(command=_handout)
-
-    for writer_or_reader in (command, status):
-        writer_or_reader.add_argument(
-            "--results", type=folder, default=default_results(), metavar="FOLDER"
-        )
-    return parser
-
-
-def folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("the name of a folder is needed, got an empty one")
-    return Path(text)
-
-
-def seeds(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _run(options: argparse.Namespace) -> int:
-    outcomes = run(
-        options.name,
-        options.scale,
-        seeds=options.seeds,
-        steps=options.steps,
-        results=options.results,
-        workers=options.workers,
-        scheduler=options.scheduler,
-        device=options.device,
-        progress=not options.no_progress,
-    )
-    for outcome in outcomes:
-        print(f"{outcome.status:9} {outcome.run} {outcome.message}".rstrip())
-    return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
-
-
-def _status(options: argparse.Namespace) -> int:
-    if not options.results.is_dir():
-        raise ValueError(f"there is no results folder {options.results}; flatlib run makes one")
-    altered = 0
-    for path in sorted(options.results.glob(f"{options.scale or '*'}/*/manifest.json")):
-        record = Record(options.results, path.parent.parent.name, path.parent.name)
-        try:
-            manifest = record.read_manifest()
-        except (OSError, RecordError) as fault:  # the others shall be listed all the same
-            print(f"{record.scale:7} {'altered':9} {'':15} {record.run}")
-            print(f"flatlib: {fault}", file=sys.stderr)
-            altered += 1
-            continue
-        status = manifest["status"]
-        if status == "running" and not record.at_work():
-            status = "stopped"
-        reached = f"{manifest['steps']}/{manifest['steps_asked']}"
-        print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
-    return int(altered > 0)
-
-
-def _handout(options: argparse.Namespace) -> int:
-    n_exercises = handout(options.notebook, options.file)
-    print(f"{options.file}: {n_exercises} exercises, no solutions")
-    return 0
-
-
-def _list(_: argparse.Namespace) -> int:
-    for name, experiment in EXPERIMENTS.items():
-        counts = ", ".join(f"{len(configurations(name, scale))} at {scale}" for scale in SCALES)
-        print(f"{name:20} Fig. {experiment.figure:22} runs: {counts}")
-    return 0
+            signal.signal(number, before[number])
 
 
 if __name__ == "__main__":

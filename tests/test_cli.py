@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from test_experiments import TINY, record_of, steps_of
 
-from flatlib import cli
+from flatlib import cli, commands
 from flatlib.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
 
 
@@ -32,7 +33,7 @@ def test_run_hands_its_options_on(monkeypatch, tmp_path, capsys):
         asked.update(options, name=name, scale=scale)
         return [Outcome("one", "complete"), Outcome("two", "failed", "OSError: disk full")]
 
-    monkeypatch.setattr(cli, "run", fake)
+    monkeypatch.setattr(commands, "run", fake)
     words = "run mlp-bounds --scale paper --steps 100 --seeds 0,2 --workers 3 --no-progress"
     more = ["--device", "cuda", "--scheduler", "tcp://a:1", "--results", str(tmp_path)]
     code = cli.main([*words.split(), *more])
@@ -101,17 +102,17 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run", interrupted)
+    monkeypatch.setattr(commands, "run", interrupted)
     assert cli.main(["run", "mlp-bounds"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
 
 def test_the_book_names_every_experiment_and_commands_that_exist():
     page = (Path(__file__).parents[1] / "book" / "runs.md").read_text()
-    commands = re.findall(r"^flatlib (.+)$", page, flags=re.MULTILINE)
-    assert len(commands) >= 8
-    for command in commands:
-        options = cli._parser().parse_args(command.split())
+    found = re.findall(r"^flatlib (.+)$", page, flags=re.MULTILINE)
+    assert len(found) >= 8
+    for command in found:
+        options = commands.parser().parse_args(command.split())
         if "name" in options:
             assert configurations(options.name, options.scale, options.seeds, options.steps)
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|", page, flags=re.MULTILINE)
@@ -152,7 +153,7 @@ PARENT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from flatlib import cli
+from flatlib import cli, commands
 from flatlib.experiments import run_many
 from test_experiments import TINY
 
@@ -161,7 +162,7 @@ def run(name, scale, *, results, **options):
     return run_many(runs, scale, results, progress=False)
 
 if __name__ == "__main__":
-    cli.run = run
+    commands.run = run
     sys.exit(cli.main(["run", "mlp-bounds", "--results", sys.argv[1]]))
 """
 
@@ -213,3 +214,59 @@ def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, nu
     else:
         assert process.returncode == 128 + number
         assert errors == "flatlib: stopped; the same command goes on from here\n"
+
+
+def _memory(process: subprocess.Popen) -> str:
+    """What the process has in memory, with the signals that it handles; empty once it is gone."""
+    try:
+        return "".join(
+            Path(f"/proc/{process.pid}/{name}").read_text() for name in ("status", "maps")
+        )
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _handles(memory: str, number: int) -> bool:
+    caught = re.search(r"^SigCgt:\s*(\w+)", memory, flags=re.MULTILINE)
+    return caught is not None and int(caught[1], 16) >> (number - 1) & 1 == 1
+
+
+@pytest.fixture
+def started(tmp_path):
+    """``flatlib run`` as a shell starts it, once it handles signals: milliseconds."""
+    processes = []
+
+    def start() -> subprocess.Popen:
+        process = subprocess.Popen(
+            [shutil.which("flatlib", path=Path(sys.executable).parent), "run", "mlp-bounds"]
+            + ["--results", str(tmp_path), "--steps", "10000000", "--no-progress"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        processes.append(process)
+        while process.poll() is None and not _handles(memory := _memory(process), signal.SIGTERM):
+            time.sleep(0.001)
+        assert "libtorch" not in memory, "PyTorch is imported before signals are handled"
+        return process
+
+    yield start
+    for process in processes:
+        if _at_work(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.2, 0.5, 1.0, 2.0])
+def test_a_signal_at_the_start_ends_the_command_in_one_line(started, number, seconds):
+    """Also while PyTorch is imported, which takes seconds, and while processes are started."""
+    process = started()
+    time.sleep(seconds)
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == f"{cli.STOPPED}\n"
+    assert process.returncode == 128 + number
+    assert not _at_work(process.pid)

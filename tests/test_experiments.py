@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import cli, experiments, nets
+from flatlib import commands, experiments, nets
 from flatlib.bounds import chain, evaluate
 from flatlib.experiments import (
     EXPERIMENTS,
@@ -295,7 +295,7 @@ class TestOneRun:
             assert manifest["weights"] is None
             words = manifest["weights_command"]
             assert words == f"flatlib run mlp-relu-bounds --scale smoke --seeds 2{length}"
-            options = cli._parser().parse_args(words.split()[1:])
+            options = commands.parser().parse_args(words.split()[1:])
             made = configurations(options.name, options.scale, options.seeds, options.steps)
             assert run in made
         execute(replace(TINY, steps=20), "smoke", tmp_path)  # no experiment has this run
@@ -305,7 +305,7 @@ class TestOneRun:
     def test_every_experiments_runs_have_a_command_that_makes_them(self, scale):
         for name in EXPERIMENTS:
             for run in configurations(name, scale):
-                options = cli._parser().parse_args(command(run, scale).split()[1:])
+                options = commands.parser().parse_args(command(run, scale).split()[1:])
                 made = configurations(options.name, options.scale, options.seeds, options.steps)
                 assert run in made
                 assert options.scale == scale
