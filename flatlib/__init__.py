@@ -11,9 +11,11 @@ ROOMS = (
     "experiments",
     "figures",
     "geometry",
+    "measurement",
     "nets",
     "sharpness",
     "toys",
+    "training",
 )
 HOMES = {  # names that most readers need: the rooms that they stand in
     "HessianTrace": "sharpness",

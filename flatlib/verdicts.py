@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
+from scipy.special import stdtr, stdtrit
 from statsmodels.stats.weightstats import ttost_paired
 
 from flatlib import claims, experiments, statistics
@@ -261,7 +261,7 @@ def _holm(found: Sequence[Verdict]) -> list[Verdict]:
     tested = [verdict for verdict in found if not math.isnan(verdict.p)]
     if not tested:
         return list(found)
-    adjusted = multipletests([verdict.p for verdict in tested], method="holm")[1]
+    adjusted = statistics.holm([verdict.p for verdict in tested])
     by_key = {v.claim.key: float(p) for v, p in zip(tested, adjusted, strict=True)}
     strict = claims.LEVEL / len(tested)
     result = []
@@ -359,9 +359,10 @@ def _interval(effects: np.ndarray, level: float) -> tuple[float, float, float]:
     if np.ptp(effects) == 0:
         value = float(effects[0])
         return value, value, float(value == 0)
-    test = stats.ttest_1samp(effects, 0.0)
-    interval = test.confidence_interval(1 - level)
-    return float(interval.low), float(interval.high), float(test.pvalue)
+    n, mean = len(effects), float(effects.mean())
+    error = float(effects.std(ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 1 - level / 2)) * error
+    return mean - half, mean + half, 2 * float(stdtr(n - 1, -abs(mean) / error))
 
 
 def _equivalence(effects: np.ndarray, margin: float) -> float:

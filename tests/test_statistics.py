@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from flatlib.statistics import clustered_pearson, mean_and_spread, paired_difference, pearson
+from flatlib.statistics import (
+    clustered_pearson,
+    holm,
+    mean_and_spread,
+    paired_difference,
+    pearson,
+)
 
 finite = st.floats(-1e3, 1e3)
 
@@ -164,3 +171,17 @@ def test_mean_and_spread_count_what_they_average():
     assert found["loss.n"].tolist() == [3, 2]
     assert found["mls.mean"].tolist() == pytest.approx([3.0, math.nan], nan_ok=True)
     assert found["mls.spread"].tolist() == pytest.approx([math.sqrt(8), math.nan], nan_ok=True)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_its_definition(p):
+    """The largest, over what is no larger, of p times the number of those not yet rejected."""
+    left = {one: sum(other >= one for other in p) for one in p}
+    expected = [min(1.0, max(left[other] * other for other in p if other <= one)) for one in p]
+    assert holm(p) == pytest.approx(expected, abs=1e-15)
+
+
+def test_holm_agrees_with_statsmodels():
+    p = np.random.default_rng(0).uniform(0, 0.1, size=40).round(2)  # with ties
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-12)
+    assert holm([]).size == 0

@@ -69,8 +69,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_fitted_is_the_threshold_or_more,
     ),
     "interval of another level": (
-        "test.confidence_interval(1 - level)",
-        "test.confidence_interval(1 - 2 * level)",
+        "stdtrit(n - 1, 1 - level / 2)",
+        "stdtrit(n - 1, 1 - level)",
         units.test_a_change_is_the_mean_of_seed_means_with_students_interval,
     ),
     "one side of the interval inside the margin": (
@@ -89,13 +89,13 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_a_change_is_the_mean_of_seed_means_with_students_interval,
     ),
     "Holm dropped": (
-        'multipletests([verdict.p for verdict in tested], method="holm")[1]',
+        "statistics.holm([verdict.p for verdict in tested])",
         "[verdict.p for verdict in tested]",
         units.test_holm_is_over_all_claims_that_have_an_interval,
     ),
     "Holm does not step down": (
-        'method="holm"',
-        'method="bonferroni"',
+        "statistics.holm([verdict.p for verdict in tested])",
+        "[len(tested) * verdict.p for verdict in tested]",
         units.test_holm_steps_down,
     ),
     "no difference after Holm from the narrow interval": (

@@ -113,7 +113,7 @@ def through_training(runs: Runs) -> ArchiveFigure:
         `ArchiveFigure`; its numbers have, for each setting and step, ``COLUMN.mean``,
         ``COLUMN.spread`` and ``COLUMN.n``, geometric for the panels with a logarithmic axis.
     """
-    table = runs.on("train")
+    table, fits = runs.on("train"), runs.fit_steps()
     numbers = statistics.mean_and_spread(
         table, ["lr", "batch_size", "step"], list(PANELS), ["train_loss"]
     )
@@ -128,7 +128,7 @@ def through_training(runs: Runs) -> ArchiveFigure:
         )
         looks[label(setting)] = SETTINGS[setting]
         for ax, column in zip(axes.flat, PANELS, strict=False):
-            curve(ax, own, column, SETTINGS[setting], label(setting), runs.fit_steps())
+            curve(ax, own, column, SETTINGS[setting], label(setting), fits)
         titles = {column: title for column, (title, _) in PANELS.items()}
         said.append(f"{label(setting)}: {ends(means, titles)}")
     for ax, column in zip(axes.flat, PANELS, strict=False):
@@ -150,7 +150,7 @@ def on_the_test_set(runs: Runs) -> ArchiveFigure:
         `ArchiveFigure`; its numbers have, for each ``samples`` and ``step``, ``COLUMN.mean``,
         ``COLUMN.spread`` and ``COLUMN.n``, geometric for the panels with a logarithmic axis.
     """
-    kind, table = runs.table["samples"], runs.table
+    kind, table, fits = runs.table["samples"], runs.table, runs.fit_steps()
     n_test = runs.manifests[0]["data"]["n_test"]
     there = table["test_loss"].where(kind == "test", table["samples_loss"])
     table = table.assign(
@@ -168,7 +168,7 @@ def on_the_test_set(runs: Runs) -> ArchiveFigure:
     for samples, look in SAMPLES.items():
         own, means = table[kind == samples], numbers[numbers["samples"] == samples]
         for ax, column in zip(axes.flat, TEST_PANELS, strict=False):
-            curve(ax, own, column, look, f"{samples} samples", runs.fit_steps())
+            curve(ax, own, column, look, f"{samples} samples", fits)
         titles = {column: title for column, (title, _) in TEST_PANELS.items()}
         said.append(f"{samples} samples: {ends(means, titles)}")
     for ax, column in zip(axes.flat, TEST_PANELS, strict=False):
@@ -195,7 +195,7 @@ def chain_of_bounds(runs: Runs) -> ArchiveFigure:
         `ArchiveFigure`; its numbers have, for each step, geometric mean, spread and n of ``A``
         ... ``D`` and of the factors ``B/A``, ``C/B`` and ``D/C``.
     """
-    table = runs.on("train")
+    table, fits = runs.on("train"), runs.fit_steps()
     factors = {f"{high}/{low}": table[high] / table[low] for low, high in STEPS_OF_CHAIN}
     table = pd.concat([table, pd.DataFrame(factors)], axis=1)
     drawn = [*TERMS, *factors]
@@ -204,9 +204,9 @@ def chain_of_bounds(runs: Runs) -> ArchiveFigure:
     axis(axes[0], "terms of Eq. (28)", True)
     axis(axes[1], "gap as a factor; equal at 1", True)
     for column, name in TERMS.items():
-        curve(axes[0], table, column, CHAIN[column], name, runs.fit_steps())
+        curve(axes[0], table, column, CHAIN[column], name, fits)
     for name in factors:  # in the look of the upper term
-        curve(axes[1], table, name, CHAIN[name[0]], _ratio(name), runs.fit_steps())
+        curve(axes[1], table, name, CHAIN[name[0]], _ratio(name), fits)
     axes[1].axhline(1, color=COLORS["muted"], lw=1, linestyle="-")
     looks = (
         {TERMS[term]: look for term, look in CHAIN.items()},

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 from matplotlib.ticker import MaxNLocator
 
 from flatlib import statistics
@@ -84,31 +84,22 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
     )
     here = [name for name in looks if name in set(points["setting"])]
     means = points.groupby("setting")[list(metrics)].mean().reset_index()
-    marks = {
-        "hue": "setting",
-        "hue_order": here,
-        "palette": {name: COLORS[looks[name].color] for name in here},
-    }
-    grid = sns.PairGrid(points, vars=list(metrics), despine=False, **marks)
-    plt.close(grid.figure)  # it is shown by `ArchiveFigure.show` alone
-    markers = {name: looks[name].marker for name in here}
-    styled = {"markers": markers, "style_order": here, "edgecolor": "none", "legend": False}
-    grid.map_lower(sns.scatterplot, style=points["setting"], s=9, alpha=0.6, **styled)
+    means["look"], points["look"] = (t["setting"].map(looks) for t in (means, points))
     names = list(metrics)
+    figure = Figure(figsize=(WIDTH / POINTS_PER_INCH, WIDTH / POINTS_PER_INCH))
+    axes = figure.subplots(len(names), len(names), sharex="col", sharey="row", squeeze=False)
     for i, second in enumerate(names):
         for j, first in enumerate(names[:i]):
-            ax = grid.axes[i, j]
-            _regression(ax, means, first, second)
-            sns.scatterplot(
-                means, x=first, y=second, style="setting", s=26, ax=ax, **marks, **styled
-            )
+            _marks(axes[i, j], points, first, second, s=9, alpha=0.6)
+            _regression(axes[i, j], means, first, second)
+            _marks(axes[i, j], means, first, second, s=26)
     for pair in numbers.itertuples():
-        _words(grid.axes[names.index(pair.first), names.index(pair.second)], pair)
-    for name, ax in zip(names, np.diag(grid.axes), strict=True):
+        _words(axes[names.index(pair.first), names.index(pair.second)], pair)
+    for name, ax in zip(names, np.diag(axes), strict=True):
         ax.set_axis_off()
         _word(ax, 0.5, metrics[name], 8.0)
-    _lay_out(grid.axes)
-    grid.figure.legend(
+    _lay_out(axes)
+    figure.legend(
         handles=handles({name: looks[name] for name in here}, lines=False),
         loc="lower center",
         ncols=3,
@@ -125,7 +116,7 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
         f"Scatter matrix; networks: {len(points)}, at step {step:,}. Strongest correlations "
         f"between settings: {words or 'none, there are too few settings'}."
     )
-    return ArchiveFigure(grid.figure, runs, numbers, alt, _caption(runs, step, len(points), out))
+    return ArchiveFigure(figure, runs, numbers, alt, _caption(runs, step, len(points), out))
 
 
 def _caption(runs: Runs, step: int, count: int, out: list[str]) -> str:
@@ -202,13 +193,21 @@ def _signed() -> ListedColormap:
     return ListedColormap([*orange, *blue])
 
 
+def _marks(ax: Axes, table: pd.DataFrame, x: str, y: str, **marks) -> None:
+    """One mark a row, in the look of its setting."""
+    colors = [COLORS[look.color] for look in table["look"]]
+    drawn = ax.scatter(table[x], table[y], c=colors, linewidths=0, **marks)
+    styles = [MarkerStyle(look.marker) for look in table["look"]]
+    drawn.set_paths([style.get_path().transformed(style.get_transform()) for style in styles])
+
+
 def _regression(ax: Axes, means: pd.DataFrame, x: str, y: str) -> None:
     """The line of least squares over the settings' means, if it is not vertical."""
-    if means[[x, y]].notna().all(axis=1).sum() > 1 and np.ptp(means[x].dropna()) > 0:
-        line = {"linewidth": 1, "linestyle": "-"}
-        sns.regplot(
-            means, x=x, y=y, scatter=False, ci=None, color=COLORS["muted"], line_kws=line, ax=ax
-        )
+    known = means[[x, y]].dropna()
+    if len(known) > 1 and np.ptp(known[x]) > 0:
+        slope, intercept = np.polyfit(known[x], known[y], 1)
+        ends = np.array([known[x].min(), known[x].max()])
+        ax.plot(ends, slope * ends + intercept, color=COLORS["muted"], linewidth=1, linestyle="-")
 
 
 def _words(ax: Axes, pair) -> None:
@@ -255,14 +254,10 @@ def _word(
 
 def _lay_out(axes: np.ndarray) -> None:
     """Cells alike, ticks on the left and below."""
-    figure: Figure = axes[0, 0].figure
-    side = WIDTH / POINTS_PER_INCH
-    figure.set_layout_engine("none")
-    figure.set_size_inches(side, side)
-    figure.subplots_adjust(left=0.065, right=0.995, bottom=0.17, top=0.995, wspace=0.1, hspace=0.1)
+    axes[0, 0].figure.subplots_adjust(
+        left=0.065, right=0.995, bottom=0.17, top=0.995, wspace=0.1, hspace=0.1
+    )
     for ax in axes.flat:
-        ax.set(xlabel="", ylabel="")
-        ax.use_sticky_edges = False  # the ends of a regression line, where marks would be cut
         ax.margins(0.12)
         ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
         for each in (ax.xaxis, ax.yaxis):

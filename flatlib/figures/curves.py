@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from flatlib.archive import FITTED, Runs
+from flatlib.statistics import mean_and_spread
 
 from .style import Look, show
 
@@ -45,7 +45,7 @@ def curve(
 ) -> None:
     """Mean over seeds against steps, its band, and a marker at each run's fit step.
 
-    On a logarithmic axis seaborn takes the mean and the spread of logarithms.
+    On a logarithmic axis mean and spread are geometric.
 
     Args:
         ax: axes whose scale is set.
@@ -56,31 +56,24 @@ def curve(
         name: its label.
         fits: the step at which each run fitted its data, NaN if it never did.
     """
-    values = table[column].where(np.isfinite(table[column]))
-    if ax.get_yscale() == "log":
-        values = values.where(values > 0)
-    points = table.assign(**{column: values}).dropna(subset=[column])
+    logarithmic = [column] if ax.get_yscale() == "log" else []
+    wanted = np.isfinite(table[column])
+    if logarithmic:
+        wanted &= table[column] > 0
+    points = table.loc[wanted, ["run", "step", column]]
     if points.empty:
         return
-    several = points.groupby("step").size().max() > 1
-    sns.lineplot(
-        points,
-        x="step",
-        y=column,
-        errorbar="sd" if several else None,
-        err_kws={"alpha": 0.2, "linewidth": 0},
-        color=look.marks["color"],
-        linestyle=look.line,
-        linewidth=1.4,
-        label=name,
-        legend=False,
-        ax=ax,
-    )
-    steps, means = ax.lines[-1].get_data()
+    numbers = mean_and_spread(points, ["step"], [column], logarithmic)
+    steps, mean, spread = numbers[["step", f"{column}.mean", f"{column}.spread"]].to_numpy().T
+    color = look.marks["color"]
+    ax.plot(steps, mean, color=color, linestyle=look.line, linewidth=1.4, label=name)
+    if np.isfinite(spread).any():
+        band = (mean / spread, mean * spread) if logarithmic else (mean - spread, mean + spread)
+        ax.fill_between(steps, *band, color=color, alpha=0.2, linewidth=0)
     at = np.intersect1d(fits[fits.index.isin(points["run"])].dropna(), steps)
     ax.plot(
         at,
-        means[np.searchsorted(steps, at)],
+        mean[np.searchsorted(steps, at)],
         **look.marks | {"linestyle": "none"},
         markersize=4.5,
         label="_fit",

@@ -64,7 +64,7 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     color, marker = SETTINGS[setting].color, SETTINGS[setting].marker
     looks = {name: Look(color, marker, line) for name, line in LINES_OF.items()}
     looks = {"left side": LEFT} | looks
-    parts, said = [], []
+    parts, said, fits = [], [], runs.fit_steps()
     for (top, low), (key, bound) in zip(axes, names.items(), strict=True):
         own = sides[sides["key"] == key]
         logarithmic = bound["label"] not in LOGARITHMS and _spans_decades(own)
@@ -74,8 +74,8 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
         axis(top, f"{heading(key, bound)}", logarithmic)
         axis(low, "", False)
         for side in ("left", "right"):
-            curve(top, own, side, looks[f"{side} side"], f"{side} side", runs.fit_steps())
-        curve(low, own, "decades", looks["gap"], "gap", runs.fit_steps())
+            curve(top, own, side, looks[f"{side} side"], f"{side} side", fits)
+        curve(low, own, "decades", looks["gap"], "gap", fits)
         low.axhline(0, color=COLORS["muted"], lw=1, linestyle="-")
         if np.isinf(own["right"]).all():
             _say_infinite(low)

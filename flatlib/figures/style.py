@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -179,9 +180,11 @@ def to_svg(figure: Figure, theme: str = "light") -> str:
     """
     if theme not in ("light", "dark"):
         raise ValueError(f"theme must be 'light' or 'dark', got {theme!r}")
-    buffer = io.StringIO()
+    buffer, canvas_before = io.StringIO(), figure.canvas
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        # `Figure.savefig` would draw it twice, the first time only to lay it out.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    figure.set_canvas(canvas_before)
     return buffer.getvalue() if theme == "light" else _darkened(buffer.getvalue())
 
 
