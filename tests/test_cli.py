@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_experiments import TINY, record_of, steps_of
+from test_experiments import TINY, at_work, record_of, steps_of
 
 from flatlib import cli, commands
 from flatlib.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
@@ -167,17 +167,6 @@ if __name__ == "__main__":
 """
 
 
-def _at_work(group: int) -> list[str]:
-    """The processes of a group that have not ended; one that nobody collected yet has."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    found = [line.split(maxsplit=2) for line in listed]
-    return [
-        " ".join(line) for line in found if int(line[0]) == group and not line[1].startswith("Z")
-    ]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, number):
@@ -200,7 +189,7 @@ def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, nu
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1]  # ends when every process has left the pipe
         deadline = time.monotonic() + 20  # who has left the pipe is about to end
-        while (left := _at_work(process.pid)) and time.monotonic() < deadline:
+        while (left := at_work(process.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left
     except BaseException:
@@ -254,7 +243,7 @@ def started(tmp_path):
 
     yield start
     for process in processes:
-        if _at_work(process.pid):
+        if at_work(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -269,4 +258,4 @@ def test_a_signal_at_the_start_ends_the_command_in_one_line(started, number, sec
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == f"{cli.STOPPED}\n"
     assert process.returncode == 128 + number
-    assert not _at_work(process.pid)
+    assert not at_work(process.pid)

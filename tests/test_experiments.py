@@ -554,6 +554,24 @@ def steps_of(results: Path, run: RunConfig = TINY) -> int:
     return -1 if manifest is None else manifest["steps"]
 
 
+def at_work(group: int) -> list[str]:
+    """The processes of a group that have not ended; one that nobody collected yet has."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    found = [line.split(maxsplit=2) for line in listed]
+    return [
+        " ".join(line) for line in found if int(line[0]) == group and not line[1].startswith("Z")
+    ]
+
+
+def wait_until(there, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 class TestCrashes:
     def test_kill_at_random_instants_ends_at_the_same_bits(self, whole, tmp_path):
@@ -750,6 +768,63 @@ class TestMany:
         outcomes = run_many(runs, "smoke", tmp_path, scheduler="tcp://a:1", progress=False)
         assert [o.status for o in outcomes] == ["complete", "lost"]
         assert outcomes[1].message == "scheduler lost; the same command goes on"
+
+    @pytest.mark.slow
+    def test_a_scheduler_that_is_killed_ends_the_command_in_plain_words(self, tmp_path):
+        pytest.importorskip("distributed")
+        runs = configurations("mlp-batch-size", steps=2000)
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "2s",
+        }
+        started = []
+
+        def start(*words) -> subprocess.Popen:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *words],
+                    env=environment,
+                    start_new_session=True,
+                    **pipes if words[0] == "flatlib.cli" else {"stderr": subprocess.DEVNULL},
+                )
+            )
+            return started[-1]
+
+        try:
+            contact = tmp_path / "contact.json"
+            here = ["--host", "127.0.0.1", "--no-dashboard"]
+            scheduler = start("distributed.cli.dask_scheduler", *here, "--port", "0",
+                              "--scheduler-file", str(contact))  # fmt: skip
+            wait_until(contact.exists)
+            address = json.loads(contact.read_text())["address"]
+            worker = start("distributed.cli.dask_worker", address, *here, "--no-nanny",
+                           "--nthreads", "1")  # fmt: skip
+            command = start("flatlib.cli", "run", "mlp-batch-size", "--steps", "2000",
+                            "--scheduler", address, "--results", str(tmp_path))  # fmt: skip
+            wait_until(lambda: steps_of(tmp_path, runs[1]) >= 0)
+            scheduler.send_signal(signal.SIGKILL)
+            out, errors = command.communicate(timeout=60)
+            assert out.splitlines() == [
+                f"complete  {runs[0].name}",
+                *(
+                    f"lost      {run.name} scheduler lost; the same command goes on"
+                    for run in runs[1:]
+                ),
+            ]
+            assert command.returncode == 1
+            assert "Traceback" not in errors and "Error" not in errors
+            worker.wait(timeout=60)
+            assert not [line for process in started for line in at_work(process.pid)]
+        finally:
+            for process in started:
+                if at_work(process.pid):
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert steps_of(tmp_path, runs[0]) == 2000
+        steps = record_of(runs[1], tmp_path).read_table().step.drop_duplicates().tolist()
+        assert steps == runs[1].checkpoints()[: len(steps)]
+        with record_of(runs[1], tmp_path).lock():
+            pass
 
     def test_no_workers_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="workers must be at least 1, got 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -177,6 +178,8 @@ def _dask(scheduler: str) -> Iterator[Callable[..., Future]]:
     """Submit to a cluster; the run of a lost worker starts again elsewhere, from its state."""
     from distributed import Client
 
+    # Of a scheduler that is gone `_outcome` tells, without the client's traceback.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with Client(scheduler) as client:
         pool = client.get_executor(pure=False, retries=LOST_WORKERS)
         yield lambda *arguments: pool.submit(task, *arguments)
