@@ -147,8 +147,8 @@ def _gap(link: Link) -> float:
     return _excess(lhs, "=", rhs, *scale) if alive else math.inf
 
 
-def _first_failure(formula: Formula, case: Any) -> str:
-    for position, link in enumerate(formula(case)):
+def _first_failure(links: list[Link]) -> str:
+    for position, link in enumerate(links):
         excess = _excess(*link)
         if not excess <= allowed(link[1]):
             return f"link {position} ({link[1]}) is off by {excess:.3g}"
@@ -164,7 +164,7 @@ def _at_equality_cases(
             case = family.make(seed + shift)
             links = formula(case)
             gap = max(_gap(links[position]) for position in family.links)
-            failure = _first_failure(formula, case)
+            failure = _first_failure(links)
             if gap > IDENTITY_TOLERANCE:
                 failure = f"missed by {gap:.3g}"
             yield gap, failure and f"equality case {family.make.__name__}: {failure}"
@@ -183,12 +183,11 @@ def holds(equation: Equation, formula: Formula, seed: int, cases: int) -> bool:
     """
     if any(failure for _, failure in _at_equality_cases(equation, formula, seed)):
         return False
-    return not any(_first_failure(formula, case) for case in equation.cases(seed, cases))
+    return not any(_first_failure(formula(case)) for case in equation.cases(seed, cases))
 
 
-def _worst(equation: Equation, case: Any) -> float:
+def _worst(equation: Equation, links: list[Link]) -> float:
     """The largest excess of the links that the equation's kind is about."""
-    links = equation.check(case)
     relations = {link[1] for link in links}
     main = {"identity": "=", "inequality": "<=", "definition": "~" if "~" in relations else "="}
     return max(_excess(*link) for link in links if link[1] == main[equation.kind])
@@ -198,10 +197,12 @@ def run(equation: Equation, seed: int, cases: int) -> CheckResult:
     """Evaluate the formula at every case and at every equality case."""
     start, worst, failures = time.perf_counter(), -math.inf, []
     for number, case in enumerate(equation.cases(seed, cases)):
-        worst = max(worst, _worst(equation, case))
-        library = equation.library if number < LIBRARY_CASES else None
-        for formula in filter(None, (equation.check, library)):
-            found = _first_failure(formula, case)
+        found_by = {equation.check: equation.check(case)}
+        worst = max(worst, _worst(equation, found_by[equation.check]))
+        if equation.library and number < LIBRARY_CASES:
+            found_by[equation.library] = equation.library(case)
+        for formula, links in found_by.items():
+            found = _first_failure(links)
             if found:
                 failures.append(f"case {number} of seed {seed}: {formula.__name__}: {found}")
     at_equality = list(_at_equality_cases(equation, equation.check, seed))
