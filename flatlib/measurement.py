@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
-import scipy.sparse.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,6 +66,8 @@ class ConvolutionGeometry:
             return largest * self._norm_of_scaled(weight / largest)
 
     def _norm_of_scaled(self, weight: Tensor) -> float:
+        from scipy.sparse.linalg import LinearOperator, eigsh  # a third of a second
+
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
 
         def forward(x: Tensor) -> Tensor:
@@ -85,14 +86,14 @@ class ConvolutionGeometry:
             back = torch.autograd.grad(output, zero, image, retain_graph=True)[0]
             return back.cpu().numpy()
 
-        operator = scipy.sparse.linalg.LinearOperator((size, size), gram, dtype=np.float64)
+        operator = LinearOperator((size, size), gram, dtype=np.float64)
         if size < 16:
             dense = torch.from_numpy(np.stack([gram(row) for row in np.eye(size)]))
             return float(np.sqrt(spectral_norm(dense)))
         start = np.random.default_rng(0).standard_normal(size)
         if not gram(start).any():
             return 0.0
-        top = scipy.sparse.linalg.eigsh(
+        top = eigsh(
             operator,
             k=1,
             which="LA",
