@@ -8,6 +8,7 @@ one number a seed. Holm's correction is over all claims that are decided togethe
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -69,15 +70,26 @@ class Archive:
     refused: tuple[str, ...] = ()  # the reason for each, with its name
     _grids: dict = field(default_factory=dict, compare=False, repr=False)
 
-    def grid(self, name: str, scale: str) -> Grid | None:
-        """The finished runs of an experiment at a scale; None where there are none."""
-        if (name, scale) not in self._grids:
-            self._grids[name, scale] = self._gather(name, scale)
-        return self._grids[name, scale]
+    def grid(
+        self, name: str, scale: str, settings: tuple[tuple[float, int], ...] = ()
+    ) -> Grid | None:
+        """The finished runs of an experiment at a scale; None where there are none.
 
-    def _gather(self, name: str, scale: str) -> Grid | None:
+        Args:
+            name: of the experiment.
+            scale: whose runs.
+            settings: in the order wanted; by default all of the experiment's. A seed without a
+                finished run at one of them is left out: means over other settings are another
+                number.
+        """
+        key = (name, scale, settings or experiments.EXPERIMENTS[name].settings)
+        if key not in self._grids:
+            self._grids[key] = self._gather(*key)
+        return self._grids[key]
+
+    def _gather(self, name: str, scale: str, settings) -> Grid | None:
         first = experiments.configurations(name, scale)[0]
-        settings, asked = experiments.EXPERIMENTS[name].settings, first.identity
+        asked = first.identity
         found = []
         for run in self.runs:
             made = run.manifest["configuration"]
@@ -88,6 +100,8 @@ class Archive:
             setting = (made["lr"], made["batch_size"])
             if run.scale == scale and same and finished and setting in settings:
                 found.append((setting, made["seed"], run.table))
+        by_seed = Counter(seed for _, seed, _ in found)
+        found = [one for one in found if by_seed[one[1]] == len(settings)]
         return Grid.of(settings, found, first.steps) if found else None
 
 
@@ -121,12 +135,11 @@ def read(results: Path | None = None) -> Archive:
 
 @dataclass(frozen=True)
 class Grid:
-    """Finished runs of one experiment as arrays ``(settings, seeds, steps)``, NaN where none is."""
+    """Finished runs of one experiment as arrays ``(settings, seeds, steps)``."""
 
     settings: tuple[tuple[float, int], ...]
     seeds: tuple[int, ...]
     steps: np.ndarray
-    present: np.ndarray  # (settings, seeds), whether there is a run
     _tables: dict  # by samples: index into the flat array, and the columns
 
     @classmethod
@@ -144,11 +157,9 @@ class Grid:
         place = np.ravel_multi_index(
             (row, column, np.searchsorted(steps, table["step"].to_numpy())), shape
         )
-        present = np.zeros(shape[:2], dtype=bool)
-        present[row, column] = True
         samples = table["samples"].to_numpy()
         parts = {name: (place[samples == name], table[samples == name]) for name in set(samples)}
-        return cls(tuple(settings), seeds, steps, present, parts)
+        return cls(tuple(settings), seeds, steps, parts)
 
     def values(self, quantity: str, samples: str = "train") -> np.ndarray:
         """A quantity at every setting, seed and step; what is not finite counts as undefined."""
@@ -173,10 +184,6 @@ class Grid:
     def fits(self, threshold: float) -> np.ndarray:
         """The index of the step at which each run first has this training accuracy, else -1."""
         return _first(self.accuracy >= threshold)
-
-    def only(self, settings: Sequence[tuple[float, int]]) -> list[int]:
-        """Where these settings stand, in their order; all of them where none is named."""
-        return [self.settings.index(setting) for setting in settings or self.settings]
 
 
 def _first(true: np.ndarray) -> np.ndarray:
@@ -328,13 +335,13 @@ def _uncorrected(claim: Claim, archive: Archive, threshold: float) -> Verdict:
 
 
 def _chosen(claim: Claim, archive: Archive) -> tuple[str, Grid | None, bool]:
-    """The first scale with enough seeds at every setting; else the first with any run."""
+    """The first scale with enough seeds; else the first with any."""
     any_run = ("", None, False)
     for scale in claim.scales:
-        grid = archive.grid(claim.experiment, scale)
+        grid = archive.grid(claim.experiment, scale, claim.settings)
         if grid is None:
             continue
-        if (grid.present[grid.only(claim.settings)].sum(axis=1) >= claims.SEEDS).all():
+        if len(grid.seeds) >= claims.SEEDS:
             return scale, grid, True
         if any_run[1] is None:
             any_run = (scale, grid, False)
@@ -412,9 +419,8 @@ def _window(condition: str, grid: Grid, fits: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _change(claim: Claim, grid: Grid, threshold: float) -> Effects:
-    chosen = grid.only(claim.settings)
-    values = grid.values(claim.quantity, claim.samples)[chosen]
-    first, last = _window(claim.condition, grid, grid.fits(threshold)[chosen])
+    values = grid.values(claim.quantity, claim.samples)
+    first, last = _window(claim.condition, grid, grid.fits(threshold))
     begin = _at(values, first)
     effects = _at(values, last) - begin
     defined = np.isfinite(effects)
@@ -422,7 +428,7 @@ def _change(claim: Claim, grid: Grid, threshold: float) -> Effects:
         _per_seed(effects),
         _mean(np.abs(begin), defined),
         int(defined.sum()),
-        int(grid.present[chosen].sum()),
+        effects.size,
     )
 
 
@@ -431,9 +437,8 @@ def _slowing(claim: Claim, grid: Grid, threshold: float) -> Effects:
 
     Where no checkpoint stands at the half, each change is taken in proportion to its steps.
     """
-    chosen = grid.only(claim.settings)
-    values = grid.values(claim.quantity, claim.samples)[chosen]
-    first, last = _window(claim.condition, grid, grid.fits(threshold)[chosen])
+    values = grid.values(claim.quantity, claim.samples)
+    first, last = _window(claim.condition, grid, grid.fits(threshold))
     middle = _first(grid.steps >= (grid.steps[first] + grid.steps[last])[..., None] / 2)
     begin, half, end = (
         _at(values, np.where(first >= 0, index, -1)) for index in (first, middle, last)
@@ -453,16 +458,15 @@ def _slowing(claim: Claim, grid: Grid, threshold: float) -> Effects:
         _per_seed(effects),
         _mean(np.abs(before), defined),
         int(defined.sum()),
-        int(grid.present[chosen].sum()),
+        effects.size,
     )
 
 
 def _trend(claim: Claim, grid: Grid, threshold: float) -> Effects:
-    chosen = grid.only(claim.settings)
     one, other = (
-        grid.values(name, claim.samples)[chosen] for name in (claim.quantity, claim.other)
+        grid.values(name, claim.samples) for name in (claim.quantity, claim.other)
     )
-    first, last = _window(claim.condition, grid, grid.fits(threshold)[chosen])
+    first, last = _window(claim.condition, grid, grid.fits(threshold))
     z = np.full(first.shape, np.nan)
     for run in zip(*np.nonzero(first >= 0), strict=True):
         part = slice(first[run], last[run] + 1)
@@ -470,25 +474,24 @@ def _trend(claim: Claim, grid: Grid, threshold: float) -> Effects:
         if rho.n >= FEWEST_DIFFERENCES:
             z[run] = np.arctanh(np.clip(rho.value, -1 + 1e-12, 1 - 1e-12))
     return Effects(
-        _per_seed(z), math.nan, int(np.isfinite(z).sum()), int(grid.present[chosen].sum())
+        _per_seed(z), math.nan, int(np.isfinite(z).sum()), z.size
     )
 
 
 def _compared(claim: Claim, grid: Grid, threshold: float) -> np.ndarray:
     """The index at which each run is compared, -1 where it did not meet the condition."""
-    chosen = grid.only(claim.settings)
-    present, last = grid.present[chosen], len(grid.steps) - 1
+    last = len(grid.steps) - 1
     if claim.condition == claims.AT_ONE_STEP:
-        return np.where(grid.fits(threshold)[chosen] >= 0, last, -1)
+        return np.where(grid.fits(threshold) >= 0, last, -1)
     if claim.condition == claims.AT_EQUAL_LOSS:
-        loss = grid.values("train_loss")[chosen]
-        level = loss[..., -1].max(axis=0)  # NaN where a setting of the seed has no run
+        loss = grid.values("train_loss")
+        level = loss[..., -1].max(axis=0)
         return _first(loss <= level[None, :, None])
-    return np.where(present, last, -1)
+    return np.full((len(grid.settings), len(grid.seeds)), last)
 
 
 def _difference(claim: Claim, grid: Grid, threshold: float) -> Effects:
-    values = grid.values(claim.quantity, claim.samples)[grid.only(claim.settings)]
+    values = grid.values(claim.quantity, claim.samples)
     index = _compared(claim, grid, threshold)
     there = _at(values, index)
     effects = there[-1] - there[0]
@@ -499,27 +502,26 @@ def _difference(claim: Claim, grid: Grid, threshold: float) -> Effects:
         effects[defined],
         _mean(np.abs(there[0]), defined),
         int(np.isfinite(there).sum()),
-        int(grid.present[grid.only(claim.settings)].sum()),
+        there.size,
         (int(ordered.sum()), int(whole.sum())),
     )
 
 
 def _value(claim: Claim, grid: Grid, threshold: float) -> Effects:
-    values = grid.values(claim.quantity, claim.samples)[grid.only(claim.settings)][..., -1]
+    values = grid.values(claim.quantity, claim.samples)[..., -1]
     return Effects(
-        _per_seed(values), math.nan, int(np.isfinite(values).sum()), int(grid.present.sum())
+        _per_seed(values), math.nan, int(np.isfinite(values).sum()), values.size
     )
 
 
 def _misclassified(claim: Claim, grid: Grid, threshold: float) -> Effects:
     """Against the whole test set where it was measured, else against the sample of it."""
-    chosen = grid.only(claim.settings)
     wrong, sample, test_set = (
-        grid.values(claim.quantity, name)[chosen] for name in ("misclassified", "test", "test-set")
+        grid.values(claim.quantity, name) for name in ("misclassified", "test", "test-set")
     )
     everyone = np.where(np.isfinite(test_set), test_set, sample)
     known = np.isfinite(wrong) & np.isfinite(everyone)
-    known &= grid.values("n", "misclassified")[chosen] > 0
+    known &= grid.values("n", "misclassified") > 0
     from_last = known[..., ::-1].cumsum(axis=-1)[..., ::-1]  # checkpoints from here on that count
     last = known & (from_last <= claims.LAST_CHECKPOINTS)
     effects = _mean_over(wrong - everyone, last)
@@ -528,7 +530,7 @@ def _misclassified(claim: Claim, grid: Grid, threshold: float) -> Effects:
         _per_seed(effects),
         _mean(np.abs(_mean_over(everyone, last)), defined),
         int(defined.sum()),
-        int(grid.present[chosen].sum()),
+        effects.size,
     )
 
 
@@ -565,12 +567,12 @@ def _count(verdict: Verdict, grid: Grid) -> Verdict:
     """Held if the inequality always holds; against if every seed's runs all break it somewhere."""
     found = holds(grid, verdict.claim.quantity)
     known = np.isfinite(found)
-    broken = ((found == 0).any(axis=(0, -1)))[grid.present]
+    broken = (found == 0).any(axis=(0, -1))
     counted = (int(np.nansum(found)), int(known.sum()))
     if not known.any():
         return replace(verdict, reason=CONDITION_UNMET)
     word = HELD if counted[0] == counted[1] else AGAINST if broken.all() else NOT_DECIDED
-    runs = int(grid.present.sum())
+    runs = broken.size
     return replace(verdict, counted=counted, used=runs, runs=runs, uncorrected=word, word=word)
 
 
@@ -592,8 +594,8 @@ def _correlation(verdict: Verdict, grid: Grid) -> Verdict:
         verdict,
         value=between(claim.quantity),
         rival=between(claim.rival) if claim.rival else math.nan,
-        used=int(grid.present.sum()),
-        runs=int(grid.present.sum()),
+        used=end[claim.quantity].size,
+        runs=end[claim.quantity].size,
         reason=DESIGNED_SETTINGS,
     )
 

@@ -205,6 +205,21 @@ def test_fewer_than_three_seeds_at_a_setting_test_nothing():
     assert verdict(archive_of(curves), rest).word == "held"
 
 
+def test_a_seed_that_lacks_a_setting_is_left_out():
+    """Seed 4 has the one setting that falls most; its mean is no mean over the settings."""
+
+    def curves(setting, seed):
+        if seed == 4 and setting != (0.05, 20):
+            return None
+        return {"mls": line(10, (5 if setting == (0.05, 20) else 8) + wobble(seed))}
+
+    found = verdict(archive_of(curves), claim())
+    assert (found.n, found.runs) == (4, 4 * len(configurations_settings()))
+    assert found.value == pytest.approx(-2 - 3 / len(configurations_settings()), abs=0.02)
+    alone = verdict(archive_of(curves), claim(settings=((0.05, 20),)))
+    assert (alone.n, alone.runs) == (5, 5)
+
+
 def test_no_difference_beyond_the_margin_needs_the_whole_interval_inside():
     near = archive_of(lambda s, seed: {"mls": line(10, 10 + wobble(seed))})
     assert verdict(near, claim()).word == "no difference beyond the margin"
