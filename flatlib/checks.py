@@ -49,8 +49,15 @@ def check_network(net: nn.Module) -> None:
                 f"layer {name!r} ({type(module).__name__}) is in training mode, where samples "
                 "influence each other or are dropped at random; call net.eval() first"
             )
-    if isinstance(net, nn.DataParallel):
-        raise ValueError("net is wrapped in DataParallel, which splits the batch; pass net.module")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"layer {name!r} is scripted, and what it computes inside cannot be followed; pass "
+                "the module that torch.jit.script was given"
+            )
+    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"net is wrapped in {type(net).__name__}, which splits the batch; pass net.module"
+        )
     buffers = dict(net.named_buffers())
     for name, tensor in [*net.named_parameters(), *buffers.items()]:
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):

@@ -18,6 +18,7 @@ from flatlib.derivatives import (
     Derivatives,
     Float64Network,
     LayerDerivatives,
+    by_parts,
     differentiate,
     float64_network,
     plan,
@@ -225,7 +226,7 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
             groups), activations, pooling, normalization and dropout in eval mode, skip
             connections, modules used more than once. Trainable parameters elsewhere count in
             the sharpness by n N backward passes of single samples; frozen ones do not count.
-            The network comes back as it was.
+            What is measured is a private copy: the network itself is only read.
         x: ``(n, *input_shape)``, floating point, on the network's device.
         max_memory: bytes that the derivatives may take at once; the batch is split to fit, down
             to single samples.
@@ -258,13 +259,12 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
     with float64_network(net) as network:
         planned = plan(network, x)
-        parts = []
-        start = 0
-        for part in differentiate(network, x, planned, max_memory, NormSums):
-            stop = start + len(part.output)
-            parts.append(_measure_part(part, network, x[start:stop]))
-            start = stop
-        whole = _join(parts)
+
+        def measure_part(rows: Tensor, start: int) -> Measurement:
+            derivatives = differentiate(network, rows, start, planned, NormSums)
+            return _measure_part(derivatives, network, rows)
+
+        whole = _join(by_parts(x, planned, max_memory, measure_part))
     if not all_finite(whole.parameter_gradient_energy):
         sample = first_not_finite(whole.parameter_gradient_energy)
         raise ValueError(

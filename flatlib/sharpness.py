@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlib.checks import check_targets
 from flatlib.derivatives import (
@@ -135,8 +134,7 @@ class _HessianProducts:
     """Products of vectors with the Hessian of a scalar of the network's outputs."""
 
     def __init__(self, network: Float64Network, x: Tensor, y: Tensor, residual_only: bool):
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            output = checked_output(network, x)
+        output = checked_output(network, x)
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
         check_targets(y, output)
         residual = output - y.double().reshape(output.shape)

@@ -16,6 +16,7 @@ from .float64 import Float64Network, float64_network
 from .passes import (
     Derivatives,
     LayerDerivatives,
+    by_parts,
     differentiate,
     plan,
     sample_parameter_gradients,
@@ -27,6 +28,7 @@ __all__ = [
     "Derivatives",
     "Float64Network",
     "LayerDerivatives",
+    "by_parts",
     "checked_output",
     "differentiate",
     "float64_network",
@@ -62,8 +64,11 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     """
     with float64_network(net) as network:
         planned = plan(network, x)
-        parts = [part.jacobian for part in differentiate(network, x, planned, max_memory)]
-    return torch.cat(parts)
+
+        def jacobian(rows: Tensor, start: int) -> Tensor:
+            return differentiate(network, rows, start, planned).jacobian
+
+        return torch.cat(by_parts(x, planned, max_memory, jacobian))
 
 
 def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 
-from .float64 import Float64Network
+from .float64 import Float64Network, out_of_memory_told
 from .probing import Probe, probed, run_checked
 from .recording import Forward, in_company, weight_uses
 
@@ -21,6 +21,9 @@ FEWER_AT_ONCE = "pass a smaller max_memory, so that fewer samples are taken at o
 ONE_SAMPLE = "no split of the batch helps; pass smaller samples or a network of fewer outputs"
 MIXED_ROWS = 1e-12  # of the largest gradient: what sums in another order may change, on a GPU
 ROW_FACTORS = 251  # different factors of rows in `_mixed_rows`, the largest 2^250
+
+
+Made = TypeVar("Made")
 
 
 class Collector(Protocol):
@@ -43,7 +46,7 @@ class LayerDerivatives:
 
     name: str  # as in net.named_modules()
     kind: str  # "Linear", "Conv1d" or "Conv2d"
-    module: nn.Module  # the user's layer, read for stride, padding, groups; its weights are not
+    module: nn.Module  # of the copy, read for stride, padding and groups
     weight: Tensor  # what it multiplies with
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
     input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
@@ -77,8 +80,8 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
         ValueError: the network is not deterministic, or calls a layer on rows that are not the
             samples.
     """
-    network.task, network.remedy = "the network was tried out on a few samples", ONE_SAMPLE
-    probe, first = probed(network, x)
+    with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
+        probe, first = probed(network, x)
     return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
 
 
@@ -332,25 +335,42 @@ def _backward(
     return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others, mixed)
 
 
+def by_parts(
+    x: Tensor, planned: Plan, max_memory: int, measure: Callable[[Tensor, int], Made]
+) -> list[Made]:
+    """``measure(part, start)`` of consecutive parts of the batch, each within ``max_memory``.
+
+    At least one sample, which runs as two, is always taken.
+    """
+    at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
+    made, start = [], 0
+    for part in x.split(at_once):
+        size = len(part) * planned.bytes_per_sample
+        task = (
+            f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
+            f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
+        )
+        with out_of_memory_told(task, FEWER_AT_ONCE if len(part) > 1 else ONE_SAMPLE):
+            made.append(measure(part, start))
+        start += len(part)
+    return made
+
+
 def differentiate(
     network: Float64Network,
     x: Tensor,
+    start: int,
     planned: Plan,
-    max_memory: int,
     collect: Collect | None = None,
-) -> Iterator[Derivatives]:
-    """The derivatives of ``network`` at ``x``, part by part.
+) -> Derivatives:
+    """The derivatives of ``network`` at one part of a batch.
 
     Args:
         network: from `float64_network`.
         x: ``(n, *input_shape)``, any floating dtype.
+        start: the index of its first row in the user's batch.
         planned: from `plan`.
-        max_memory: bytes that one part's derivatives may take; at least one sample, which runs
-            as two, is always taken.
         collect: sees the gradients at each layer's output; without it they are not taken.
-
-    Yields:
-        `Derivatives` of consecutive parts of the batch.
 
     Raises:
         ValueError: samples influence each other, or rows of a layer are mixed; no way back to
@@ -358,22 +378,12 @@ def differentiate(
             used without calling it; what `plan` refuses, in a part of the network that it did not
             reach.
     """
-    at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
-    start = 0
-    for part in x.split(at_once):
-        size = len(part) * planned.bytes_per_sample
-        network.task = (
-            f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
-            f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
-        )
-        network.remedy = FEWER_AT_ONCE if len(part) > 1 else ONE_SAMPLE
-        derivatives = _backward(network, part, start, collect)
-        planned.probe.check(derivatives.output, start)
-        for layer in derivatives.layers:
-            planned.probe.check_inputs(layer.name, layer.inputs, start)
-        _refuse_mixed(derivatives.mixed)  # last, since the others say more of why
-        yield derivatives
-        start += len(part)
+    derivatives = _backward(network, x, start, collect)
+    planned.probe.check(derivatives.output, start)
+    for layer in derivatives.layers:
+        planned.probe.check_inputs(layer.name, layer.inputs, start)
+    _refuse_mixed(derivatives.mixed)  # last, since the others say more of why
+    return derivatives
 
 
 def sample_parameter_gradients(

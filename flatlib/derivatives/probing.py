@@ -11,6 +11,7 @@ from torch import Tensor
 from flatlib.checks import check_batch, check_same
 
 from .float64 import Float64Network
+from .randomness import RandomState
 from .recording import Forward, in_company, run_recorded, weight_uses
 
 PROBE_SAMPLES = 4
@@ -59,14 +60,6 @@ class Probe:
             check_same(mine[rows], others, samples, message)
 
 
-def _random_state(device: torch.device) -> Tensor:
-    """The global random state that operations on ``device`` draw from."""
-    state = torch.get_rng_state()
-    if device.type == "cuda":
-        state = torch.cat([state, torch.cuda.get_rng_state(device)])
-    return state
-
-
 def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
     """Run ``network`` twice on a few samples of ``x`` and on one that is not among them."""
     check_batch(network.net, x)
@@ -75,7 +68,7 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
     n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
     other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
     company = torch.cat([rows, *[other] * n_others])
-    state = _random_state(x.device)
+    random = RandomState(x.device)
     try:
         first = run_recorded(network, company, samples)
     except ValueError:  # a network for some inputs only, such as numbers of a category
@@ -86,6 +79,7 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
     again = run_recorded(network, company, samples)
     check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
+    random.check_untouched(network, company)
     check_same(
         output,
         again.output[: len(samples)].detach(),
@@ -93,7 +87,6 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
         "the network is not deterministic: two runs on sample {sample} differ; switch off its "
         "randomness (net.eval())",
     )
-    _check_random_state(state, x.device)
     inputs = {
         name: tuple(call.value[: len(samples)].detach() for call in made)
         for name, made in first.calls.items()
@@ -101,20 +94,11 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
     return Probe(samples, output, inputs), first
 
 
-def _check_random_state(before: Tensor, device: torch.device) -> None:
-    """Refuse a network that has drawn random numbers since."""
-    if not torch.equal(before, _random_state(device)):
-        raise ValueError(
-            "the network draws random numbers in its forward, so it is not deterministic, be it "
-            "rarely; switch off its randomness (net.eval())"
-        )
-
-
 def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
     """`run_recorded`, refused where a part of the network that no probe reached misbehaves."""
-    state = _random_state(x.device)
+    random = RandomState(x.device)
     forward = run_recorded(network, x, samples)
-    _check_random_state(state, x.device)
+    random.check_untouched(network, x)
     check_graph(network, forward.output)
     return forward
 
