@@ -22,7 +22,7 @@ from flatlib.derivatives import (
     differentiate,
     float64_network,
     plan,
-    sample_parameter_gradients,
+    sample_energies,
 )
 from flatlib.patches import one_an_axis, pad, padding_of
 from flatlib.sharpness import NormSums
@@ -180,6 +180,11 @@ class Measurement:
     n_outputs: int  # N
     input_dimension: int  # M
     input_layer_is_dense: bool  # the input enters through layers[0] alone, a dense linear map
+    # Layers that are used and not among ``layers``, and why not; their parameters still count.
+    other_layers: dict[str, str] = field(default_factory=dict)
+    # Trainable parameters that no layer counts, and how their gradients were had:
+    # "formula", "vmap" (all samples at once) or "loop" (a backward pass a sample and output).
+    other_parameters: dict[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -224,8 +229,10 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     Args:
         net: built of Linear, Conv1d and Conv2d layers (any stride, padding, dilation and
             groups), activations, pooling, normalization and dropout in eval mode, skip
-            connections, modules used more than once. Trainable parameters elsewhere count in
-            the sharpness by n N backward passes of single samples; frozen ones do not count.
+            connections, modules used more than once, attention. Trainable parameters elsewhere
+            count in the sharpness, frozen ones do not: scales and shifts (of normalizations,
+            position tables, class tokens) by formula, others by ``torch.func.vmap``, or where it
+            cannot be by n N backward passes of single samples.
             What is measured is a private copy: the network itself is only read.
         x: ``(n, *input_shape)``, floating point, on the network's device.
         max_memory: bytes that the derivatives may take at once; the batch is split to fit, down
@@ -240,9 +247,8 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no Linear or Conv layer; a layer whose
-            rows are not the samples, as after folding tokens into the batch, or whose weight is
-            used without calling it, or whose row for one sample reaches another's output; an
-            output that autograd does not lead back to x; parts of the batch for which the network
+            row for one sample reaches another's output; an output that autograd does not lead
+            back to x; something that cannot be copied; parts of the batch for which the network
             calls other layers; another device; max_memory below 1.
         MemoryError: memory ran out.
 
@@ -277,18 +283,21 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
 def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Measurement:
     """The measurement of one part of the batch."""
     s = geometry.singular_values(part.jacobian)
-    energy = torch.zeros_like(s[:, 0])
-    if part.other_parameters:
-        rows = sample_parameter_gradients(network, x, part.other_parameters)
-        energy += torch.stack([row.square().sum() for row in rows])
+    energy = part.other_energy.clone()
+    how = {name: "formula" for name, counted in part.other_parameters.items() if counted}
+    left = tuple(name for name in part.other_parameters if name not in how)
+    if left:
+        energies, at_once = sample_energies(network, x, left, part.output)
+        energy += energies
+        how.update(dict.fromkeys(left, "vmap" if at_once else "loop"))
     x = x.detach().double().flatten(1)
     layers = []
     for derivatives in part.layers:
-        layer, bias_energy = _measure_layer(derivatives, part, s)
+        layer, bias_energy = _measure_layer(derivatives, part.jacobian, s)
         layers.append(layer)
         if layer.in_sharpness:
             energy += layer.weight_gradient_energy
-        if _parameter_name(layer.name, "bias") in part.own_parameters:
+        if derivatives.owns_bias:
             energy += bias_energy
     return Measurement(
         singular_values=s,
@@ -302,18 +311,20 @@ def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Meas
         n_outputs=s.shape[1],
         input_dimension=part.jacobian.shape[2],
         input_layer_is_dense=_is_dense_at_input(part.layers[0], layers[0], part.jacobian, x),
+        other_layers=part.other_layers,
+        other_parameters=how,
     )
 
 
 def _measure_layer(
-    layer: LayerDerivatives, part: Derivatives, s: Tensor
+    layer: LayerDerivatives, jacobian: Tensor, s: Tensor
 ) -> tuple[LayerMeasurement, Tensor]:
     """One layer of one part, and the squared norms of its bias's gradients."""
     norms = layer.collected.norms()
     flat = [gradient.flatten(2) for gradient in layer.input_gradients]
     joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
     # The layer that reads the network's input has the network's singular values.
-    from_here = s if _identical(joined, part.jacobian) else geometry.singular_values(joined)
+    from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
     measured = LayerMeasurement(
         name=layer.name,
         kind=layer.kind,
@@ -326,17 +337,13 @@ def _measure_layer(
         log_volume=geometry.log_volume(from_here),
         n_positions=norms.n_positions,
         input_dimension=joined.shape[2],
-        in_sharpness=_parameter_name(layer.name, "weight") in part.own_parameters,
+        in_sharpness=layer.owns_weight,
         weight=layer.weight,
         geometries=tuple(_geometry(layer.module, x) for x in layer.inputs)
         if layer.kind != "Linear"
         else (),
     )
     return measured, norms.bias
-
-
-def _parameter_name(layer: str, own: str) -> str:
-    return f"{layer}.{own}" if layer else own
 
 
 def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
@@ -391,6 +398,10 @@ def _join(parts: list[Measurement]) -> Measurement:
         parts[0],
         layers=layers,
         input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
+        other_layers={name: why for part in parts for name, why in part.other_layers.items()},
+        other_parameters={
+            name: how for part in parts for name, how in part.other_parameters.items()
+        },
         **_joined_samples(parts),
     )
 

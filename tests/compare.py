@@ -49,9 +49,12 @@ def assert_dimensionality(mine: Tensor, slow: Tensor, what: str) -> None:
     assert_close(mine, expected, what)
 
 
-def assert_matches_oracle(net, x: Tensor, **options) -> flatlib.Measurement:
-    """Measure ``net`` on ``x`` and hold every field against the oracle; return the measurement."""
-    slow = slow_measure(net, x)
+def assert_matches_oracle(net, x: Tensor, twin=None, **options) -> flatlib.Measurement:
+    """Measure ``net`` on ``x`` and hold every field against the oracle; return the measurement.
+
+    The oracle looks at ``twin``, the same network in words that the oracle knows.
+    """
+    slow = slow_measure(net if twin is None else twin, x)
     m = flatlib.measure(net, x, **options)
     assert m.n == len(x) and m.singular_values.dtype == torch.float64
     assert m.n_outputs == slow.jacobian.shape[1]

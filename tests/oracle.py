@@ -168,9 +168,9 @@ def _one_layer(twin: Instrumented, name: str, output: Tensor) -> dict:
     untied = out = 0.0
     smallest, positions = math.inf, 0
     for call in calls:
-        delta = gradients(output, [call["output"]])[0][:, 0]
+        delta = gradients(output, [call["output"]])[0]
         # ||patch||^2 at every output entry: the layer's own map, all weights one, of x^2.
-        patch = apply(module, call["read"].square(), ones, bias=False).detach()[0]
+        patch = apply(module, call["read"].square(), ones, bias=False).detach()
         untied += float((delta.square() * patch).sum())
         out += float(delta.square().sum())
         smallest = min(smallest, float(patch.min()))

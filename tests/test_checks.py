@@ -224,32 +224,6 @@ def test_samples_that_influence_each_other_and_are_all_equal(value, n):
     expect_refusal(ValueError, "influence each other", Centred(), torch.full((n, 3), value))
 
 
-class Folded(nn.Module):
-    """Tokens folded into the batch, or put before it."""
-
-    def __init__(self, fold):
-        super().__init__()
-        self.fold, self.first, self.last = fold, nn.Linear(3, 2), nn.Linear(8, 2)
-
-    def forward(self, x):
-        h = self.first(x.reshape(-1, 3) if self.fold else x.transpose(0, 1))
-        h = h.reshape(len(x), 8) if self.fold else h.transpose(0, 1).flatten(1)
-        return self.last(h)
-
-
-@pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
-def test_a_layer_whose_rows_are_not_the_samples(fold, n):
-    """Not even where the number of tokens, 4, happens to be the number of samples."""
-    x = torch.linspace(-1, 1, n * 12).reshape(n, 4, 3)
-    expect_refusal(
-        ValueError,
-        r"'first' reads shape .* for \d+ samples.*batch as the first axis",
-        Folded(fold),
-        x,
-    )
-
-
 def test_a_mean_over_the_sample_itself_is_fine():
     assert flatlib.measure(Centred(1), batch()).n == 4
 
@@ -312,16 +286,18 @@ def test_a_network_that_calls_no_layer():
     expect_refusal(ValueError, "no Linear, Conv1d or Conv2d layer is called", Idle(), batch())
 
 
-def test_a_weight_that_is_used_without_its_layer():
-    class Fused(nn.Module):
+def test_a_network_whose_layers_have_rows_of_no_sample():
+    class Upside(nn.Module):
         def __init__(self):
             super().__init__()
-            self.called, self.fused = nn.Linear(3, 3), nn.Linear(3, 2)
+            self.linear = nn.Linear(4, 4)
 
         def forward(self, x):
-            return nn.functional.linear(self.called(x), self.fused.weight)
+            return x * self.linear(torch.ones(4)).sum()
 
-    expect_refusal(ValueError, "'fused.weight' is used without calling its layer", Fused(), batch())
+    expect_refusal(
+        ValueError, r"rows of no layer are the samples \(of 'linear'\)", Upside(), batch()
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -492,33 +492,6 @@ def assert_agrees_or_raises(net: nn.Module, x: Tensor) -> None:
     assert_matches_oracle(net, x)
 
 
-class Attention(nn.Module):
-    """Self-attention over tokens, between two linear layers that are called."""
-
-    def __init__(self, transformer: bool, **options):
-        super().__init__()
-        self.first, self.last, self.transformer = nn.Linear(3, 4), nn.Linear(4, 2), transformer
-        self.body = (
-            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, **options)
-            if transformer
-            else nn.MultiheadAttention(4, 2, batch_first=True, **options)
-        )
-
-    def forward(self, x):
-        h = self.first(x)
-        h = self.body(h) if self.transformer else self.body(h, h, h)[0]
-        return self.last(h).flatten(1)
-
-
-@pytest.mark.parametrize("transformer", [False, True])
-@pytest.mark.parametrize("frozen", [False, True])
-def test_fused_attention_raises_and_names_the_weight(transformer, frozen):
-    net = seeded(lambda: Attention(transformer))
-    net.body.requires_grad_(not frozen)
-    with pytest.raises(ValueError, match="out_proj.weight.*without calling its layer"):
-        flatlib.measure(net, gaussian(2, 3, 3))
-
-
 class OwnAttention(nn.Module):
     """Attention from linear layers that are called."""
 

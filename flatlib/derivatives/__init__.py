@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .float64 import Float64Network, float64_network
+from .others import sample_energies, sample_parameter_gradients
 from .passes import (
     Derivatives,
     LayerDerivatives,
     by_parts,
     differentiate,
     plan,
-    sample_parameter_gradients,
     trainable_names,
 )
 from .probing import checked_output
@@ -35,6 +35,7 @@ __all__ = [
     "input_jacobian",
     "parameter_jacobian",
     "plan",
+    "sample_energies",
     "sample_parameter_gradients",
     "trainable_names",
 ]
@@ -95,4 +96,9 @@ def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
     with float64_network(net) as network:
         checked_output(network, x)
         names = trainable_names(network)
-        return torch.stack(list(sample_parameter_gradients(network, x, names)))
+        samples = sample_parameter_gradients(network, x, names)
+        return torch.stack([torch.stack([_flat(row) for row in rows]) for rows in samples])
+
+
+def _flat(gradients: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients])

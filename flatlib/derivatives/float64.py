@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output, is_out_of_memory
 
+from .attention import multi_head_attention
 from .copying import float64_copy
 
 LAYER_FORWARDS = {
@@ -59,18 +61,27 @@ def out_of_memory_told(task: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
+class Recorder(Protocol):
+    """Runs functions of a forward pass in the place of the mode, and notes some."""
+
+    def call(self, function: Callable, args: tuple, kwargs: dict) -> object:
+        """``function(*args, **kwargs)``."""
+
+
 class InFloat64(TorchFunctionMode):
     """Runs a forward pass in float64 whatever precision its author asks for, in this thread.
 
     Casts to a lower precision, and tensors made in the default one, come out in float64.
     PyTorch's backward of batch and instance normalization confuses the axes of some memory
     layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
-    Attention is PyTorch's plain one: the fused one cannot be differentiated twice.
+    Attention is PyTorch's plain one, since the fused one cannot be differentiated twice, and that
+    of `torch.nn.MultiheadAttention` calls its linear maps one by one.
     """
 
     def __init__(self, user: dict[int, str]):
         super().__init__()
         self.user = user  # names of the user's own parameters, by id
+        self.recorder: Recorder | None = None
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -88,29 +99,37 @@ class InFloat64(TorchFunctionMode):
             kwargs = {name: _in_full(value) for name, value in kwargs.items()}
         if function is F.scaled_dot_product_attention:
             return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+        if function is F.multi_head_attention_forward:
+            with self:
+                attended = multi_head_attention(args, kwargs)
+            return function(*args, **kwargs) if attended is None else attended
         if function in NORMALIZATIONS:
-            return _normalized(function, args, kwargs)
-        output = function(*args, **kwargs)
+            return self._normalized(function, args, kwargs)
+        output = self._call(function, args, kwargs)
         if function in MAKERS and kwargs.get("dtype") is None and output.dtype in IN_FULL:
             return function(*args, **{**kwargs, "dtype": IN_FULL[output.dtype]})
+        return output
+
+    def _call(self, function: Callable, args: tuple, kwargs: dict) -> object:
+        if self.recorder is None:
+            return function(*args, **kwargs)
+        return self.recorder.call(function, args, kwargs)
+
+    def _normalized(self, function: Callable, args: tuple, kwargs: dict) -> Tensor:
+        """What a batch or instance normalization returns, in plain memory layouts."""
+        if args:
+            args = (_plain_layout(args[0]), *args[1:])
+        else:
+            kwargs = {**kwargs, "input": _plain_layout(kwargs["input"])}
+        output = self._call(function, args, kwargs)
+        if output.requires_grad:
+            output.register_hook(_plain_layout)
         return output
 
 
 def _in_full(value: object) -> object:
     """float64 (or complex128) for a lower precision, anything else as it is."""
     return IN_FULL[value] if isinstance(value, torch.dtype) and value in IN_FULL else value
-
-
-def _normalized(function, args: tuple, kwargs: dict) -> Tensor:
-    """What a batch or instance normalization returns, in plain memory layouts."""
-    if args:
-        args = (_plain_layout(args[0]), *args[1:])
-    else:
-        kwargs = {**kwargs, "input": _plain_layout(kwargs["input"])}
-    output = function(*args, **kwargs)
-    if output.requires_grad:
-        output.register_hook(_plain_layout)
-    return output
 
 
 def _plain_layout(tensor: Tensor) -> Tensor:
@@ -159,9 +178,22 @@ def _kind(module: nn.Module) -> str | None:
     return None if own else kind
 
 
-def _layers(net: nn.Module) -> dict[str, str]:
-    """The kind of each linear and convolutional layer, by name; at least one."""
-    kinds = {name: kind for name, module in net.named_modules() if (kind := _kind(module))}
+def _in_projection(module: nn.Module) -> nn.Linear:
+    """The linear map to queries, keys and values, as a layer of its own."""
+    layer = nn.Linear(1, 1, device="meta")
+    layer.weight, layer.bias = module.in_proj_weight, module.in_proj_bias
+    return layer
+
+
+def _layers(net: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Each linear and convolutional layer and its kind, by name; at least one."""
+    layers, kinds = {}, {}
+    for name, module in net.named_modules():
+        if kind := _kind(module):
+            layers[name], kinds[name] = module, kind
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            name = f"{name}.in_proj" if name else "in_proj"
+            layers[name], kinds[name] = _in_projection(module), "Linear"
     if not kinds:
         raise ValueError(
             f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
@@ -175,21 +207,21 @@ def _layers(net: nn.Module) -> dict[str, str]:
                 f"the weight of layer {layer!r} has shape {tuple(parameter.shape)}, so no "
                 "numbers; remove the layer or give it a width"
             )
-    return kinds
+    return layers, kinds
 
 
 @contextmanager
 def float64_network(net: nn.Module) -> Iterator[Float64Network]:
     """Check ``net`` and copy it in float64; see `Float64Network`. The user's is only read."""
     check_network(net)
-    kinds = _layers(net)
+    _layers(net)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)
-        modules = dict(twin.named_modules())
+        layers, kinds = _layers(twin)
         user = dict(net.named_parameters())
         yield Float64Network(
             net=twin,
@@ -198,7 +230,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 for name, parameter in twin.named_parameters()
                 if parameter.is_floating_point()
             },
-            layers={name: modules[name] for name in kinds},
+            layers=layers,
             kinds=kinds,
             outside={**user, **computed},
             trainable=frozenset(name for name, p in user.items() if p.requires_grad),

@@ -11,8 +11,10 @@ from torch import Tensor
 from flatlib.checks import check_batch, check_same
 
 from .float64 import Float64Network
+from .mixing import find_rows
 from .randomness import RandomState
-from .recording import Forward, in_company, run_recorded, weight_uses
+from .recording import Forward, graph_behind, in_company, run_recorded
+from .rows import Rows
 
 PROBE_SAMPLES = 4
 
@@ -24,6 +26,7 @@ class Probe:
     samples: tuple[int, ...]  # which ones
     output: Tensor  # (len(samples), N)
     inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
+    excluded: frozenset[str]  # layers whose rows are not the samples
 
     def check(self, output: Tensor, start: int = 0) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
@@ -39,6 +42,8 @@ class Probe:
     def check_inputs(self, layer: str, inputs: tuple[Tensor, ...], start: int) -> None:
         """Refuse a layer whose rows are not the samples ``start``, ``start + 1``, ... in order."""
         for mine, its in zip(self.inputs.get(layer, ()), inputs, strict=False):
+            if mine.shape[1:] != its.shape[1:]:  # the network goes another way here
+                continue
             self._check(
                 mine.flatten(1),
                 its.flatten(1),
@@ -87,11 +92,23 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
         "the network is not deterministic: two runs on sample {sample} differ; switch off its "
         "randomness (net.eval())",
     )
+    calls = [call for made in first.calls.values() for call in made]
+    if all(_are_samples(call.value.shape, len(company)) for call in calls):
+        for call in calls:
+            call.rows = Rows(len(company), "first")
+    else:
+        find_rows(first, network.kinds, first.calls, [])
     inputs = {
-        name: tuple(call.value[: len(samples)].detach() for call in made)
+        name: tuple(call.read(len(samples)) for call in made)
         for name, made in first.calls.items()
+        if all(call.rows for call in made)
     }
-    return Probe(samples, output, inputs), first
+    return Probe(samples, output, inputs, frozenset(first.calls) - frozenset(inputs)), first
+
+
+def _are_samples(shape: torch.Size, n: int) -> bool:
+    """Whether axis 0 can only be the n samples."""
+    return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
 
 
 def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
@@ -117,14 +134,14 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
 
 def check_graph(network: Float64Network, output: Tensor) -> None:
     """Refuse an output that rests on single precision, or on numbers made of parameters before."""
-    uses, graph = weight_uses(output, network.outside)
-    if uses:
+    graph = graph_behind(output, network.outside)
+    if graph.uses:
         raise ValueError(
-            f"the forward uses {next(iter(uses)).lstrip('.')!r} by way of a tensor that was "
+            f"the forward uses {next(iter(graph.uses)).lstrip('.')!r} by way of a tensor that was "
             "computed from parameters before, so their part in the derivatives is lost; compute "
             "it in forward"
         )
-    for node in graph:
+    for node in graph.nodes:
         for made in node._input_metadata:
             if made.dtype.is_floating_point and made.dtype != torch.float64:
                 raise ValueError(
