@@ -24,7 +24,7 @@ from flatlib.derivatives import (
     plan,
     sample_energies,
 )
-from flatlib.patches import one_an_axis, pad, padding_of
+from flatlib.patches import is_transposed, one_an_axis, output_padding_of, pad, padding_of
 from flatlib.sharpness import NormSums
 
 DEFAULT_MAX_MEMORY = 2**27
@@ -55,9 +55,10 @@ class ConvolutionGeometry:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-    padding: tuple[int, ...]  # numbers a side, last axis first
+    padding: tuple[int, ...]  # numbers a side, last axis first; an axis if it is transposed
     padding_mode: str  # as torch.nn.functional.pad calls it
     input_shape: tuple[int, ...]  # of one sample, (C_in, ...)
+    output_padding: tuple[int, ...] | None = None  # numbers an axis, if it is transposed
 
     def norm(self, weight: Tensor) -> float:
         """Largest singular value of the map from one sample to its convolution."""
@@ -68,13 +69,16 @@ class ConvolutionGeometry:
             return largest * self._norm_of_scaled(weight / largest)
 
     def _norm_of_scaled(self, weight: Tensor) -> float:
-        convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
+        settings = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        name = "conv" if self.output_padding is None else "conv_transpose"
+        convolve = getattr(F, f"{name}{len(self.stride)}d")
 
         def forward(x: Tensor) -> Tensor:
-            x = pad(x.reshape(1, *self.input_shape), self.padding, self.padding_mode)
-            return convolve(
-                x, weight, stride=self.stride, dilation=self.dilation, groups=self.groups
-            )
+            x = x.reshape(1, *self.input_shape)
+            if self.output_padding is None:
+                return convolve(pad(x, self.padding, self.padding_mode), weight, **settings)
+            ends = {"padding": self.padding, "output_padding": self.output_padding}
+            return convolve(x, weight, **settings, **ends)
 
         size = int(np.prod(self.input_shape))
         zero = weight.new_zeros(size, requires_grad=True)
@@ -124,7 +128,7 @@ class LayerMeasurement:
     """
 
     name: str  # as in net.named_modules()
-    kind: str  # "Linear", "Conv1d" or "Conv2d"
+    kind: str  # "Linear", "Conv1d", ..., "ConvTranspose3d"
     input_norm: Tensor  # (n,) ||x^l||_2 of all that the layer reads
     weight_gradient_energy: Tensor  # (n,) ||grad_W f||_F^2
     untied_gradient_energy: Tensor  # (n,) the same with one copy of W a position
@@ -227,12 +231,12 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     where :math:`\sigma_k` are the singular values of the input Jacobian.
 
     Args:
-        net: built of Linear, Conv1d and Conv2d layers (any stride, padding, dilation and
-            groups), activations, pooling, normalization and dropout in eval mode, skip
-            connections, modules used more than once, attention. Trainable parameters elsewhere
-            count in the sharpness, frozen ones do not: scales and shifts (of normalizations,
-            position tables, class tokens) by formula, others by ``torch.func.vmap``, or where it
-            cannot be by n N backward passes of single samples.
+        net: built of linear layers, convolutions and transposed convolutions (any stride,
+            padding, dilation and groups), activations, pooling, normalization and dropout in
+            eval mode, skip connections, modules used more than once, attention. Trainable
+            parameters elsewhere count in the sharpness, frozen ones do not: scales and shifts (of
+            normalizations, position tables, class tokens) by formula, others by
+            ``torch.func.vmap``, or where it cannot be by n N backward passes of single samples.
             What is measured is a private copy: the network itself is only read.
         x: ``(n, *input_shape)``, floating point, on the network's device.
         max_memory: bytes that the derivatives may take at once; the batch is split to fit, down
@@ -339,20 +343,25 @@ def _measure_layer(
         input_dimension=joined.shape[2],
         in_sharpness=layer.owns_weight,
         weight=layer.weight,
-        geometries=tuple(_geometry(layer.module, x) for x in layer.inputs)
+        geometries=tuple(
+            _geometry(layer.module, *shapes)
+            for shapes in zip((x.shape for x in layer.inputs), layer.written, strict=True)
+        )
         if layer.kind != "Linear"
         else (),
     )
     return measured, norms.bias
 
 
-def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
+def _geometry(module: nn.Module, read: torch.Size, written: torch.Size) -> ConvolutionGeometry:
+    transposed = is_transposed(module)
     return ConvolutionGeometry(
         one_an_axis(module, module.stride),
         one_an_axis(module, module.dilation),
         module.groups,
-        *padding_of(module),
-        tuple(x.shape[1:]),
+        *((one_an_axis(module, module.padding), "constant") if transposed else padding_of(module)),
+        tuple(read[1:]),
+        output_padding_of(module, read[2:], written[2:]) if transposed else None,
     )
 
 

@@ -309,6 +309,66 @@ def test_weights_used_in_other_ways_count_among_the_others(way):
     assert m.other_parameters["fused.weight"] == "vmap"
 
 
+# --- convolutions of other kinds ---------------------------------------------------------------
+
+
+def settings(rank: int, groups: int, transposed: bool):
+    """Strides, paddings, dilations and output paddings, different along each axis."""
+    kernel, stride, dilation = (2, 3, 1)[:rank], (2, 1, 3)[:rank], (1, 2, 2)[:rank]
+    options = {
+        "stride": stride,
+        "dilation": dilation,
+        "groups": groups,
+        "padding": (1, 2, 0)[:rank],
+    }
+    return (kernel, options | ({"output_padding": (1, 1, 2)[:rank]} if transposed else {}))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "name", ["Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+)
+def test_convolutions_of_other_kinds_match_the_oracle(name, groups, bias):
+    rank, transposed = int(name[-2]), "Transpose" in name
+    size = {1: (5,), 2: (3, 3), 3: (3, 2, 2) if transposed else (4, 3, 3)}[rank]
+    kernel, options = settings(rank, groups, transposed)
+    net = nn.Sequential(
+        getattr(nn, name)(4, 2, kernel, bias=bias, **options), nn.Tanh(), nn.Flatten(),
+        nn.LazyLinear(3),
+    )  # fmt: skip
+    x = gaussian(3, 4, *size)
+    net(x)
+    m = assert_matches_oracle(drawn(lambda: net), x)
+    assert [layer.kind for layer in m.layers] == [name, "Linear"]
+    assert all(layer.in_sharpness for layer in m.layers)
+
+
+@pytest.mark.parametrize("size", [(5,), (6,), None])
+def test_a_transposed_convolution_of_a_given_size_and_called_twice(size):
+    class Grows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.last = nn.ConvTranspose1d(1, 1, 3, stride=2, padding=1), nn.LazyLinear(2)
+
+        def forward(self, x):
+            h = self.up(x, output_size=size)
+            return self.last(self.up(h.tanh()).flatten(1))
+
+    net = Grows()
+    net(gaussian(1, 1, 3))
+    m = assert_matches_oracle(drawn(lambda: net), gaussian(2, 1, 3))
+    assert m.layers[0].n_positions == 3 + (size or (5,))[0]
+
+
+def test_one_position_of_a_transposed_convolution():
+    net = drawn(
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
+    )
+    m = assert_matches_oracle(net, gaussian(3, 3, 1, 1))
+    assert m.layers[0].n_positions == 1
+
+
 # --- other parameters --------------------------------------------------------------------------
 
 

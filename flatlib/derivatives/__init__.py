@@ -45,7 +45,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     """Jacobian of the outputs with respect to the inputs, for every sample.
 
     Args:
-        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode.
+        net: a network with at least one linear or convolutional layer, in eval mode.
         x: ``(n, *input_shape)``.
         max_memory: bytes that one part of the batch may take while it is differentiated.
 
@@ -76,7 +76,7 @@ def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
     """Jacobian of the outputs with respect to all trainable parameters: slow, for toys.
 
     Args:
-        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode.
+        net: a network with at least one linear or convolutional layer, in eval mode.
         x: ``(n, *input_shape)``.
 
     Returns:

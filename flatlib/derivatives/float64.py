@@ -17,10 +17,10 @@ from flatlib.checks import check_network, check_output, is_out_of_memory
 from .attention import multi_head_attention
 from .copying import float64_copy
 
+CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
+TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 LAYER_FORWARDS = {
-    nn.Linear.forward: "Linear",
-    nn.Conv1d.forward: "Conv1d",
-    nn.Conv2d.forward: "Conv2d",
+    getattr(nn, kind).forward: kind for kind in ("Linear", *CONVOLUTIONS, *TRANSPOSED)
 }
 NORMALIZATIONS = (F.batch_norm, F.instance_norm, torch.batch_norm, torch.instance_norm)
 IN_FULL = {
@@ -168,7 +168,7 @@ class Float64Network:
 
 
 def _kind(module: nn.Module) -> str | None:
-    """ "Linear", "Conv1d" or "Conv2d" for a layer that computes what these do, else None."""
+    """ "Linear", "Conv1d", ... for a layer that computes what these do, else None."""
     kind = LAYER_FORWARDS.get(getattr(type(module), "forward", None))
     plain = getattr(nn, kind) if kind else None
     own = any(
@@ -196,7 +196,7 @@ def _layers(net: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
             layers[name], kinds[name] = _in_projection(module), "Linear"
     if not kinds:
         raise ValueError(
-            f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
+            f"{type(net).__name__} has no linear or convolutional layer that it calls; there is "
             "no weight matrix to bound its sensitivity with (if it is quantized, pass the "
             "network that it was made from)"
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
+from flatlib.patches import is_transposed
 
 from .float64 import Float64Network, out_of_memory_told
 from .mixing import find_rows, pulled_back, refuse_mixed
@@ -54,6 +55,7 @@ class LayerDerivatives:
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
     input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
     collected: Collector  # what saw the gradients at what the layer returned
+    written: tuple[torch.Size, ...]  # the shape that each call returned, of all samples
     owns_weight: bool  # its weight is a trainable parameter that only its calls use
     owns_bias: bool
 
@@ -86,7 +88,7 @@ def plan(network: Float64Network, x: Tensor) -> Plan:
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
         probe, first = probed(network, x)
-    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
+    return Plan(probe, _bytes_per_sample(network, first))
 
 
 def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
@@ -173,16 +175,18 @@ def _is_batched(network: Float64Network, forward: Forward) -> bool:
     return all(network.kinds[name] == "Linear" for name in forward.calls)
 
 
-def _bytes_per_sample(forward: Forward, batched: bool) -> int:
+def _bytes_per_sample(network: Float64Network, forward: Forward) -> int:
     """Memory that the derivatives of one sample take, patches of convolutions included."""
     n, N = forward.output.shape
-    at_output = N + 3 if batched else 4
+    at_output = N + 3 if _is_batched(network, forward) else 4
     numbers = 2 * N * forward.x[0].numel()
     for name, made in forward.calls.items():
         weight = forward.weights[name]
         for call in made:
             written = call.output_shape.numel() // n
-            n_positions = written // weight.shape[0]
+            # A weight's axis 0 is what is written, or what a transposed convolution reads.
+            transposed = is_transposed(network.layers[name])
+            n_positions = (call.value.numel() // n if transposed else written) // weight.shape[0]
             patches = weight[0].numel() * n_positions if weight.dim() > 2 else 0
             numbers += (N + 3) * call.value.numel() // n + at_output * written + 2 * patches
     numbers += sum((at_output + 2) * use.shape.numel() // n for use in forward.uses)
@@ -293,7 +297,7 @@ def _backward(
     forward = run_checked(network, in_company(x), range(start, start + n))
     planned.probe.check(forward.output[:n].detach(), start)
     if not forward.calls:
-        raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
+        raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)
     _check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
@@ -353,6 +357,7 @@ def _backward(
             inputs[name],
             tuple(next(at_inputs) for _ in made),
             collectors[name],
+            tuple(call.output_shape for call in made),
             (name, "weight") in owners.by_layer,
             (name, "bias") in owners.by_layer,
         )

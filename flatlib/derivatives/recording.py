@@ -19,7 +19,11 @@ from flatlib.patches import one_an_axis
 from .float64 import Float64Network, LayerFault
 from .rows import Rows
 
-UNBATCHED_DIMENSIONS = {"Conv1d": 2, "Conv2d": 3}
+UNBATCHED_DIMENSIONS = {
+    name + kind: dimensions
+    for name in ("Conv", "ConvTranspose")
+    for kind, dimensions in (("1d", 2), ("2d", 3), ("3d", 4))
+}
 ELEMENTWISE = frozenset(
     getattr(holder, name + ending)
     for name in ("add", "sub", "mul", "div")

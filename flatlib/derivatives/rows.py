@@ -53,7 +53,8 @@ def belonging(one: Tensor, other: Tensor, factor: Tensor, foldable: bool) -> Row
     """
     for rows in _candidates(one.shape, len(factor), foldable):
         mine, its = (rows.arranged(each).reshape(len(factor), -1) for each in (one, other))
-        if (its / factor[:, None] - mine).abs().amax() <= MIXED_ROWS * mine.abs().amax():
+        off = (its / factor[:, None] - mine).abs().amax()
+        if not off > MIXED_ROWS * mine.abs().amax():  # what is NaN is refused later
             return rows
     return None
 
