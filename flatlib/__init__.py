@@ -15,10 +15,12 @@ from flatlib import (
 )
 from flatlib.measurement import LayerMeasurement, Measurement, measure
 from flatlib.sharpness import HessianTrace, hessian_trace
+from flatlib.streaming import IncompleteError
 from flatlib.training import train
 
 __all__ = [
     "HessianTrace",
+    "IncompleteError",
     "LayerMeasurement",
     "Measurement",
     "bounds",

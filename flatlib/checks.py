@@ -75,8 +75,11 @@ def check_network(net: nn.Module) -> None:
             )
 
 
-def check_batch(net: nn.Module, x: Tensor) -> None:
-    """Refuse an input that is not a finite, real, non-empty batch on the network's device."""
+def check_batch(net: nn.Module, x: Tensor, start: int = 0) -> None:
+    """Refuse an input that is not a finite, real, non-empty batch on the network's device.
+
+    ``start`` is the index of its first sample among all samples.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
     if x.layout != torch.strided:
@@ -107,7 +110,7 @@ def check_batch(net: nn.Module, x: Tensor) -> None:
     if x.is_meta:
         raise ValueError("x is on the meta device, where tensors hold no numbers; load it first")
     if not all_finite(x):
-        sample = first_not_finite(x)
+        sample = start + first_not_finite(x)
         raise ValueError(f"sample {sample} of x holds NaN or infinite values; clean the input")
 
 

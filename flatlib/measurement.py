@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 
@@ -18,16 +18,19 @@ from flatlib.derivatives import (
     Derivatives,
     Float64Network,
     LayerDerivatives,
+    Plan,
     by_parts,
+    check_fits,
     differentiate,
     float64_network,
+    part_size,
     plan,
     sample_energies,
 )
 from flatlib.patches import is_transposed, one_an_axis, output_padding_of, pad, padding_of
 from flatlib.sharpness import NormSums
+from flatlib.streaming import IncompleteError, Progress, batches, progress_bar
 
-DEFAULT_MAX_MEMORY = 2**27
 TOP_VOLUME = 3
 LARGEST_KEPT = 2**23  # bytes of a weight whose norm is remembered
 
@@ -134,8 +137,10 @@ class LayerMeasurement:
     untied_gradient_energy: Tensor  # (n,) the same with one copy of W a position
     output_gradient_energy: Tensor  # (n,) ||delta||_F^2 at the layer's output
     smallest_patch_norm: Tensor  # (n,) of the smallest vector that W multiplies
-    sensitivity: Tensor  # (n,) MLS from what this layer reads, Sec. 3.2
-    log_volume: Tensor  # (n,) log volume from what this layer reads, Eq. (10)
+    # (n,) MLS from what this layer reads, Sec. 3.2; None if measured with ``layers=False``.
+    sensitivity: Tensor | None
+    # (n,) log volume from what this layer reads, Eq. (10); None like ``sensitivity``.
+    log_volume: Tensor | None
     n_positions: int  # how many vectors W multiplies for one sample; 1 for a dense layer
     input_dimension: int  # numbers that the layer reads for one sample
     in_sharpness: bool  # W is a trainable parameter that only this layer's calls use
@@ -200,27 +205,82 @@ class Measurement:
         """Mean over samples of ``||grad_theta f||_F^2``, Eq. (3)."""
         return float(self.parameter_gradient_energy.mean())
 
+    @property
+    def has_sensitivities(self) -> bool:
+        """Whether each layer has a sensitivity and a volume; not with ``layers=False``."""
+        return all(layer.sensitivity is not None for layer in self.layers)
+
     def summary(self) -> dict[str, float]:
         """Means over the samples, under the field's names.
 
         ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first; a layer that reads
-        fewer than N numbers has volume 0 and adds nothing to ``nvr``.
+        fewer than N numbers has volume 0 and adds nothing to ``nvr``. They are left out where
+        layers have none.
         """
-        volumes = torch.stack([layer.log_volume for layer in self.layers])
         top = geometry.log_volume_top(self.singular_values, TOP_VOLUME)
-        return {
+        means = {
             "sharpness": self.sharpness,
             "mls": float(self.mls.mean()),
             "gradient_energy": float(self.gradient_energy.mean()),
             "log_volume": float(self.log_volume.mean()),
             "log_volume_top3": float(top.mean()),
             "local_dimensionality": float(self.local_dimensionality.mean()),
-            "nmls": float(sum(layer.sensitivity for layer in self.layers).mean()),
-            "nvr": float(volumes.logsumexp(dim=0).exp().mean()),
         }
+        if self.has_sensitivities:
+            volumes = torch.stack([layer.log_volume for layer in self.layers])
+            means["nmls"] = float(sum(layer.sensitivity for layer in self.layers).mean())
+            means["nvr"] = float(volumes.logsumexp(dim=0).exp().mean())
+        return means
+
+    @staticmethod
+    def join(parts: Sequence[Measurement]) -> Measurement:
+        """One measurement of the samples of several, of one network, in their order.
+
+        Raises:
+            ValueError: none, or of networks that call other layers or have other sizes.
+
+        >>> import flatlib
+        >>> net, x = flatlib.nets.linear(3, 2), torch.eye(3)
+        >>> joined = Measurement.join([measure(net, x[:1]), measure(net, x[1:])])
+        >>> torch.equal(joined.input_norm, measure(net, x).input_norm)
+        True
+        """
+        if not parts:
+            raise ValueError("there is no measurement to join")
+        if len(parts) == 1:
+            return parts[0]
+        start = 0
+        for part in parts:
+            _check_same_way([parts[0], part], start)
+            start += part.n
+        layers = tuple(
+            replace(
+                same[0],
+                in_sharpness=all(layer.in_sharpness for layer in same),
+                **_joined_samples(same),
+            )
+            for same in zip(*(part.layers for part in parts), strict=True)
+        )
+        return replace(
+            parts[0],
+            layers=layers,
+            input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
+            other_layers={name: why for part in parts for name, why in part.other_layers.items()},
+            other_parameters={
+                name: how for part in parts for name, how in part.other_parameters.items()
+            },
+            **_joined_samples(parts),
+        )
 
 
-def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> Measurement:
+def measure(
+    net: nn.Module,
+    data: Tensor | Iterable,
+    *,
+    layers: bool = True,
+    max_memory: float | None = None,
+    progress: bool | None = None,
+) -> Measurement:
     r"""Sharpness, sensitivity, volume and dimensionality of a network on a batch, exactly.
 
     One forward and N backward passes in float64 serve every quantity,
@@ -238,23 +298,32 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
             normalizations, position tables, class tokens) by formula, others by
             ``torch.func.vmap``, or where it cannot be by n N backward passes of single samples.
             What is measured is a private copy: the network itself is only read.
-        x: ``(n, *input_shape)``, floating point, on the network's device.
-        max_memory: bytes that the derivatives may take at once; the batch is split to fit, down
-            to single samples.
+        data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
+            such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
+            measured when it comes.
+        layers: whether to keep the Jacobian at what each layer reads, ``(n, N, numbers read)``.
+            Without them a layer's ``sensitivity`` and ``log_volume`` are None, ``nmls`` and
+            ``nvr`` are left out, and memory is what the input's Jacobian takes.
+        max_memory: bytes that the derivatives may take at once; batches are split to fit. By
+            default parts are of 128 MiB, and one sample may take what the device has free.
+        progress: True shows a bar if it takes longer than two seconds, False none; by default
+            it shows on a terminal only.
 
     Returns:
         `Measurement`. A zero Jacobian has MLS 0, log volume ``-inf`` and dimensionality
         ``nan``; a rank-deficient one, as with more outputs than inputs, log volume ``-inf``.
 
     Raises:
-        TypeError: net or x of the wrong kind, integer or complex input.
+        TypeError: net or data of the wrong kind, integer or complex input.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no Linear or Conv layer; a layer whose
             row for one sample reaches another's output; an output that autograd does not lead
             back to x; something that cannot be copied; parts of the batch for which the network
-            calls other layers; another device; max_memory below 1.
-        MemoryError: memory ran out.
+            calls other layers; another device; max_memory below 1; data that yields no batch.
+        IncompleteError: a ValueError; data failed after some batches, or one was refused: its
+            ``measured`` is the measurement of those before.
+        MemoryError: one sample takes more than there is, told beforehand; memory ran out.
 
     Source: Eqs. (3), (6), (10), (13), (14).
 
@@ -265,18 +334,56 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 50
     (tensor([4.], dtype=torch.float64), 50.0)
     """
-    if not max_memory >= 1:
+    if max_memory is not None and not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
-    with float64_network(net) as network:
-        planned = plan(network, x)
+    one = isinstance(data, Tensor)
+    parts: list[Measurement] = []
+    with float64_network(net) as network, progress_bar(progress) as bar:
+        incoming = iter([data] if one else batches(data))
+        while True:
+            try:
+                x = next(incoming)
+                start = sum(part.n for part in parts)
+                planned = plan(network, x, start)
+                if one or hasattr(data, "__len__"):
+                    bar.expect(len(x) * planned.n_outputs * (1 if one else len(data)))
+                part = _measure_batch(network, x, planned, layers, max_memory, bar)
+                _check_same_way([*parts[:1], part], start)
+                parts.append(part)
+            except StopIteration:
+                break
+            except Exception as error:
+                if not parts:
+                    raise
+                measured = Measurement.join(parts)
+                raise IncompleteError(
+                    f"batch {len(parts)} of data: {error}; the {measured.n} samples before it are "
+                    "measured, see this error's .measured",
+                    measured,
+                ) from error
+    return Measurement.join(parts)
 
-        def measure_part(rows: Tensor, start: int) -> Measurement:
-            derivatives = differentiate(network, rows, start, planned, NormSums)
-            return _measure_part(derivatives, network, rows)
 
-        whole = _join(by_parts(x, planned, max_memory, measure_part))
+def _measure_batch(
+    network: Float64Network,
+    x: Tensor,
+    planned: Plan,
+    layers: bool,
+    max_memory: float | None,
+    bar: Progress,
+) -> Measurement:
+    """The measurement of one batch."""
+    cost, without = planned.cost, planned.cost_without_layers
+    check_fits(*((cost, without) if layers else (without, None)), max_memory, x.device)
+
+    def measure_part(rows: Tensor, first: int) -> Measurement:
+        found = differentiate(network, rows, first, planned, NormSums, layers, bar.done)
+        return _measure_part(found, network, rows, layers)
+
+    size = part_size(max_memory, x.device)
+    whole = Measurement.join(by_parts(x, planned, size, measure_part, layers))
     if not all_finite(whole.parameter_gradient_energy):
-        sample = first_not_finite(whole.parameter_gradient_energy)
+        sample = planned.start + first_not_finite(whole.parameter_gradient_energy)
         raise ValueError(
             f"the parameter gradients of sample {sample} are NaN, infinite or too large to square "
             "in float64; look for a square root or division at 0, or a diverged network"
@@ -284,7 +391,9 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     return whole
 
 
-def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Measurement:
+def _measure_part(
+    part: Derivatives, network: Float64Network, x: Tensor, at_layers: bool
+) -> Measurement:
     """The measurement of one part of the batch."""
     s = geometry.singular_values(part.jacobian)
     energy = part.other_energy.clone()
@@ -297,7 +406,8 @@ def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Meas
     x = x.detach().double().flatten(1)
     layers = []
     for derivatives in part.layers:
-        layer, bias_energy = _measure_layer(derivatives, part.jacobian, s)
+        jacobian = part.jacobian if at_layers else None
+        layer, bias_energy = _measure_layer(derivatives, jacobian, s)
         layers.append(layer)
         if layer.in_sharpness:
             energy += layer.weight_gradient_energy
@@ -321,14 +431,19 @@ def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Meas
 
 
 def _measure_layer(
-    layer: LayerDerivatives, jacobian: Tensor, s: Tensor
+    layer: LayerDerivatives, jacobian: Tensor | None, s: Tensor
 ) -> tuple[LayerMeasurement, Tensor]:
-    """One layer of one part, and the squared norms of its bias's gradients."""
+    """One layer of one part, and the squared norms of its bias's gradients.
+
+    ``jacobian`` is that of the input, None where no layer has one.
+    """
     norms = layer.collected.norms()
-    flat = [gradient.flatten(2) for gradient in layer.input_gradients]
-    joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
-    # The layer that reads the network's input has the network's singular values.
-    from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
+    from_here = None
+    if jacobian is not None:
+        flat = [gradient.flatten(2) for gradient in layer.input_gradients]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
+        # The layer that reads the network's input has the network's singular values.
+        from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
     measured = LayerMeasurement(
         name=layer.name,
         kind=layer.kind,
@@ -337,10 +452,10 @@ def _measure_layer(
         untied_gradient_energy=norms.untied,
         output_gradient_energy=norms.output,
         smallest_patch_norm=norms.smallest_patch.sqrt(),
-        sensitivity=geometry.mls(from_here),
-        log_volume=geometry.log_volume(from_here),
+        sensitivity=None if from_here is None else geometry.mls(from_here),
+        log_volume=None if from_here is None else geometry.log_volume(from_here),
         n_positions=norms.n_positions,
-        input_dimension=joined.shape[2],
+        input_dimension=sum(x[0].numel() for x in layer.inputs),
         in_sharpness=layer.owns_weight,
         weight=layer.weight,
         geometries=tuple(
@@ -382,42 +497,22 @@ def _identical(a: Tensor, b: Tensor) -> bool:
     return shared or torch.equal(a, b)
 
 
-def _join(parts: list[Measurement]) -> Measurement:
-    """One measurement of a batch from those of its parts."""
-    if len(parts) == 1:
-        return parts[0]
-    start = 0
-    for part in parts:
-        if _path(part) != _path(parts[0]):
-            raise ValueError(
-                f"the network takes another way for samples {start} to {start + part.n - 1} than "
-                f"for those before: it calls {_path(part)}, before {_path(parts[0])}; measure "
-                "samples that take one way together, in one call"
-            )
-        start += part.n
-    layers = tuple(
-        replace(
-            same[0],
-            in_sharpness=all(layer.in_sharpness for layer in same),
-            **_joined_samples(same),
+def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
+    """Refuse a last part, of samples ``start`` on, that is not of one network and way."""
+    first, last = parts[0], parts[-1]
+    if _path(last) != _path(first):
+        raise ValueError(
+            f"the network takes another way for samples {start} to {start + last.n - 1} than for "
+            f"those before: it calls {_path(last)}, before {_path(first)}; measure samples that "
+            "take one way together, in one call"
         )
-        for same in zip(*(part.layers for part in parts), strict=True)
-    )
-    return replace(
-        parts[0],
-        layers=layers,
-        input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
-        other_layers={name: why for part in parts for name, why in part.other_layers.items()},
-        other_parameters={
-            name: how for part in parts for name, how in part.other_parameters.items()
-        },
-        **_joined_samples(parts),
-    )
 
 
 def _path(part: Measurement) -> str:
     """Which layers a part called, in order, and how many vectors each one multiplied."""
-    return ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
+    layers = ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
+    without = "" if part.has_sensitivities else ", without sensitivities"
+    return f"{layers}, {part.input_dimension} to {part.n_outputs} numbers{without}"
 
 
 def _joined_samples(parts: Sequence) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -47,6 +48,13 @@ def assert_dimensionality(mine: Tensor, slow: Tensor, what: str) -> None:
     energy = slow.square()
     expected = energy.sum(dim=1).square() / energy.square().sum(dim=1)
     assert_close(mine, expected, what)
+
+
+def smallest_limit(net, x: Tensor, **options) -> int:
+    """The least ``max_memory`` that takes single samples, as the refusal of less tells it."""
+    with pytest.raises(MemoryError) as refusal:
+        flatlib.measure(net, x, max_memory=1, **options)
+    return int(re.search(r"need about ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
 
 
 def assert_matches_oracle(net, x: Tensor, twin=None, **options) -> flatlib.Measurement:

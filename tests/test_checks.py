@@ -95,11 +95,14 @@ def test_complex_numbers():
     expect_refusal(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
 
 
-@pytest.mark.parametrize("x", [[[1.0, 2.0, 3.0]], None, "x", batch().numpy()])
-def test_an_input_that_is_no_tensor(x):
+@pytest.mark.parametrize("x", [None, "x", batch().numpy(), 3.0])
+def test_data_that_is_no_tensor(x):
     name = type(x).__name__
     expect_refusal(
-        TypeError, f"x must be a torch.Tensor, got {name}; use torch.as_tensor", mlp(), x
+        TypeError,
+        f"data must be a torch.Tensor or an iterable of batches, got {name}; use torch.as_tensor",
+        mlp(),
+        x,
     )
 
 
@@ -203,7 +206,8 @@ def test_samples_that_influence_each_other(n):
 
 
 def test_samples_that_influence_each_other_in_small_parts():
-    expect_refusal(ValueError, "influence each other", Centred(), batch(), max_memory=1)
+    with pytest.raises(ValueError, match="influence each other"):
+        flatlib.measure(Centred(), batch().split(1))
 
 
 def test_samples_that_influence_each_other_only_forwards():
@@ -388,7 +392,8 @@ def test_an_output_that_overflows_names_sample_and_layer(sample):
         Exploding(),
         x,
     )
-    expect_refusal(ValueError, f"output for sample {sample} ", Exploding(), x, max_memory=1)
+    with pytest.raises(ValueError, match=f"output for sample {sample} "):
+        flatlib.measure(Exploding(), x.split(1))
 
 
 def test_a_gradient_that_overflows_names_the_sample():

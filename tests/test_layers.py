@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from compare import assert_matches_oracle
+from compare import assert_matches_oracle, smallest_limit
 from torch import Tensor, nn
 
 import flatlib
@@ -222,7 +222,7 @@ def test_folded_tokens_belong_to_their_sample(fold, n):
     net.fold = fold
     x = gaussian(n, 4, 3)
     assert_matches_oracle(net, x, twin=twin)
-    assert_matches_oracle(net, x, twin=twin, max_memory=1)
+    assert_matches_oracle(net, x, twin=twin, max_memory=smallest_limit(net, x))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])

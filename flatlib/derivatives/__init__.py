@@ -1,10 +1,30 @@
 """One forward pass and N backward passes, for all samples at once, in float64.
 
-The network is differentiated through float64 copies of its parameters and buffers; the
-user's own are never written to. Hooks on each linear and convolutional layer record what the
-layer reads and the gradients there. Those at what it returns are handed on, one output's at a
-time, and not kept. No gradient of a parameter is formed: `flatlib.sharpness` gets their norms
-from these.
+::
+
+    net ──► copying ──► float64 ──► recording ──► mixing ──► probing ──► passes ──► (sharpness)
+             a deep      how it      what calls     whose      on a few    N backward
+             copy        is run      and acts       rows       samples     passes
+
+``copying`` makes a deep float64 copy; the user's network is only read, so other threads may run it.
+``float64`` runs the copy: casts to a lower precision come out in float64, fused attention becomes
+the same mathematics with its linear maps called one by one (``attention``).
+
+``recording`` notes each call of a linear or convolutional layer, and each place where another
+parameter scales or shifts the rows of the batch: a normalization, a position table, a class token.
+``mixing`` finds out by two backward passes how the rows at each of these places belong to the
+samples (``rows``). A layer whose rows belong to no sample counts among the other parameters; one
+that mixes them is refused.
+
+``probing`` runs the copy on a few samples in other company first, and refuses what is random or
+lets samples influence each other. From that run, ``memory`` knows what a sample costs.
+
+``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
+and the sensitivities are made of them; those at what layers return are handed on, one output's at a
+time. No gradient of a weight is formed: `flatlib.sharpness` gets their norms from these. Gradients
+of the other parameters are summed at the places where these act. What is left, such as a
+parameter that a function is applied to first, takes ``others``: ``torch.func.vmap`` over the
+samples, or, where an operation does not allow for it, one backward pass a sample and output.
 """
 
 from __future__ import annotations
@@ -13,10 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from .float64 import Float64Network, float64_network
+from .memory import check_fits, part_size
 from .others import sample_energies, sample_parameter_gradients
 from .passes import (
     Derivatives,
     LayerDerivatives,
+    Plan,
     by_parts,
     differentiate,
     plan,
@@ -28,12 +50,15 @@ __all__ = [
     "Derivatives",
     "Float64Network",
     "LayerDerivatives",
+    "Plan",
     "by_parts",
+    "check_fits",
     "checked_output",
     "differentiate",
     "float64_network",
     "input_jacobian",
     "parameter_jacobian",
+    "part_size",
     "plan",
     "sample_energies",
     "sample_parameter_gradients",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 from flatlib.patches import is_transposed
 
 from .float64 import Float64Network, out_of_memory_told
+from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
 from .probing import Probe, probed, run_checked
 from .recording import Call, Forward, Graph, Use, graph_behind, in_company
@@ -53,7 +55,8 @@ class LayerDerivatives:
     module: nn.Module  # of the copy, read for stride, padding and groups
     weight: Tensor  # what it multiplies with
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
-    input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
+    # Each (n, N, *input_shape), through this layer alone; () where they are not kept.
+    input_gradients: tuple[Tensor, ...]
     collected: Collector  # what saw the gradients at what the layer returned
     written: tuple[torch.Size, ...]  # the shape that each call returned, of all samples
     owns_weight: bool  # its weight is a trainable parameter that only its calls use
@@ -77,18 +80,24 @@ class Plan:
     """What a probe of the network on a few samples found out."""
 
     probe: Probe
-    bytes_per_sample: int  # memory that one sample's derivatives take
+    start: int  # index of the first of x among all samples
+    n_outputs: int  # N
+    cost: Cost  # of the derivatives, those at each layer's input among them
+    cost_without_layers: Cost
 
 
-def plan(network: Float64Network, x: Tensor) -> Plan:
+def plan(network: Float64Network, x: Tensor, start: int = 0) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
+
+    ``start`` is the index of the first of them among all samples.
 
     Raises:
         ValueError: the network is not deterministic.
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
-        probe, first = probed(network, x)
-    return Plan(probe, _bytes_per_sample(network, first))
+        probe, first = probed(network, x, start)
+    cost, without = (_cost(network, first, at_layers) for at_layers in (True, False))
+    return Plan(probe, start, first.output.shape[1], cost, without)
 
 
 def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
@@ -169,17 +178,33 @@ def _other_layers(
     return reasons
 
 
+def _kept(network: Float64Network, calls: dict[str, list[Call]], at_layers: bool) -> list[Call]:
+    """The calls at whose inputs gradients are kept: all, or the first if it is dense."""
+    named = [(name, call) for name, made in calls.items() for call in made]
+    if not at_layers:
+        named = [
+            (name, call)
+            for name, call in named[:1]
+            if network.kinds[name] == "Linear" and call.value.dim() == 2
+        ]
+    return [call for _, call in named]
+
+
 def _is_batched(network: Float64Network, forward: Forward) -> bool:
     """Whether the N backward passes are run as one."""
     # Measured: matrix products gain from batching, convolutions lose to memory traffic.
     return all(network.kinds[name] == "Linear" for name in forward.calls)
 
 
-def _bytes_per_sample(network: Float64Network, forward: Forward) -> int:
-    """Memory that the derivatives of one sample take, patches of convolutions included."""
+def _cost(network: Float64Network, forward: Forward, at_layers: bool) -> Cost:
+    """Memory that derivatives take, patches of convolutions included."""
     n, N = forward.output.shape
     at_output = N + 3 if _is_batched(network, forward) else 4
-    numbers = 2 * N * forward.x[0].numel()
+    passing = 0
+    kept = [
+        N * forward.x[0].numel(),
+        *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers)),
+    ]
     for name, made in forward.calls.items():
         weight = forward.weights[name]
         for call in made:
@@ -188,9 +213,13 @@ def _bytes_per_sample(network: Float64Network, forward: Forward) -> int:
             transposed = is_transposed(network.layers[name])
             n_positions = (call.value.numel() // n if transposed else written) // weight.shape[0]
             patches = weight[0].numel() * n_positions if weight.dim() > 2 else 0
-            numbers += (N + 3) * call.value.numel() // n + at_output * written + 2 * patches
-    numbers += sum((at_output + 2) * use.shape.numel() // n for use in forward.uses)
-    return FLOAT64_BYTES * numbers
+            passing += 3 * call.value.numel() // n + at_output * written + 2 * patches
+    passing += sum((at_output + 2) * use.shape.numel() // n for use in forward.uses)
+    return Cost(
+        each=FLOAT64_BYTES * (sum(kept) + passing + N * forward.x[0].numel()),
+        # The largest Jacobian is copied twice when it is decomposed.
+        one_sample=FLOAT64_BYTES * (sum(kept) + 2 * max(passing, *kept)),
+    )
 
 
 @dataclass(frozen=True)
@@ -235,6 +264,7 @@ def _gradients(
     shown: list[Target],
     see: Callable[[Sequence[Tensor]], None],
     batched: bool,
+    done: Callable[[int], object],
 ) -> list[Tensor]:
     """The N outputs' gradients: ``(n, N, *shape)`` at the targets ``kept``.
 
@@ -251,6 +281,7 @@ def _gradients(
     if found is not None:
         for k in range(N):
             see([gradient[k] for gradient in found[len(kept) :]])
+        done(n * N)
         pairs = zip(found, kept, strict=False)
         return [_sample_first(each, target.rows)[:n] for each, target in pairs]
     made = [output.new_empty((n, N, *t.rows.shape(t.shape)[1:])) for t in kept]
@@ -259,6 +290,7 @@ def _gradients(
         for own, gradient, target in zip(made, found, kept, strict=False):
             own[:, k] = target.rows.arranged(gradient)[:n]
         see(found[len(kept) :])
+        done(n)
     return made
 
 
@@ -287,12 +319,15 @@ class _Energies:
 
 
 def _backward(
-    network: Float64Network, x: Tensor, start: int, planned: Plan, collect: Collect | None
+    network: Float64Network,
+    x: Tensor,
+    start: int,
+    planned: Plan,
+    collect: Collect | None,
+    at_layers: bool,
+    done: Callable[[int], object],
 ) -> Derivatives:
-    """One recorded forward pass on ``x`` and one backward pass for each output.
-
-    ``start`` is the index of the first row of ``x`` in the user's batch.
-    """
+    """One recorded forward pass on ``x`` and one backward pass for each output."""
     n = len(x)
     forward = run_checked(network, in_company(x), range(start, start + n))
     planned.probe.check(forward.output[:n].detach(), start)
@@ -322,7 +357,10 @@ def _backward(
     each = [call for made in calls.values() for call in made]
     kept = [
         Target(forward.x, forward.x.shape, Rows(len(forward.x), "first")),
-        *(Target(call.input_edge, call.value.shape, call.rows) for call in each),
+        *(
+            Target(call.input_edge, call.value.shape, call.rows)
+            for call in _kept(network, calls, at_layers)
+        ),
     ]
     shown = [
         *(Target(call.output_edge, call.output_shape, call.rows) for call in each),
@@ -340,7 +378,7 @@ def _backward(
         energies.add(list(gradients))
 
     batched = _is_batched(network, forward)
-    jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, see, batched)
+    jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, see, batched, done)
     jacobian = jacobian.flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
@@ -355,7 +393,7 @@ def _backward(
             network.layers[name],
             forward.weights[name],
             inputs[name],
-            tuple(next(at_inputs) for _ in made),
+            tuple(islice(at_inputs, len(made))),
             collectors[name],
             tuple(call.output_shape for call in made),
             (name, "weight") in owners.by_layer,
@@ -374,16 +412,20 @@ def _backward(
 
 
 def by_parts(
-    x: Tensor, planned: Plan, max_memory: int, measure: Callable[[Tensor, int], Made]
+    x: Tensor,
+    planned: Plan,
+    max_memory: float,
+    measure: Callable[[Tensor, int], Made],
+    at_layers: bool = True,
 ) -> list[Made]:
     """``measure(part, start)`` of consecutive parts of the batch, each within ``max_memory``.
 
     At least one sample, which runs as two, is always taken.
     """
-    at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
-    made, start = [], 0
-    for part in x.split(at_once):
-        size = len(part) * planned.bytes_per_sample
+    cost = planned.cost if at_layers else planned.cost_without_layers
+    made, start = [], planned.start
+    for part in x.split(int(min(cost.samples_at_once(max_memory), len(x)))):
+        size = len(part) * cost.each
         task = (
             f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
             f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
@@ -400,22 +442,26 @@ def differentiate(
     start: int,
     planned: Plan,
     collect: Collect | None = None,
+    at_layers: bool = True,
+    done: Callable[[int], object] = int,
 ) -> Derivatives:
     """The derivatives of ``network`` at one part of a batch.
 
     Args:
         network: from `float64_network`.
         x: ``(n, *input_shape)``, any floating dtype.
-        start: the index of its first row in the user's batch.
+        start: the index of its first row among all samples.
         planned: from `plan`.
         collect: sees the gradients at each layer's output; without it they are not taken.
+        at_layers: whether to keep the gradients at what each layer reads.
+        done: is told the number of samples whenever one output has its gradients.
 
     Raises:
         ValueError: samples influence each other, or rows of a layer are mixed; no way back to
             the input; output or gradient not finite; no layer is called; what `plan` refuses, in
             a part of the network that it did not reach.
     """
-    return _backward(network, x, start, planned, collect)
+    return _backward(network, x, start, planned, collect, at_layers, done)
 
 
 def trainable_names(network: Float64Network) -> tuple[str, ...]:

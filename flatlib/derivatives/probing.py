@@ -65,30 +65,34 @@ class Probe:
             check_same(mine[rows], others, samples, message)
 
 
-def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
-    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them."""
-    check_batch(network.net, x)
+def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, Forward]:
+    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them.
+
+    ``start`` is the index of the first of ``x`` among all samples.
+    """
+    check_batch(network.net, x, start)
     samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
     rows = x[list(samples)].detach()
+    named = tuple(start + sample for sample in samples)
     n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
     other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
     company = torch.cat([rows, *[other] * n_others])
     random = RandomState(x.device)
     try:
-        first = run_recorded(network, company, samples)
+        first = run_recorded(network, company, named)
     except ValueError:  # a network for some inputs only, such as numbers of a category
         others = [i for i in range(len(x)) if i not in samples]
         other = x[others[:1]].detach() if others else rows[:1] * (1 - 1e-3)
         company = torch.cat([rows, *[other] * n_others])
-        first = run_recorded(network, company, samples)
-    again = run_recorded(network, company, samples)
+        first = run_recorded(network, company, named)
+    again = run_recorded(network, company, named)
     check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
     random.check_untouched(network, company)
     check_same(
         output,
         again.output[: len(samples)].detach(),
-        samples,
+        named,
         "the network is not deterministic: two runs on sample {sample} differ; switch off its "
         "randomness (net.eval())",
     )
@@ -103,7 +107,7 @@ def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
         for name, made in first.calls.items()
         if all(call.rows for call in made)
     }
-    return Probe(samples, output, inputs, frozenset(first.calls) - frozenset(inputs)), first
+    return Probe(named, output, inputs, frozenset(first.calls) - frozenset(inputs)), first
 
 
 def _are_samples(shape: torch.Size, n: int) -> bool:
