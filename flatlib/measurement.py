@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
 
-import numpy as np
-import scipy.sparse.linalg
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlib import geometry
@@ -27,103 +25,35 @@ from flatlib.derivatives import (
     plan,
     sample_energies,
 )
-from flatlib.patches import is_transposed, one_an_axis, output_padding_of, pad, padding_of
+from flatlib.operators import ConvolutionGeometry, geometry_of, weight_norm
+from flatlib.saving import load_arrays, save_arrays
 from flatlib.sharpness import NormSums
 from flatlib.streaming import IncompleteError, Progress, batches, progress_bar
 
 TOP_VOLUME = 3
-LARGEST_KEPT = 2**23  # bytes of a weight whose norm is remembered
 
 
-def spectral_norm(matrix: Tensor) -> float:
-    """Largest singular value of a matrix, to rounding.
+class _Record:
+    """Equal to another of its class whose fields hold the same values."""
 
-    >>> spectral_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
-    4.0
-    """
-    A = matrix.double()
-    scale = float(A.abs().max()) if A.numel() else 0.0
-    if scale == 0.0:
-        return 0.0
-    A = A / scale
-    # The Gram matrix keeps the *largest* singular value to rounding; the smaller side is enough.
-    gram = A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A
-    return scale * float(torch.linalg.eigvalsh(gram)[-1].sqrt())
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None
 
 
-@dataclass(frozen=True)
-class ConvolutionGeometry:
-    """How a convolution maps one sample, weights apart."""
-
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    padding: tuple[int, ...]  # numbers a side, last axis first; an axis if it is transposed
-    padding_mode: str  # as torch.nn.functional.pad calls it
-    input_shape: tuple[int, ...]  # of one sample, (C_in, ...)
-    output_padding: tuple[int, ...] | None = None  # numbers an axis, if it is transposed
-
-    def norm(self, weight: Tensor) -> float:
-        """Largest singular value of the map from one sample to its convolution."""
-        largest = float(weight.abs().max())
-        if largest == 0.0:
-            return 0.0
-        with torch.inference_mode(False), torch.enable_grad():
-            return largest * self._norm_of_scaled(weight / largest)
-
-    def _norm_of_scaled(self, weight: Tensor) -> float:
-        settings = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        name = "conv" if self.output_padding is None else "conv_transpose"
-        convolve = getattr(F, f"{name}{len(self.stride)}d")
-
-        def forward(x: Tensor) -> Tensor:
-            x = x.reshape(1, *self.input_shape)
-            if self.output_padding is None:
-                return convolve(pad(x, self.padding, self.padding_mode), weight, **settings)
-            ends = {"padding": self.padding, "output_padding": self.output_padding}
-            return convolve(x, weight, **settings, **ends)
-
-        size = int(np.prod(self.input_shape))
-        zero = weight.new_zeros(size, requires_grad=True)
-        output = forward(zero)
-
-        def gram(v: np.ndarray) -> np.ndarray:
-            v = torch.from_numpy(np.ascontiguousarray(v.ravel())).to(weight)
-            image = forward(v)
-            back = torch.autograd.grad(output, zero, image, retain_graph=True)[0]
-            return back.cpu().numpy()
-
-        operator = scipy.sparse.linalg.LinearOperator((size, size), gram, dtype=np.float64)
-        if size < 16:
-            dense = torch.from_numpy(np.stack([gram(row) for row in np.eye(size)]))
-            return float(np.sqrt(spectral_norm(dense)))
-        start = np.random.default_rng(0).standard_normal(size)
-        if not gram(start).any():
-            return 0.0
-        top = scipy.sparse.linalg.eigsh(
-            operator,
-            k=1,
-            which="LA",
-            tol=0,
-            v0=start,
-            ncv=min(size, 40),
-            return_eigenvectors=False,
-        )
-        return float(np.sqrt(max(top[0], 0.0)))
+def _equal(a: object, b: object) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return a == b
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-@lru_cache(maxsize=16)
-def _norm_of(weight: bytes, shape: tuple, geometry: ConvolutionGeometry | None) -> float:
-    """Spectral norm of float64 weights as a matrix, or as the convolution of this geometry.
-
-    Kept, since one net is measured on several batches.
-    """
-    W = torch.from_numpy(np.frombuffer(weight).reshape(shape).copy())
-    return spectral_norm(W.flatten(1)) if geometry is None else geometry.norm(W)
-
-
-@dataclass(frozen=True)
-class LayerMeasurement:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerMeasurement(_Record):
     """One linear or convolutional layer of a measured network.
 
     ``W`` is its weight; a convolution's reshaped to ``(C_out, C_in / groups * k^2)``. A layer
@@ -144,13 +74,13 @@ class LayerMeasurement:
     n_positions: int  # how many vectors W multiplies for one sample; 1 for a dense layer
     input_dimension: int  # numbers that the layer reads for one sample
     in_sharpness: bool  # W is a trainable parameter that only this layer's calls use
-    weight: Tensor = field(repr=False)  # float64 copy of W in its own shape
-    geometries: tuple[ConvolutionGeometry, ...] = field(repr=False)  # one a call; () if Linear
+    weight: Tensor  # float64 copy of W in its own shape
+    geometries: tuple[ConvolutionGeometry, ...]  # one a call; () if Linear
 
     @cached_property
     def weight_norm(self) -> float:
         """Spectral norm ``||W||_2``, worked out when first read."""
-        return self._norm(None)
+        return weight_norm(self.weight)
 
     @cached_property
     def weight_frobenius_norm(self) -> float:
@@ -166,16 +96,18 @@ class LayerMeasurement:
         """
         if not self.geometries:
             return self.weight_norm
-        return max(self._norm(geometry) for geometry in self.geometries)
+        return max(weight_norm(self.weight, geometry) for geometry in self.geometries)
 
-    def _norm(self, geometry: ConvolutionGeometry | None) -> float:
-        weight = self.weight.cpu().contiguous().numpy()
-        norm_of = _norm_of if weight.nbytes <= LARGEST_KEPT else _norm_of.__wrapped__
-        return norm_of(weight.tobytes(), weight.shape, geometry)
+    def __repr__(self) -> str:
+        sensitivity = "" if self.sensitivity is None else f", MLS {self.sensitivity.mean():.4g}"
+        return (
+            f"LayerMeasurement({self.name!r}, {self.kind}, weight {tuple(self.weight.shape)}, "
+            f"P = {self.n_positions}{sensitivity})"
+        )
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, eq=False, repr=False)
+class Measurement(_Record):
     """What `measure` found. Per-sample tensors are ``(n,)`` float64."""
 
     singular_values: Tensor  # (n, N) descending, of the input Jacobian
@@ -206,6 +138,11 @@ class Measurement:
         return float(self.parameter_gradient_energy.mean())
 
     @property
+    def n_undefined(self) -> int:
+        """Number of samples with a zero Jacobian, which has no direction and no volume."""
+        return int((self.mls == 0).sum())
+
+    @property
     def has_sensitivities(self) -> bool:
         """Whether each layer has a sensitivity and a volume; not with ``layers=False``."""
         return all(layer.sensitivity is not None for layer in self.layers)
@@ -213,24 +150,116 @@ class Measurement:
     def summary(self) -> dict[str, float]:
         """Means over the samples, under the field's names.
 
+        A zero Jacobian has no direction and no volume to speak of: unless all samples are like
+        that, those `n_undefined` are left out of the means of log volumes and dimensionality.
         ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first; a layer that reads
         fewer than N numbers has volume 0 and adds nothing to ``nvr``. They are left out where
         layers have none.
         """
+        some = self.mls > 0
+        defined = some if bool(some.any()) else ~some
         top = geometry.log_volume_top(self.singular_values, TOP_VOLUME)
         means = {
             "sharpness": self.sharpness,
             "mls": float(self.mls.mean()),
             "gradient_energy": float(self.gradient_energy.mean()),
-            "log_volume": float(self.log_volume.mean()),
-            "log_volume_top3": float(top.mean()),
-            "local_dimensionality": float(self.local_dimensionality.mean()),
+            "log_volume": float(self.log_volume[defined].mean()),
+            "log_volume_top3": float(top[defined].mean()),
+            "local_dimensionality": float(self.local_dimensionality[defined].mean()),
         }
         if self.has_sensitivities:
             volumes = torch.stack([layer.log_volume for layer in self.layers])
             means["nmls"] = float(sum(layer.sensitivity for layer in self.layers).mean())
             means["nvr"] = float(volumes.logsumexp(dim=0).exp().mean())
         return means
+
+    def rows(self, y: Sequence | None = None) -> list[dict[str, object]]:
+        """A tidy table, one row a sample, as ``pandas.DataFrame(m.rows())`` takes it.
+
+        Args:
+            y: one entry a sample, such as its label, for a column ``y``.
+
+        Raises:
+            ValueError: ``y`` has another length.
+
+        >>> import flatlib
+        >>> m = measure(flatlib.nets.linear(2, 1), torch.eye(2))
+        >>> [(row["sample"], row["y"], row["input_norm"]) for row in m.rows(["cat", "dog"])]
+        [(0, 'cat', 1.0), (1, 'dog', 1.0)]
+        """
+        columns = {"sample": list(range(self.n))}
+        if y is not None:
+            columns["y"] = y.tolist() if hasattr(y, "tolist") else list(y)
+            if len(columns["y"]) != self.n:
+                raise ValueError(f"y has {len(columns['y'])} entries for {self.n} samples")
+        records = [("", self), *((f"{layer.name}.", layer) for layer in self.layers)]
+        for prefix, record in records:
+            for name, values in _per_sample(record).items():
+                if values.dim() == 1:
+                    columns[prefix + name] = values.tolist()
+        for k, values in enumerate(self.singular_values.T.tolist(), start=1):
+            columns[f"sigma_{k}"] = values
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def to_dict(self) -> dict[str, object]:
+        """All fields as plain dictionaries, lists, numbers, words and tensors."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["layers"] = []
+        for layer in self.layers:
+            inside = {f.name: getattr(layer, f.name) for f in fields(layer)}
+            inside["geometries"] = [asdict(geometry) for geometry in layer.geometries]
+            plain["layers"].append(inside)
+        return plain
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, object]) -> Measurement:
+        """What `to_dict` has made a dictionary of."""
+        layers = []
+        for inside in plain["layers"]:
+            geometries = tuple(
+                ConvolutionGeometry(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
+                )
+                for geometry in inside["geometries"]
+            )
+            layers.append(LayerMeasurement(**{**inside, "geometries": geometries}))
+        return Measurement(**{**plain, "layers": tuple(layers)})
+
+    def save(self, path: str | Path) -> None:
+        """Write an ``.npz`` file, whole or not at all: NumPy arrays and a line of JSON, no pickle.
+
+        Raises:
+            OSError: the file cannot be written.
+
+        >>> import flatlib, tempfile
+        >>> m = measure(flatlib.nets.linear(2, 1), torch.eye(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     m.save(folder + "/m.npz")
+        ...     Measurement.load(folder + "/m.npz") == m
+        True
+        """
+        save_arrays(Path(path), self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> Measurement:
+        """What `save` has written, on the CPU.
+
+        Raises:
+            OSError, ValueError: there is no such file, or another kind of file.
+        """
+        return Measurement.from_dict(load_arrays(Path(path)))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Measurement of {self.n} samples, {self.input_dimension} to {self.n_outputs} numbers, "
+            f"{len(self.layers)} layers"
+        ]
+        lines += [f"  {name:<20} {value:.6g}" for name, value in self.summary().items()]
+        if self.n_undefined:
+            lines.append(f"  {self.n_undefined} samples have a zero Jacobian")
+        if self.other_layers:
+            lines.append(f"  no layers: {', '.join(map(repr, self.other_layers))}")
+        return "\n".join(lines)
 
     @staticmethod
     def join(parts: Sequence[Measurement]) -> Measurement:
@@ -459,25 +488,13 @@ def _measure_layer(
         in_sharpness=layer.owns_weight,
         weight=layer.weight,
         geometries=tuple(
-            _geometry(layer.module, *shapes)
+            geometry_of(layer.module, *shapes)
             for shapes in zip((x.shape for x in layer.inputs), layer.written, strict=True)
         )
         if layer.kind != "Linear"
         else (),
     )
     return measured, norms.bias
-
-
-def _geometry(module: nn.Module, read: torch.Size, written: torch.Size) -> ConvolutionGeometry:
-    transposed = is_transposed(module)
-    return ConvolutionGeometry(
-        one_an_axis(module, module.stride),
-        one_an_axis(module, module.dilation),
-        module.groups,
-        *((one_an_axis(module, module.padding), "constant") if transposed else padding_of(module)),
-        tuple(read[1:]),
-        output_padding_of(module, read[2:], written[2:]) if transposed else None,
-    )
 
 
 def _is_dense_at_input(
@@ -515,11 +532,13 @@ def _path(part: Measurement) -> str:
     return f"{layers}, {part.input_dimension} to {part.n_outputs} numbers{without}"
 
 
+def _per_sample(record: Measurement | LayerMeasurement) -> dict[str, Tensor]:
+    """The tensors of a record whose axis 0 is the samples."""
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "weight"}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
 def _joined_samples(parts: Sequence) -> dict[str, Tensor]:
     """The per-sample tensors of several records of one kind, joined along the samples."""
-    names = [
-        f.name
-        for f in fields(parts[0])
-        if isinstance(getattr(parts[0], f.name), Tensor) and f.name != "weight"
-    ]
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    each = [_per_sample(part) for part in parts]
+    return {name: torch.cat([values[name] for values in each]) for name in each[0]}
