@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from operator import length_hint
 from pathlib import Path
 
 import torch
@@ -346,9 +347,9 @@ def measure(
         TypeError: net or data of the wrong kind, integer or complex input.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
-            a network that is not deterministic or has no Linear or Conv layer; a layer whose
-            row for one sample reaches another's output; an output that autograd does not lead
-            back to x; something that cannot be copied; parts of the batch for which the network
+            a network that is not deterministic or has no layer of these kinds; a layer whose row
+            for one sample reaches another's output; an output that autograd does not lead back
+            to x; something that cannot be copied; parts of the batch for which the network
             calls other layers; another device; max_memory below 1; data that yields no batch.
         IncompleteError: a ValueError; data failed after some batches, or one was refused: its
             ``measured`` is the measurement of those before.
@@ -374,8 +375,8 @@ def measure(
                 x = next(incoming)
                 start = sum(part.n for part in parts)
                 planned = plan(network, x, start)
-                if one or hasattr(data, "__len__"):
-                    bar.expect(len(x) * planned.n_outputs * (1 if one else len(data)))
+                n_batches = 1 if one else length_hint(data)  # 0 if it does not know
+                bar.expect(n_batches * len(x) * planned.n_outputs)
                 part = _measure_batch(network, x, planned, layers, max_memory, bar)
                 _check_same_way([*parts[:1], part], start)
                 parts.append(part)

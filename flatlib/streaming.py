@@ -60,10 +60,10 @@ class Progress:
     def __init__(self, bar: object | None):
         self.bar = bar
 
-    def expect(self, total: int | None) -> None:
-        """There will be so many, unless that is known already."""
+    def expect(self, total: int) -> None:
+        """There will be so many, unless that is known already; 0 if nobody knows."""
         if self.bar is not None and self.bar.total is None:
-            self.bar.total = total
+            self.bar.total = total or None
 
     def done(self, number: int) -> None:
         """So many more are done."""

@@ -13,7 +13,7 @@ import torch
 import tqdm.auto
 from compare import assert_matches_oracle, smallest_limit
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import flatlib
 from flatlib import streaming
@@ -32,6 +32,16 @@ def network() -> nn.Module:
         ).eval()
 
 
+class Endless(IterableDataset):
+    """A data set that does not know how long it is."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
 def assert_equal(a: flatlib.Measurement, b: flatlib.Measurement) -> None:
     pairs = [(a, b), *zip(a.layers, b.layers, strict=True)]
     for one, other in pairs:
@@ -48,6 +58,7 @@ SOURCES = {
     "a generator": lambda x: (rows for rows in x.split(4)),
     "pairs": lambda x: [(rows, torch.zeros(len(rows))) for rows in x.split(5)],
     "a DataLoader": lambda x: DataLoader(TensorDataset(x, torch.arange(len(x))), batch_size=4),
+    "a DataLoader without a length": lambda x: DataLoader(Endless(x), batch_size=4),
     "a DataLoader of inputs": lambda x: DataLoader(x, batch_size=1),
 }
 

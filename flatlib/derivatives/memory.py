@@ -11,6 +11,7 @@ import torch
 from .float64 import OutOfMemory
 
 PART = 2**27  # bytes that a part of the batch takes on a CPU: larger parts are no faster there
+UNKNOWN = 2**33  # bytes taken to be free where the system does not tell
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -30,7 +31,9 @@ def free_memory(device: torch.device) -> int:
     """Bytes that ``device`` has free now, as far as its system tells."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    free = [UNKNOWN]
+    if hasattr(os, "sysconf"):
+        free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     try:
         words = Path("/proc/meminfo").read_text(encoding="ascii").split()
         free.append(1024 * int(words[words.index("MemAvailable:") + 1]))
