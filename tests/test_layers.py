@@ -406,7 +406,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("name", WAYS)
-@pytest.mark.parametrize("n", [1, 3, 5])  # as many as tokens, too
+@pytest.mark.parametrize("n", [1, 5])  # as many as tokens, too
 def test_scales_and_shifts_are_had_by_formula(name, n):
     way, shape = WAYS[name]
     m = assert_energies(drawn(lambda: Affine(way, shape)), gaussian(n, 5, 3))
@@ -472,8 +472,7 @@ NORMS = {
 }
 
 
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("frozen", [None, "weight", "bias"])
+@pytest.mark.parametrize("frozen, n", [(None, 1), (None, 3), ("weight", 3), ("bias", 3)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_scales_and_shifts_of_norms_are_had_by_formula(norm, frozen, n):
     net = drawn(

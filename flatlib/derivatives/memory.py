@@ -64,7 +64,9 @@ def check_fits(
     limit = free_memory(device) if max_memory is None else max_memory
     if cost.one_sample <= limit:
         return
-    has = f"{device} has {limit:,} bytes free" if max_memory is None else f"max_memory is {limit:,}"
+    has = f"max_memory is {limit:,.0f}"
+    if max_memory is None:
+        has = f"{device} has {limit:,} bytes free"
     ways = "" if max_memory is None else "pass a larger max_memory, "
     if without_layers is not None and without_layers.one_sample < cost.one_sample:
         ways += f"layers=False (which needs {without_layers.one_sample:,} bytes), "
