@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import flatlib
 from benchmarks.environment import environment
-from flatlib import measurement
+from flatlib import operators
 
 NETWORKS = {
     "mlp": (lambda: flatlib.nets.mlp((784, 500, 500, 500, 10)), (784,)),
@@ -105,7 +105,7 @@ def backpack(net: nn.Module, x: Tensor) -> None:
 
 def everything(net: nn.Module, x: Tensor) -> None:
     """``measure`` and all that a chapter reads of it, spectral norms of weights included."""
-    measurement._norm_of.cache_clear()  # norms are remembered; this is the first time
+    operators.remembered_norm.cache_clear()  # norms are remembered; this is the first time
     m = flatlib.measure(net, x)
     m.summary()
     flatlib.bounds.chain(m)

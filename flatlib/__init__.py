@@ -19,6 +19,7 @@ ROOMS = (
 )
 HOMES = {  # names that most readers need: the rooms that they stand in
     "HessianTrace": "sharpness",
+    "IncompleteError": "streaming",
     "LayerMeasurement": "measurement",
     "Measurement": "measurement",
     "hessian_trace": "sharpness",

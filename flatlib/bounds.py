@@ -156,10 +156,13 @@ def normalized_nmls(m: Measurement) -> float:
     .. math:: \frac1n\sum_i\sum_l\lVert x_i^l\rVert_2\lVert\nabla_{x^l} f(x_i)\rVert_2
 
     Args:
-        m: from `flatlib.measure`.
+        m: from `flatlib.measure`, with its layers.
 
     Returns:
         A float.
+
+    Raises:
+        ValueError: measured with ``layers=False``.
 
     Source: the paper's later versions.
 
@@ -168,6 +171,8 @@ def normalized_nmls(m: Measurement) -> float:
     >>> abs(normalized_nmls(m) - m.layers[0].weight_norm) < 1e-15
     True
     """
+    if not m.has_sensitivities:
+        raise ValueError("layers have no sensitivities; measure again without layers=False")
     return sum(float((layer.input_norm * layer.sensitivity).mean()) for layer in m.layers)
 
 
@@ -241,7 +246,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
 
     Returns:
         `Bound` for each, in the order of the paper; N.6 and N.7 only for a convolution in
-        front.
+        front; N.6, N.7 and N.9 to N.12 only if ``m`` was measured with its layers.
 
     Raises:
         ValueError: a sample has input norm 0.
@@ -261,8 +266,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         *_volume(m),
         *_sensitivity(m),
         *_dimensionality(m),
-        *_over_layers(m),
-        *_convolution(m),
+        *(_over_layers(m) + _convolution(m) if m.has_sensitivities else []),
     )
 
 
@@ -280,18 +284,23 @@ def _without_tiny_gradients(m: Measurement) -> Measurement:
         (layer.sensitivity < SMALLEST_SQUARED)
         | ((layer.input_norm > 0) & (layer.input_norm * layer.sensitivity < SMALLEST_SQUARED))
         for layer in m.layers
+        if m.has_sensitivities
     ]
-    moved = [m.mls > 0, *(layer.sensitivity > 0 for layer in m.layers)]
+    moved = [m.mls > 0, *(layer.sensitivity > 0 for layer in m.layers if m.has_sensitivities)]
     pairs = zip([tiny, *by_layer], moved, strict=True)
     if not any(bool((small & moves).any()) for small, moves in pairs):
         return m
-    layers = tuple(
-        replace(
-            layer,
-            sensitivity=layer.sensitivity.masked_fill(here, 0.0),
-            log_volume=layer.log_volume.masked_fill(here, -math.inf),
+    layers = (
+        tuple(
+            replace(
+                layer,
+                sensitivity=layer.sensitivity.masked_fill(here, 0.0),
+                log_volume=layer.log_volume.masked_fill(here, -math.inf),
+            )
+            for layer, here in zip(m.layers, by_layer, strict=True)
         )
-        for layer, here in zip(m.layers, by_layer, strict=True)
+        if m.has_sensitivities
+        else m.layers
     )
     return replace(
         m,

@@ -49,8 +49,15 @@ def check_network(net: nn.Module) -> None:
                 f"layer {name!r} ({type(module).__name__}) is in training mode, where samples "
                 "influence each other or are dropped at random; call net.eval() first"
             )
-    if isinstance(net, nn.DataParallel):
-        raise ValueError("net is wrapped in DataParallel, which splits the batch; pass net.module")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"layer {name!r} is scripted, and what it computes inside cannot be followed; pass "
+                "the module that torch.jit.script was given"
+            )
+    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"net is wrapped in {type(net).__name__}, which splits the batch; pass net.module"
+        )
     buffers = dict(net.named_buffers())
     for name, tensor in [*net.named_parameters(), *buffers.items()]:
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
@@ -68,8 +75,11 @@ def check_network(net: nn.Module) -> None:
             )
 
 
-def check_batch(net: nn.Module, x: Tensor) -> None:
-    """Refuse an input that is not a finite, real, non-empty batch on the network's device."""
+def check_batch(net: nn.Module, x: Tensor, start: int = 0) -> None:
+    """Refuse an input that is not a finite, real, non-empty batch on the network's device.
+
+    ``start`` is the index of its first sample among all samples.
+    """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
     if x.layout != torch.strided:
@@ -100,7 +110,7 @@ def check_batch(net: nn.Module, x: Tensor) -> None:
     if x.is_meta:
         raise ValueError("x is on the meta device, where tensors hold no numbers; load it first")
     if not all_finite(x):
-        sample = first_not_finite(x)
+        sample = start + first_not_finite(x)
         raise ValueError(f"sample {sample} of x holds NaN or infinite values; clean the input")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from operator import length_hint
+from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flatlib import geometry
@@ -17,106 +17,44 @@ from flatlib.derivatives import (
     Derivatives,
     Float64Network,
     LayerDerivatives,
+    Plan,
+    by_parts,
+    check_fits,
     differentiate,
     float64_network,
+    part_size,
     plan,
-    sample_parameter_gradients,
+    sample_energies,
 )
-from flatlib.patches import one_an_axis, pad, padding_of
+from flatlib.operators import ConvolutionGeometry, geometry_of, weight_norm
+from flatlib.saving import load_arrays, save_arrays
 from flatlib.sharpness import NormSums
+from flatlib.streaming import IncompleteError, Progress, batches, progress_bar
 
-DEFAULT_MAX_MEMORY = 2**27
 TOP_VOLUME = 3
-LARGEST_KEPT = 2**23  # bytes of a weight whose norm is remembered
 
 
-def spectral_norm(matrix: Tensor) -> float:
-    """Largest singular value of a matrix, to rounding.
+class _Record:
+    """Equal to another of its class whose fields hold the same values."""
 
-    >>> spectral_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
-    4.0
-    """
-    A = matrix.double()
-    scale = float(A.abs().max()) if A.numel() else 0.0
-    if scale == 0.0:
-        return 0.0
-    A = A / scale
-    # The Gram matrix keeps the *largest* singular value to rounding; the smaller side is enough.
-    gram = A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A
-    return scale * float(torch.linalg.eigvalsh(gram)[-1].sqrt())
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    __hash__ = None
 
 
-@dataclass(frozen=True)
-class ConvolutionGeometry:
-    """How a convolution maps one sample, weights apart."""
-
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    padding: tuple[int, ...]  # numbers a side, last axis first
-    padding_mode: str  # as torch.nn.functional.pad calls it
-    input_shape: tuple[int, ...]  # of one sample, (C_in, ...)
-
-    def norm(self, weight: Tensor) -> float:
-        """Largest singular value of the map from one sample to its convolution."""
-        largest = float(weight.abs().max())
-        if largest == 0.0:
-            return 0.0
-        with torch.inference_mode(False), torch.enable_grad():
-            return largest * self._norm_of_scaled(weight / largest)
-
-    def _norm_of_scaled(self, weight: Tensor) -> float:
-        from scipy.sparse.linalg import LinearOperator, eigsh  # a third of a second
-
-        convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
-
-        def forward(x: Tensor) -> Tensor:
-            x = pad(x.reshape(1, *self.input_shape), self.padding, self.padding_mode)
-            return convolve(
-                x, weight, stride=self.stride, dilation=self.dilation, groups=self.groups
-            )
-
-        size = int(np.prod(self.input_shape))
-        zero = weight.new_zeros(size, requires_grad=True)
-        output = forward(zero)
-
-        def gram(v: np.ndarray) -> np.ndarray:
-            v = torch.from_numpy(np.ascontiguousarray(v.ravel())).to(weight)
-            image = forward(v)
-            back = torch.autograd.grad(output, zero, image, retain_graph=True)[0]
-            return back.cpu().numpy()
-
-        operator = LinearOperator((size, size), gram, dtype=np.float64)
-        if size < 16:
-            dense = torch.from_numpy(np.stack([gram(row) for row in np.eye(size)]))
-            return float(np.sqrt(spectral_norm(dense)))
-        start = np.random.default_rng(0).standard_normal(size)
-        if not gram(start).any():
-            return 0.0
-        top = eigsh(
-            operator,
-            k=1,
-            which="LA",
-            tol=0,
-            v0=start,
-            ncv=min(size, 40),
-            return_eigenvectors=False,
-        )
-        return float(np.sqrt(max(top[0], 0.0)))
+def _equal(a: object, b: object) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return a == b
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        return False
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-@lru_cache(maxsize=16)
-def _norm_of(weight: bytes, shape: tuple, geometry: ConvolutionGeometry | None) -> float:
-    """Spectral norm of float64 weights as a matrix, or as the convolution of this geometry.
-
-    Kept, since one net is measured on several batches.
-    """
-    W = torch.from_numpy(np.frombuffer(weight).reshape(shape).copy())
-    return spectral_norm(W.flatten(1)) if geometry is None else geometry.norm(W)
-
-
-@dataclass(frozen=True)
-class LayerMeasurement:
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerMeasurement(_Record):
     """One linear or convolutional layer of a measured network.
 
     ``W`` is its weight; a convolution's reshaped to ``(C_out, C_in / groups * k^2)``. A layer
@@ -142,24 +80,26 @@ class LayerMeasurement:
     """
 
     name: str  # as in net.named_modules()
-    kind: str  # "Linear", "Conv1d" or "Conv2d"
+    kind: str  # "Linear", "Conv1d", ..., "ConvTranspose3d"
     input_norm: Tensor  # (n,) ||x^l||_2 of all that the layer reads
     weight_gradient_energy: Tensor  # (n,) ||grad_W f||_F^2
     untied_gradient_energy: Tensor  # (n,) the same with one copy of W a position
     output_gradient_energy: Tensor  # (n,) ||delta||_F^2 at the layer's output
     smallest_patch_norm: Tensor  # (n,) of the smallest vector that W multiplies
-    sensitivity: Tensor  # (n,) MLS from what this layer reads, Sec. 3.2
-    log_volume: Tensor  # (n,) log volume from what this layer reads, Eq. (10)
+    # (n,) MLS from what this layer reads, Sec. 3.2; None if measured with ``layers=False``.
+    sensitivity: Tensor | None
+    # (n,) log volume from what this layer reads, Eq. (10); None like ``sensitivity``.
+    log_volume: Tensor | None
     n_positions: int  # how many vectors W multiplies for one sample; 1 for a dense layer
     input_dimension: int  # numbers that the layer reads for one sample
     in_sharpness: bool  # W is a trainable parameter that only this layer's calls use
-    weight: Tensor = field(repr=False)  # float64 copy of W in its own shape
-    geometries: tuple[ConvolutionGeometry, ...] = field(repr=False)  # one a call; () if Linear
+    weight: Tensor  # float64 copy of W in its own shape
+    geometries: tuple[ConvolutionGeometry, ...]  # one a call; () if Linear
 
     @cached_property
     def weight_norm(self) -> float:
         """Spectral norm ``||W||_2``, worked out when first read."""
-        return self._norm(None)
+        return weight_norm(self.weight)
 
     @cached_property
     def weight_frobenius_norm(self) -> float:
@@ -175,16 +115,18 @@ class LayerMeasurement:
         """
         if not self.geometries:
             return self.weight_norm
-        return max(self._norm(geometry) for geometry in self.geometries)
+        return max(weight_norm(self.weight, geometry) for geometry in self.geometries)
 
-    def _norm(self, geometry: ConvolutionGeometry | None) -> float:
-        weight = self.weight.cpu().contiguous().numpy()
-        norm_of = _norm_of if weight.nbytes <= LARGEST_KEPT else _norm_of.__wrapped__
-        return norm_of(weight.tobytes(), weight.shape, geometry)
+    def __repr__(self) -> str:
+        sensitivity = "" if self.sensitivity is None else f", MLS {self.sensitivity.mean():.4g}"
+        return (
+            f"LayerMeasurement({self.name!r}, {self.kind}, weight {tuple(self.weight.shape)}, "
+            f"P = {self.n_positions}{sensitivity})"
+        )
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, eq=False, repr=False)
+class Measurement(_Record):
     """What `measure` found. Per-sample tensors are ``(n,)`` float64."""
 
     singular_values: Tensor  # (n, N) descending, of the input Jacobian
@@ -198,6 +140,11 @@ class Measurement:
     n_outputs: int  # N
     input_dimension: int  # M
     input_layer_is_dense: bool  # the input enters through layers[0] alone, a dense linear map
+    # Layers that are used and not among ``layers``, and why not; their parameters still count.
+    other_layers: dict[str, str] = field(default_factory=dict)
+    # Trainable parameters that no layer counts, and how their gradients were had:
+    # "formula", "vmap" (all samples at once) or "loop" (a backward pass a sample and output).
+    other_parameters: dict[str, str] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -209,28 +156,180 @@ class Measurement:
         """Mean over samples of ``||grad_theta f||_F^2``, Eq. (3)."""
         return float(self.parameter_gradient_energy.mean())
 
+    @property
+    def n_undefined(self) -> int:
+        """Number of samples with a zero Jacobian, which has no direction and no volume."""
+        return int((self.mls == 0).sum())
+
+    @property
+    def has_sensitivities(self) -> bool:
+        """Whether each layer has a sensitivity and a volume; not with ``layers=False``."""
+        return all(layer.sensitivity is not None for layer in self.layers)
+
     def summary(self) -> dict[str, float]:
         """Means over the samples, under the field's names.
 
+        A zero Jacobian has no direction and no volume to speak of: unless all samples are like
+        that, those `n_undefined` are left out of the means of log volumes and dimensionality.
         ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first, each from what the
         layer reads and through this layer alone, see `LayerMeasurement`; a layer that reads fewer
-        than N numbers has volume 0 and adds nothing to ``nvr``.
+        than N numbers has volume 0 and adds nothing to ``nvr``. They are left out where layers
+        have none.
         """
-        volumes = torch.stack([layer.log_volume for layer in self.layers])
+        some = self.mls > 0
+        defined = some if bool(some.any()) else ~some
         top = geometry.log_volume_top(self.singular_values, TOP_VOLUME)
-        return {
+        means = {
             "sharpness": self.sharpness,
             "mls": float(self.mls.mean()),
             "gradient_energy": float(self.gradient_energy.mean()),
-            "log_volume": float(self.log_volume.mean()),
-            "log_volume_top3": float(top.mean()),
-            "local_dimensionality": float(self.local_dimensionality.mean()),
-            "nmls": float(sum(layer.sensitivity for layer in self.layers).mean()),
-            "nvr": float(volumes.logsumexp(dim=0).exp().mean()),
+            "log_volume": float(self.log_volume[defined].mean()),
+            "log_volume_top3": float(top[defined].mean()),
+            "local_dimensionality": float(self.local_dimensionality[defined].mean()),
         }
+        if self.has_sensitivities:
+            volumes = torch.stack([layer.log_volume for layer in self.layers])
+            means["nmls"] = float(sum(layer.sensitivity for layer in self.layers).mean())
+            means["nvr"] = float(volumes.logsumexp(dim=0).exp().mean())
+        return means
+
+    def rows(self, y: Sequence | None = None) -> list[dict[str, object]]:
+        """A tidy table, one row a sample, as ``pandas.DataFrame(m.rows())`` takes it.
+
+        Args:
+            y: one entry a sample, such as its label, for a column ``y``.
+
+        Raises:
+            ValueError: ``y`` has another length.
+
+        >>> import flatlib
+        >>> m = measure(flatlib.nets.linear(2, 1), torch.eye(2))
+        >>> [(row["sample"], row["y"], row["input_norm"]) for row in m.rows(["cat", "dog"])]
+        [(0, 'cat', 1.0), (1, 'dog', 1.0)]
+        """
+        columns = {"sample": list(range(self.n))}
+        if y is not None:
+            columns["y"] = y.tolist() if hasattr(y, "tolist") else list(y)
+            if len(columns["y"]) != self.n:
+                raise ValueError(f"y has {len(columns['y'])} entries for {self.n} samples")
+        records = [("", self), *((f"{layer.name}.", layer) for layer in self.layers)]
+        for prefix, record in records:
+            for name, values in _per_sample(record).items():
+                if values.dim() == 1:
+                    columns[prefix + name] = values.tolist()
+        for k, values in enumerate(self.singular_values.T.tolist(), start=1):
+            columns[f"sigma_{k}"] = values
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def to_dict(self) -> dict[str, object]:
+        """All fields as plain dictionaries, lists, numbers, words and tensors."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["layers"] = []
+        for layer in self.layers:
+            inside = {f.name: getattr(layer, f.name) for f in fields(layer)}
+            inside["geometries"] = [asdict(geometry) for geometry in layer.geometries]
+            plain["layers"].append(inside)
+        return plain
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, object]) -> Measurement:
+        """What `to_dict` has made a dictionary of."""
+        layers = []
+        for inside in plain["layers"]:
+            geometries = tuple(
+                ConvolutionGeometry(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in geometry.items()}
+                )
+                for geometry in inside["geometries"]
+            )
+            layers.append(LayerMeasurement(**{**inside, "geometries": geometries}))
+        return Measurement(**{**plain, "layers": tuple(layers)})
+
+    def save(self, path: str | Path) -> None:
+        """Write an ``.npz`` file, whole or not at all: NumPy arrays and a line of JSON, no pickle.
+
+        Raises:
+            OSError: the file cannot be written.
+
+        >>> import flatlib, tempfile
+        >>> m = measure(flatlib.nets.linear(2, 1), torch.eye(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     m.save(folder + "/m.npz")
+        ...     Measurement.load(folder + "/m.npz") == m
+        True
+        """
+        save_arrays(Path(path), self.to_dict())
+
+    @staticmethod
+    def load(path: str | Path) -> Measurement:
+        """What `save` has written, on the CPU.
+
+        Raises:
+            OSError, ValueError: there is no such file, or another kind of file.
+        """
+        return Measurement.from_dict(load_arrays(Path(path)))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Measurement of {self.n} samples, {self.input_dimension} to {self.n_outputs} numbers, "
+            f"{len(self.layers)} layers"
+        ]
+        lines += [f"  {name:<20} {value:.6g}" for name, value in self.summary().items()]
+        if self.n_undefined:
+            lines.append(f"  {self.n_undefined} samples have a zero Jacobian")
+        if self.other_layers:
+            lines.append(f"  no layers: {', '.join(map(repr, self.other_layers))}")
+        return "\n".join(lines)
+
+    @staticmethod
+    def join(parts: Sequence[Measurement]) -> Measurement:
+        """One measurement of the samples of several, of one network, in their order.
+
+        Raises:
+            ValueError: none, or of networks that call other layers or have other sizes.
+
+        >>> import flatlib
+        >>> net, x = flatlib.nets.linear(3, 2), torch.eye(3)
+        >>> joined = Measurement.join([measure(net, x[:1]), measure(net, x[1:])])
+        >>> torch.equal(joined.input_norm, measure(net, x).input_norm)
+        True
+        """
+        if not parts:
+            raise ValueError("there is no measurement to join")
+        if len(parts) == 1:
+            return parts[0]
+        start = 0
+        for part in parts:
+            _check_same_way([parts[0], part], start)
+            start += part.n
+        layers = tuple(
+            replace(
+                same[0],
+                in_sharpness=all(layer.in_sharpness for layer in same),
+                **_joined_samples(same),
+            )
+            for same in zip(*(part.layers for part in parts), strict=True)
+        )
+        return replace(
+            parts[0],
+            layers=layers,
+            input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
+            other_layers={name: why for part in parts for name, why in part.other_layers.items()},
+            other_parameters={
+                name: how for part in parts for name, how in part.other_parameters.items()
+            },
+            **_joined_samples(parts),
+        )
 
 
-def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> Measurement:
+def measure(
+    net: nn.Module,
+    data: Tensor | Iterable,
+    *,
+    layers: bool = True,
+    max_memory: float | None = None,
+    progress: bool | None = None,
+) -> Measurement:
     r"""Sharpness, sensitivity, volume and dimensionality of a network on a batch, exactly.
 
     One forward and N backward passes in float64 serve every quantity,
@@ -241,29 +340,39 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     where :math:`\sigma_k` are the singular values of the input Jacobian.
 
     Args:
-        net: built of Linear, Conv1d and Conv2d layers (any stride, padding, dilation and
-            groups), activations, pooling, normalization and dropout in eval mode, skip
-            connections, modules used more than once. Trainable parameters elsewhere count in
-            the sharpness by n N backward passes of single samples; frozen ones do not count.
-            The network comes back as it was.
-        x: ``(n, *input_shape)``, floating point, on the network's device.
-        max_memory: bytes that the derivatives may take at once; the batch is split to fit, down
-            to single samples.
+        net: built of linear layers, convolutions and transposed convolutions (any stride,
+            padding, dilation and groups), activations, pooling, normalization and dropout in
+            eval mode, skip connections, modules used more than once, attention. Trainable
+            parameters elsewhere count in the sharpness, frozen ones do not: scales and shifts (of
+            normalizations, position tables, class tokens) by formula, others by
+            ``torch.func.vmap``, or where it cannot be by n N backward passes of single samples.
+            What is measured is a private copy: the network itself is only read.
+        data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
+            such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
+            measured when it comes.
+        layers: whether to keep the Jacobian at what each layer reads, ``(n, N, numbers read)``.
+            Without them a layer's ``sensitivity`` and ``log_volume`` are None, ``nmls`` and
+            ``nvr`` are left out, and memory is what the input's Jacobian takes.
+        max_memory: bytes that the derivatives may take at once; batches are split to fit. By
+            default parts are of 128 MiB, and one sample may take what the device has free.
+        progress: True shows a bar if it takes longer than two seconds, False none; by default
+            it shows on a terminal only.
 
     Returns:
         `Measurement`. A zero Jacobian has MLS 0, log volume ``-inf`` and dimensionality
         ``nan``; a rank-deficient one, as with more outputs than inputs, log volume ``-inf``.
 
     Raises:
-        TypeError: net or x of the wrong kind, integer or complex input.
+        TypeError: net or data of the wrong kind, integer or complex input.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
-            a network that is not deterministic or has no Linear or Conv layer; a layer whose
-            rows are not the samples, as after folding tokens into the batch, or whose weight is
-            used without calling it, or whose row for one sample reaches another's output; an
-            output that autograd does not lead back to x; parts of the batch for which the network
-            calls other layers; another device; max_memory below 1.
-        MemoryError: memory ran out.
+            a network that is not deterministic or has no layer of these kinds; a layer whose row
+            for one sample reaches another's output; an output that autograd does not lead back
+            to x; something that cannot be copied; parts of the batch for which the network
+            calls other layers; another device; max_memory below 1; data that yields no batch.
+        IncompleteError: a ValueError; data failed after some batches, or one was refused: its
+            ``measured`` is the measurement of those before.
+        MemoryError: one sample takes more than there is, told beforehand; memory ran out.
 
     Source: Eqs. (3), (6), (10), (13), (14).
 
@@ -274,19 +383,56 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 50
     (tensor([4.], dtype=torch.float64), 50.0)
     """
-    if not max_memory >= 1:
+    if max_memory is not None and not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
-    with float64_network(net) as network:
-        planned = plan(network, x)
-        parts = []
-        start = 0
-        for part in differentiate(network, x, planned, max_memory, NormSums):
-            stop = start + len(part.output)
-            parts.append(_measure_part(part, network, x[start:stop]))
-            start = stop
-        whole = _join(parts)
+    one = isinstance(data, Tensor)
+    parts: list[Measurement] = []
+    with float64_network(net) as network, progress_bar(progress) as bar:
+        incoming = iter([data] if one else batches(data))
+        while True:
+            try:
+                x = next(incoming)
+                start = sum(part.n for part in parts)
+                planned = plan(network, x, start)
+                n_batches = 1 if one else length_hint(data)  # 0 if it does not know
+                bar.expect(n_batches * len(x) * planned.n_outputs)
+                part = _measure_batch(network, x, planned, layers, max_memory, bar)
+                _check_same_way([*parts[:1], part], start)
+                parts.append(part)
+            except StopIteration:
+                break
+            except Exception as error:
+                if not parts:
+                    raise
+                measured = Measurement.join(parts)
+                raise IncompleteError(
+                    f"batch {len(parts)} of data: {error}; the {measured.n} samples before it are "
+                    "measured, see this error's .measured",
+                    measured,
+                ) from error
+    return Measurement.join(parts)
+
+
+def _measure_batch(
+    network: Float64Network,
+    x: Tensor,
+    planned: Plan,
+    layers: bool,
+    max_memory: float | None,
+    bar: Progress,
+) -> Measurement:
+    """The measurement of one batch."""
+    cost, without = planned.cost, planned.cost_without_layers
+    check_fits(*((cost, without) if layers else (without, None)), max_memory, x.device)
+
+    def measure_part(rows: Tensor, first: int) -> Measurement:
+        found = differentiate(network, rows, first, planned, NormSums, layers, bar.done)
+        return _measure_part(found, network, rows, layers)
+
+    size = part_size(max_memory, x.device)
+    whole = Measurement.join(by_parts(x, planned, size, measure_part, layers))
     if not all_finite(whole.parameter_gradient_energy):
-        sample = first_not_finite(whole.parameter_gradient_energy)
+        sample = planned.start + first_not_finite(whole.parameter_gradient_energy)
         raise ValueError(
             f"the parameter gradients of sample {sample} are NaN, infinite or too large to square "
             "in float64; look for a square root or division at 0, or a diverged network"
@@ -294,21 +440,27 @@ def measure(net: nn.Module, x: Tensor, max_memory: int = DEFAULT_MAX_MEMORY) -> 
     return whole
 
 
-def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Measurement:
+def _measure_part(
+    part: Derivatives, network: Float64Network, x: Tensor, at_layers: bool
+) -> Measurement:
     """The measurement of one part of the batch."""
     s = geometry.singular_values(part.jacobian)
-    energy = torch.zeros_like(s[:, 0])
-    if part.other_parameters:
-        rows = sample_parameter_gradients(network, x, part.other_parameters)
-        energy += torch.stack([row.square().sum() for row in rows])
+    energy = part.other_energy.clone()
+    how = {name: "formula" for name, counted in part.other_parameters.items() if counted}
+    left = tuple(name for name in part.other_parameters if name not in how)
+    if left:
+        energies, at_once = sample_energies(network, x, left, part.output)
+        energy += energies
+        how.update(dict.fromkeys(left, "vmap" if at_once else "loop"))
     x = x.detach().double().flatten(1)
     layers = []
     for derivatives in part.layers:
-        layer, bias_energy = _measure_layer(derivatives, part, s)
+        jacobian = part.jacobian if at_layers else None
+        layer, bias_energy = _measure_layer(derivatives, jacobian, s)
         layers.append(layer)
         if layer.in_sharpness:
             energy += layer.weight_gradient_energy
-        if _parameter_name(layer.name, "bias") in part.own_parameters:
+        if derivatives.owns_bias:
             energy += bias_energy
     return Measurement(
         singular_values=s,
@@ -322,18 +474,25 @@ def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Meas
         n_outputs=s.shape[1],
         input_dimension=part.jacobian.shape[2],
         input_layer_is_dense=_is_dense_at_input(part.layers[0], layers[0], part.jacobian, x),
+        other_layers=part.other_layers,
+        other_parameters=how,
     )
 
 
 def _measure_layer(
-    layer: LayerDerivatives, part: Derivatives, s: Tensor
+    layer: LayerDerivatives, jacobian: Tensor | None, s: Tensor
 ) -> tuple[LayerMeasurement, Tensor]:
-    """One layer of one part, and the squared norms of its bias's gradients."""
+    """One layer of one part, and the squared norms of its bias's gradients.
+
+    ``jacobian`` is that of the input, None where no layer has one.
+    """
     norms = layer.collected.norms()
-    flat = [gradient.flatten(2) for gradient in layer.input_gradients]
-    joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
-    # The layer that reads the network's input has the network's singular values.
-    from_here = s if _identical(joined, part.jacobian) else geometry.singular_values(joined)
+    from_here = None
+    if jacobian is not None:
+        flat = [gradient.flatten(2) for gradient in layer.input_gradients]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
+        # The layer that reads the network's input has the network's singular values.
+        from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
     measured = LayerMeasurement(
         name=layer.name,
         kind=layer.kind,
@@ -342,31 +501,20 @@ def _measure_layer(
         untied_gradient_energy=norms.untied,
         output_gradient_energy=norms.output,
         smallest_patch_norm=norms.smallest_patch.sqrt(),
-        sensitivity=geometry.mls(from_here),
-        log_volume=geometry.log_volume(from_here),
+        sensitivity=None if from_here is None else geometry.mls(from_here),
+        log_volume=None if from_here is None else geometry.log_volume(from_here),
         n_positions=norms.n_positions,
-        input_dimension=joined.shape[2],
-        in_sharpness=_parameter_name(layer.name, "weight") in part.own_parameters,
+        input_dimension=sum(x[0].numel() for x in layer.inputs),
+        in_sharpness=layer.owns_weight,
         weight=layer.weight,
-        geometries=tuple(_geometry(layer.module, x) for x in layer.inputs)
+        geometries=tuple(
+            geometry_of(layer.module, *shapes)
+            for shapes in zip((x.shape for x in layer.inputs), layer.written, strict=True)
+        )
         if layer.kind != "Linear"
         else (),
     )
     return measured, norms.bias
-
-
-def _parameter_name(layer: str, own: str) -> str:
-    return f"{layer}.{own}" if layer else own
-
-
-def _geometry(module: nn.Module, x: Tensor) -> ConvolutionGeometry:
-    return ConvolutionGeometry(
-        one_an_axis(module, module.stride),
-        one_an_axis(module, module.dilation),
-        module.groups,
-        *padding_of(module),
-        tuple(x.shape[1:]),
-    )
 
 
 def _is_dense_at_input(
@@ -386,45 +534,31 @@ def _identical(a: Tensor, b: Tensor) -> bool:
     return shared or torch.equal(a, b)
 
 
-def _join(parts: list[Measurement]) -> Measurement:
-    """One measurement of a batch from those of its parts."""
-    if len(parts) == 1:
-        return parts[0]
-    start = 0
-    for part in parts:
-        if _path(part) != _path(parts[0]):
-            raise ValueError(
-                f"the network takes another way for samples {start} to {start + part.n - 1} than "
-                f"for those before: it calls {_path(part)}, before {_path(parts[0])}; measure "
-                "samples that take one way together, in one call"
-            )
-        start += part.n
-    layers = tuple(
-        replace(
-            same[0],
-            in_sharpness=all(layer.in_sharpness for layer in same),
-            **_joined_samples(same),
+def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
+    """Refuse a last part, of samples ``start`` on, that is not of one network and way."""
+    first, last = parts[0], parts[-1]
+    if _path(last) != _path(first):
+        raise ValueError(
+            f"the network takes another way for samples {start} to {start + last.n - 1} than for "
+            f"those before: it calls {_path(last)}, before {_path(first)}; measure samples that "
+            "take one way together, in one call"
         )
-        for same in zip(*(part.layers for part in parts), strict=True)
-    )
-    return replace(
-        parts[0],
-        layers=layers,
-        input_layer_is_dense=all(part.input_layer_is_dense for part in parts),
-        **_joined_samples(parts),
-    )
 
 
 def _path(part: Measurement) -> str:
     """Which layers a part called, in order, and how many vectors each one multiplied."""
-    return ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
+    layers = ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
+    without = "" if part.has_sensitivities else ", without sensitivities"
+    return f"{layers}, {part.input_dimension} to {part.n_outputs} numbers{without}"
+
+
+def _per_sample(record: Measurement | LayerMeasurement) -> dict[str, Tensor]:
+    """The tensors of a record whose axis 0 is the samples."""
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "weight"}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _joined_samples(parts: Sequence) -> dict[str, Tensor]:
     """The per-sample tensors of several records of one kind, joined along the samples."""
-    names = [
-        f.name
-        for f in fields(parts[0])
-        if isinstance(getattr(parts[0], f.name), Tensor) and f.name != "weight"
-    ]
-    return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    each = [_per_sample(part) for part in parts]
+    return {name: torch.cat([values[name] for values in each]) for name in each[0]}

@@ -1,15 +1,18 @@
 """Linear and convolutional layers as what they are: a weight times a matrix.
 
 What a layer reads becomes a matrix ``X`` (``K x P``, one column a position), its weight ``W`` is
-``C x K``, and what it returns ``W X``.
+``C x K``, and what it returns ``W X``. A transposed convolution goes the other way: its positions
+are those of its input, and a column of ``W X`` is added to the patch of the output around it.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 
 def one_an_axis(module: nn.Module, value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -35,6 +38,11 @@ def padding_of(module: nn.Module) -> tuple[tuple[int, ...], str]:
     return tuple(sides), mode
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a layer is a transposed convolution."""
+    return isinstance(module, _ConvTransposeNd)
+
+
 def pad(x: Tensor, sides: tuple[int, ...], mode: str) -> Tensor:
     """``x`` with what `padding_of` says added."""
     return F.pad(x, sides, mode=mode) if any(sides) else x
@@ -53,11 +61,12 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
     """What the weight of a layer multiplies, one column a position.
 
     Args:
-        module: Linear, Conv1d or Conv2d.
+        module: a linear layer, a convolution or a transposed convolution.
         x: the layer's input, ``(n, ..., d)`` or ``(n, C_in, ...)``.
 
     Returns:
-        ``(n, groups, K, P)``: K = d, or ``C_in / groups`` times the kernel's size; P positions.
+        ``(n, groups, K, P)``: K = d, or ``C_in / groups``, for a convolution times the kernel's
+        size; P positions.
 
     Source: the vector x of Eq. (4), where there is one position; the patches of Eqs. (N.7), (N.8).
 
@@ -70,26 +79,55 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
     n = x.shape[0]
     if isinstance(module, nn.Linear):
         return x.reshape(n, 1, -1, x.shape[-1]).mT
+    if is_transposed(module):
+        return x.reshape(n, module.groups, -1, x[0, 0].numel())
+    return _columns(module, pad(x, *padding_of(module)))
+
+
+def _columns(module: nn.Module, x: Tensor) -> Tensor:
+    """The patches of ``x`` that a kernel sees, ``(n, groups, C / groups * kernel, P)``."""
     stride, dilation = (one_an_axis(module, each) for each in (module.stride, module.dilation))
-    windows = _windows(pad(x, *padding_of(module)), module.kernel_size, stride, dilation)
+    windows = _windows(x, module.kernel_size, stride, dilation)
     n_axes = len(stride)
     positions = windows.shape[2 : 2 + n_axes]
     columns = windows.permute(0, 1, *range(2 + n_axes, 2 + 2 * n_axes), *range(2, 2 + n_axes))
     K = x.shape[1] // module.groups * math.prod(module.kernel_size)
-    return columns.reshape(n, module.groups, K, math.prod(positions))
+    return columns.reshape(len(x), module.groups, K, math.prod(positions))
 
 
-def output_positions(module: nn.Module, gradient: Tensor) -> Tensor:
+def output_padding_of(module: nn.Module, read: torch.Size, written: torch.Size) -> tuple[int, ...]:
+    """What a transposed convolution adds at the ends of its output, from both shapes of axes."""
+    settings = zip(
+        *(one_an_axis(module, each) for each in (module.stride, module.padding, module.dilation)),
+        module.kernel_size,
+        read,
+        written,
+        strict=True,
+    )
+    return tuple(
+        after - (stride * (before - 1) - 2 * padding + dilation * (size - 1) + 1)
+        for stride, padding, dilation, size, before, after in settings
+    )
+
+
+def output_positions(module: nn.Module, gradient: Tensor, read: torch.Size) -> Tensor:
     """The gradient of one output at what a layer returns, one column a position.
 
     Args:
-        module: Linear, Conv1d or Conv2d.
+        module: a linear layer, a convolution or a transposed convolution.
         gradient: ``(n, ..., d)`` or ``(n, C_out, ...)``.
+        read: the shape of the layer's input.
 
     Returns:
-        ``(n, groups, C_out / groups, P)``.
+        ``(n, groups, C_out / groups, P)``; for a transposed convolution the patches of the
+        gradient, ``(n, groups, C_out / groups * kernel, P)``.
     """
     n = gradient.shape[0]
     if isinstance(module, nn.Linear):
         return gradient.reshape(n, 1, -1, gradient.shape[-1]).mT
+    if is_transposed(module):
+        ends = output_padding_of(module, read[2:], gradient.shape[2:])
+        sides = zip(one_an_axis(module, module.padding)[::-1], ends[::-1], strict=True)
+        padded = F.pad(gradient, [side for p, end in sides for side in (p, p - end)])
+        return _columns(module, padded)
     return gradient.reshape(n, module.groups, -1, gradient[0, 0].numel())

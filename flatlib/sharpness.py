@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flatlib.checks import check_targets
 from flatlib.derivatives import (
@@ -28,7 +27,7 @@ from flatlib.derivatives import (
     parameter_jacobian,
     trainable_names,
 )
-from flatlib.patches import output_positions, patches
+from flatlib.patches import is_transposed, output_positions, patches
 
 MINIMUM_PROBES = 8
 
@@ -49,7 +48,7 @@ class NormSums:
     r"""Squared norms of one layer's gradients, added up output by output.
 
     Args:
-        module: Linear, Conv1d or Conv2d.
+        module: a linear layer, a convolution or a transposed convolution.
         inputs: what it read, one a call, each ``(n, ..., d)`` or ``(n, C_in, ...)``.
         n_outputs: N, how often `add` will be called.
 
@@ -59,19 +58,28 @@ class NormSums:
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...], n_outputs: int):
         self.module, self.n_outputs = module, n_outputs
+        self.shapes = [x.shape for x in inputs]
         self.patches = _joined([patches(module, x) for x in inputs])  # (n, groups, K, P)
         self.triangle: Tensor | None = None  # of the patches, made when first needed
         self.energy: Tensor | None = None  # of delta, (n, groups, C, P), summed over outputs
         self.weight: Tensor | None = None  # to be summed over all axes but the first
         self.bias: list[Tensor] = []  # the bias's gradients, (n, groups, C) for each output
+        # Where patches of delta overlap, what is written has norms of its own, (n,).
+        self.written = 0.0
 
     def add(self, gradients: Sequence[Tensor]) -> None:
         """Take in one output's gradients at what the layer returned, one a call."""
-        delta = _joined([output_positions(self.module, each) for each in gradients])
+        pairs = zip(gradients, self.shapes, strict=True)
+        delta = _joined([output_positions(self.module, *pair) for pair in pairs])
         self.energy = _plus_product(self.energy, delta, delta)
-        if delta.shape[-1] == 1:  # see `norms`
+        at_channels = delta.sum(dim=-1)  # at the first column as well, see below
+        if is_transposed(self.module):
+            self.bias.append(sum(each.flatten(2).sum(dim=2)[:, None] for each in gradients))
+            self.written = self.written + sum(each.flatten(1).square().sum(1) for each in gradients)
+        elif delta.shape[-1] > 1:  # see `norms`
+            self.bias.append(at_channels)
+        if delta.shape[-1] == 1:
             return
-        self.bias.append(delta.sum(dim=-1))
         X, N = self.patches, self.n_outputs
         C, (K, P) = delta.shape[2], X.shape[2:]
         # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
@@ -80,7 +88,7 @@ class NormSums:
                 self.triangle = _triangle(X)
             R = self.triangle
             gradient = delta @ R[..., 1:].mT
-            gradient[..., 0] += self.bias[-1] * R[..., 0, :1]
+            gradient[..., 0] += at_channels * R[..., 0, :1]
         else:
             gradient = delta @ X.mT
         self.weight = _plus_product(self.weight, gradient, gradient)
@@ -94,9 +102,9 @@ class NormSums:
         return GradientNorms(
             # For a single position the weight's gradient is delta x^T, the bias's is delta.
             weight=self.weight.sum(dim=(1, 2, 3)) if several else untied,
-            bias=torch.stack(self.bias).square().sum(dim=(0, 2, 3)) if several else output,
+            bias=torch.stack(self.bias).square().sum(dim=(0, 2, 3)) if self.bias else output,
             untied=untied,
-            output=output,
+            output=self.written if is_transposed(self.module) else output,
             smallest_patch=patch.amin(dim=(1, 2)),
             n_positions=patch.shape[-1],
         )
@@ -135,8 +143,7 @@ class _HessianProducts:
     """Products of vectors with the Hessian of a scalar of the network's outputs."""
 
     def __init__(self, network: Float64Network, x: Tensor, y: Tensor, residual_only: bool):
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            output = checked_output(network, x)
+        output = checked_output(network, x)
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
         check_targets(y, output)
         residual = output - y.double().reshape(output.shape)
@@ -185,7 +192,7 @@ def hessian_trace(
        \sum_i \lVert f(x_i) - y_i\rVert^2
 
     Args:
-        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode. Frozen
+        net: a network with at least one linear or convolutional layer, in eval mode. Frozen
             parameters are left out.
         x: ``(n, *input_shape)``.
         y: targets, ``(n, N)``.

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_DENSE = 1200  # columns of the largest map that is written out as a matrix
-KINDS = {nn.Linear: "Linear", nn.Conv1d: "Conv1d", nn.Conv2d: "Conv2d"}
+NAMES = ("Linear", *(f"{name}{r}d" for name in ("Conv", "ConvTranspose") for r in (1, 2, 3)))
+KINDS = {getattr(nn, name): name for name in NAMES}
 
 
 @dataclass
@@ -76,14 +77,15 @@ class Instrumented:
             module.forward = self._replacement(name, module)
 
     def _replacement(self, name: str, module: nn.Module):
-        def forward(input):
-            call = {"read": input.detach()}
+        def forward(input, output_size=None):
+            call = {"read": input.detach(), "size": output_size}
             for key, like in (("input", input), ("weight", module.weight)):
                 call[key] = torch.zeros_like(like, requires_grad=True)
             known = self.calls.setdefault(name, [])
             if known:
                 call["weight"] = known[0]["weight"]  # one weight however many calls
-            result = apply(module, input + call["input"], module.weight + call["weight"])
+            read, weight = input + call["input"], module.weight + call["weight"]
+            result = apply(module, read, weight, size=output_size)
             call["output"] = torch.zeros_like(result, requires_grad=True)
             self.weights[name] = module.weight.detach()
             known.append(call)
@@ -105,11 +107,19 @@ def type_of(module: nn.Module) -> type:
     return next((base for base in type(module).__mro__ if base in KINDS), type(module))
 
 
-def apply(module: nn.Module, input: Tensor, weight: Tensor, bias: bool = True) -> Tensor:
+def is_transposed(module: nn.Module) -> bool:
+    return KINDS[type_of(module)].startswith("ConvTranspose")
+
+
+def apply(module: nn.Module, input: Tensor, weight: Tensor, bias=True, size=None) -> Tensor:
     """What ``module`` computes, with another weight."""
     b = module.bias if bias else None
     if isinstance(module, nn.Linear):
         return nn.functional.linear(input, weight, b)
+    if is_transposed(module):
+        twin = copy.copy(module)
+        twin._parameters = {"weight": weight, "bias": b}
+        return type_of(module).forward(twin, input, size)
     return module._conv_forward(input, weight, b)
 
 
@@ -128,10 +138,11 @@ def values_of(matrix: Tensor) -> Tensor:
     return torch.cat([s, s.new_zeros(matrix.shape[0] - len(s))])
 
 
-def operator_matrix(module: nn.Module, weight: Tensor, shape: torch.Size) -> Tensor:
+def operator_matrix(module: nn.Module, weight: Tensor, shape: torch.Size, size=None) -> Tensor:
     """The dense matrix of the layer's map of one sample of ``shape``, its bias apart."""
     basis = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
-    return torch.stack([apply(module, e[None], weight, bias=False).flatten() for e in basis], 1)
+    columns = [apply(module, e[None], weight, bias=False, size=size).flatten() for e in basis]
+    return torch.stack(columns, 1)
 
 
 def slow_measure(net: nn.Module, x: Tensor) -> Slow:
@@ -168,9 +179,16 @@ def _one_layer(twin: Instrumented, name: str, output: Tensor) -> dict:
     untied = out = 0.0
     smallest, positions = math.inf, 0
     for call in calls:
-        delta = gradients(output, [call["output"]])[0][:, 0]
+        delta = gradients(output, [call["output"]])[0]
+        if is_transposed(module):
+            each = [part for part in _by_position(module, call, delta)]
+            untied += sum(energy for energy, _ in each)
+            smallest = min(smallest, *(norm for _, norm in each))
+            out += float(delta.square().sum())
+            positions += call["read"][0, 0].numel()
+            continue
         # ||patch||^2 at every output entry: the layer's own map, all weights one, of x^2.
-        patch = apply(module, call["read"].square(), ones, bias=False).detach()[0]
+        patch = apply(module, call["read"].square(), ones, bias=False).detach()
         untied += float((delta.square() * patch).sum())
         out += float(delta.square().sum())
         smallest = min(smallest, float(patch.min()))
@@ -185,8 +203,23 @@ def _one_layer(twin: Instrumented, name: str, output: Tensor) -> dict:
         "positions": positions,
         "read": math.sqrt(sum(float(call["read"].square().sum()) for call in calls)),
         "W": twin.weights[name],
-        "shapes": [call["read"].shape[1:] for call in calls],
+        "shapes": [(call["read"].shape[1:], call["size"]) for call in calls],
     }
+
+
+def _by_position(module: nn.Module, call: dict, delta: Tensor):
+    """For each position of a transposed convolution's input, as if it had a weight of its own:
+    squared norm of the gradients of all outputs, and the smallest of what the weight multiplies.
+    """
+    read = call["read"]
+    for position in range(read[0, 0].numel()):
+        alone = torch.zeros_like(read).flatten(2)
+        alone[..., position] = read.flatten(2)[..., position]
+        weight = module.weight.detach().clone().requires_grad_()
+        made = apply(module, alone.view_as(read), weight, bias=False, size=call["size"])
+        found = [torch.autograd.grad(made, weight, row, retain_graph=True)[0] for row in delta]
+        by_group = alone.view(module.groups, -1).square().sum(dim=1)
+        yield sum(float(g.square().sum()) for g in found), float(by_group.min())
 
 
 def _layer(twin: Instrumented, name: str, samples: list[dict]) -> SlowLayer:
@@ -197,9 +230,9 @@ def _layer(twin: Instrumented, name: str, samples: list[dict]) -> SlowLayer:
         return torch.tensor([one[key] for one in mine], dtype=torch.float64)
 
     operator = None
-    if all(math.prod(shape) <= LARGEST_DENSE for shape in shapes):
+    if all(math.prod(shape) <= LARGEST_DENSE for shape, _ in shapes):
         operator = max(
-            float(torch.linalg.matrix_norm(operator_matrix(module, W, shape), 2))
+            float(torch.linalg.matrix_norm(operator_matrix(module, W, *shape), 2))
             for shape in set(shapes)
         )
     return SlowLayer(

@@ -95,11 +95,14 @@ def test_complex_numbers():
     expect_refusal(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
 
 
-@pytest.mark.parametrize("x", [[[1.0, 2.0, 3.0]], None, "x", batch().numpy()])
-def test_an_input_that_is_no_tensor(x):
+@pytest.mark.parametrize("x", [None, "x", batch().numpy(), 3.0])
+def test_data_that_is_no_tensor(x):
     name = type(x).__name__
     expect_refusal(
-        TypeError, f"x must be a torch.Tensor, got {name}; use torch.as_tensor", mlp(), x
+        TypeError,
+        f"data must be a torch.Tensor or an iterable of batches, got {name}; use torch.as_tensor",
+        mlp(),
+        x,
     )
 
 
@@ -203,7 +206,8 @@ def test_samples_that_influence_each_other(n):
 
 
 def test_samples_that_influence_each_other_in_small_parts():
-    expect_refusal(ValueError, "influence each other", Centred(), batch(), max_memory=1)
+    with pytest.raises(ValueError, match="influence each other"):
+        flatlib.measure(Centred(), batch().split(1))
 
 
 def test_samples_that_influence_each_other_only_forwards():
@@ -222,32 +226,6 @@ def test_samples_that_influence_each_other_only_forwards():
 @pytest.mark.parametrize("n", [1, 3])
 def test_samples_that_influence_each_other_and_are_all_equal(value, n):
     expect_refusal(ValueError, "influence each other", Centred(), torch.full((n, 3), value))
-
-
-class Folded(nn.Module):
-    """Tokens folded into the batch, or put before it."""
-
-    def __init__(self, fold):
-        super().__init__()
-        self.fold, self.first, self.last = fold, nn.Linear(3, 2), nn.Linear(8, 2)
-
-    def forward(self, x):
-        h = self.first(x.reshape(-1, 3) if self.fold else x.transpose(0, 1))
-        h = h.reshape(len(x), 8) if self.fold else h.transpose(0, 1).flatten(1)
-        return self.last(h)
-
-
-@pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
-def test_a_layer_whose_rows_are_not_the_samples(fold, n):
-    """Not even where the number of tokens, 4, happens to be the number of samples."""
-    x = torch.linspace(-1, 1, n * 12).reshape(n, 4, 3)
-    expect_refusal(
-        ValueError,
-        r"'first' reads shape .* for \d+ samples.*batch as the first axis",
-        Folded(fold),
-        x,
-    )
 
 
 def test_a_mean_over_the_sample_itself_is_fine():
@@ -296,7 +274,7 @@ def test_spectral_norm_in_training_mode_moves_its_buffers():
 )
 def test_a_network_without_a_linear_or_convolutional_layer(net):
     expect_refusal(
-        ValueError, f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer", net, batch()
+        ValueError, f"{type(net).__name__} has no linear or convolutional layer", net, batch()
     )
 
 
@@ -309,19 +287,21 @@ def test_a_network_that_calls_no_layer():
         def forward(self, x):
             return x * 2
 
-    expect_refusal(ValueError, "no Linear, Conv1d or Conv2d layer is called", Idle(), batch())
+    expect_refusal(ValueError, "no linear or convolutional layer is called", Idle(), batch())
 
 
-def test_a_weight_that_is_used_without_its_layer():
-    class Fused(nn.Module):
+def test_a_network_whose_layers_have_rows_of_no_sample():
+    class Upside(nn.Module):
         def __init__(self):
             super().__init__()
-            self.called, self.fused = nn.Linear(3, 3), nn.Linear(3, 2)
+            self.linear = nn.Linear(4, 4)
 
         def forward(self, x):
-            return nn.functional.linear(self.called(x), self.fused.weight)
+            return x * self.linear(torch.ones(4)).sum()
 
-    expect_refusal(ValueError, "'fused.weight' is used without calling its layer", Fused(), batch())
+    expect_refusal(
+        ValueError, r"rows of no layer are the samples \(of 'linear'\)", Upside(), batch()
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -370,7 +350,11 @@ class Returns(nn.Module):
         (lambda h: {"logits": h}, TypeError, "returned dict; wrap it"),
         (lambda h: h.argmax(1), TypeError, "returned torch.int64.*real"),
         (lambda h: torch.complex(h, h), TypeError, "returned torch.complex128.*real"),
-        (lambda h: h.float(), ValueError, "returned torch.float32 for float64.*remove the cast"),
+        (
+            lambda h: torch.from_numpy(h.detach().numpy().astype("f")),
+            ValueError,
+            "returned torch.float32 for float64.*remove the cast",
+        ),
         (lambda h: h.sum(), ValueError, r"returned shape \(\) for \d+ samples.*batch"),
         (lambda h: h[:1], ValueError, r"returned shape \(1, 2\) for \d+ samples"),
         (lambda h: h.T, ValueError, r"returned shape \(2, \d+\) for \d+ samples"),
@@ -408,7 +392,8 @@ def test_an_output_that_overflows_names_sample_and_layer(sample):
         Exploding(),
         x,
     )
-    expect_refusal(ValueError, f"output for sample {sample} ", Exploding(), x, max_memory=1)
+    with pytest.raises(ValueError, match=f"output for sample {sample} "):
+        flatlib.measure(Exploding(), x.split(1))
 
 
 def test_a_gradient_that_overflows_names_the_sample():
@@ -484,15 +469,17 @@ def test_an_in_place_operation_that_no_gradient_survives():
 
 
 def test_a_forward_that_keeps_float32_tensors_inside():
-    class Casts(nn.Module):
+    weight = torch.ones(2, 3)
+
+    class Keeps(nn.Module):
         def __init__(self):
             super().__init__()
-            self.linear = nn.Linear(3, 2)
+            self.linear = nn.Linear(3, 3)
 
         def forward(self, x):
-            return self.linear(x.float())
+            return self.linear(x) @ weight.T
 
-    expect_refusal(ValueError, "cannot be run in float64.*cast or keep float32", Casts(), batch())
+    expect_refusal(ValueError, "cannot be run in float64.*keep float32 tensors", Keeps(), batch())
 
 
 # --- targets -----------------------------------------------------------------------------------
@@ -576,29 +563,28 @@ def test_sums_that_overflow_are_still_finite():
 # --- numbers that would be lost on the way -----------------------------------------------------
 
 
-class Halves(nn.Module):
-    """Works in another precision on the way, and returns what it got."""
+class Halves(torch.autograd.Function):
+    """Loses precision where no cast is seen."""
 
-    def __init__(self, dtype: torch.dtype):
-        super().__init__()
-        self.dtype = dtype
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy().astype("f"))
 
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Rounded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        low = x.to(self.dtype)
-        return (low * low.square().mean(dim=1, keepdim=True).rsqrt()).to(x.dtype)
+        return x + Halves.apply(x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_cast_on_the_way(dtype):
-    net = nn.Sequential(nn.Linear(3, 3), Halves(dtype), nn.Linear(3, 2))
-    expect_refusal(ValueError, f"works in {dtype} on the way", net, batch())
+def test_a_loss_of_precision_on_the_way():
+    net = nn.Sequential(nn.Linear(3, 3), Rounded(), nn.Linear(3, 2))
+    expect_refusal(ValueError, "works in torch.float32 on the way", net, batch())
     with pytest.raises(ValueError, match="works in"):
         flatlib.hessian_trace(net, batch(), torch.zeros(4, 2))
-
-
-def test_a_cast_to_double_is_no_fault():
-    net = nn.Sequential(nn.Linear(3, 3), Halves(torch.float64), nn.Linear(3, 2))
-    assert flatlib.measure(net, batch()).n == 4
 
 
 class Tied(nn.Module):
@@ -624,16 +610,23 @@ def test_an_attribute_made_of_parameters():
     expect_refusal(ValueError, "uses '0.decoding'", pair, batch())
 
 
+class Listed(nn.Module):
+    def __init__(self, kept):
+        super().__init__()
+        self.encoder = nn.Linear(3, 2, bias=False)
+        self.kept = kept(self.encoder.weight.T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x) @ next(iter(self.kept)).T.to(x)
+
+
+@pytest.mark.parametrize("kept", [lambda t: [t], lambda t: (t,), lambda t: {t}])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_list_of_what_was_made_of_parameters(dtype):
-    net = Tied(True).to(dtype)
-    net.kept = [net.encoder.weight.T]
-
-    def forward(x):
-        return net.encoder(x) @ net.kept[0].T.double()
-
-    net.forward = forward
-    expect_refusal(ValueError, "uses 'encoder.weight' by way of a tensor", net, batch().to(dtype))
+def test_a_container_of_what_was_made_of_parameters(dtype, kept):
+    expect_refusal(
+        ValueError, "uses 'tensor 0 that it holds' by way of a tensor", Listed(kept).to(dtype),
+        batch().to(dtype),
+    )  # fmt: skip
 
 
 def test_a_buffer_of_plus_infinity():

@@ -1,10 +1,30 @@
 """One forward pass and N backward passes, for all samples at once, in float64.
 
-The network is differentiated through float64 copies of its parameters and buffers; the
-user's own are never written to. Hooks on each linear and convolutional layer record what the
-layer reads and the gradients there. Those at what it returns are handed on, one output's at a
-time, and not kept. No gradient of a parameter is formed: `flatlib.sharpness` gets their norms
-from these.
+::
+
+    net ──► copying ──► float64 ──► recording ──► mixing ──► probing ──► passes ──► (sharpness)
+             a deep      how it      what calls     whose      on a few    N backward
+             copy        is run      and acts       rows       samples     passes
+
+``copying`` makes a deep float64 copy; the user's network is only read, so other threads may run it.
+``float64`` runs the copy: casts to a lower precision come out in float64, fused attention becomes
+the same mathematics with its linear maps called one by one (``attention``).
+
+``recording`` notes each call of a linear or convolutional layer, and each place where another
+parameter scales or shifts the rows of the batch: a normalization, a position table, a class token.
+``mixing`` finds out by two backward passes how the rows at each of these places belong to the
+samples (``rows``). A layer whose rows belong to no sample counts among the other parameters; one
+that mixes them is refused.
+
+``probing`` runs the copy on a few samples in other company first, and refuses what is random or
+lets samples influence each other. From that run, ``memory`` knows what a sample costs.
+
+``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
+and the sensitivities are made of them; those at what layers return are handed on, one output's at a
+time. No gradient of a weight is formed: `flatlib.sharpness` gets their norms from these. Gradients
+of the other parameters are summed at the places where these act. What is left, such as a
+parameter that a function is applied to first, takes ``others``: ``torch.func.vmap`` over the
+samples, or, where an operation does not allow for it, one backward pass a sample and output.
 """
 
 from __future__ import annotations
@@ -13,12 +33,15 @@ import torch
 from torch import Tensor, nn
 
 from .float64 import Float64Network, float64_network
+from .memory import check_fits, part_size
+from .others import sample_energies, sample_parameter_gradients
 from .passes import (
     Derivatives,
     LayerDerivatives,
+    Plan,
+    by_parts,
     differentiate,
     plan,
-    sample_parameter_gradients,
     trainable_names,
 )
 from .probing import checked_output
@@ -27,12 +50,17 @@ __all__ = [
     "Derivatives",
     "Float64Network",
     "LayerDerivatives",
+    "Plan",
+    "by_parts",
+    "check_fits",
     "checked_output",
     "differentiate",
     "float64_network",
     "input_jacobian",
     "parameter_jacobian",
+    "part_size",
     "plan",
+    "sample_energies",
     "sample_parameter_gradients",
     "trainable_names",
 ]
@@ -42,7 +70,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     """Jacobian of the outputs with respect to the inputs, for every sample.
 
     Args:
-        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode.
+        net: a network with at least one linear or convolutional layer, in eval mode.
         x: ``(n, *input_shape)``.
         max_memory: bytes that one part of the batch may take while it is differentiated.
 
@@ -62,15 +90,18 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     """
     with float64_network(net) as network:
         planned = plan(network, x)
-        parts = [part.jacobian for part in differentiate(network, x, planned, max_memory)]
-    return torch.cat(parts)
+
+        def jacobian(rows: Tensor, start: int) -> Tensor:
+            return differentiate(network, rows, start, planned).jacobian
+
+        return torch.cat(by_parts(x, planned, max_memory, jacobian))
 
 
 def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
     """Jacobian of the outputs with respect to all trainable parameters: slow, for toys.
 
     Args:
-        net: a network with at least one Linear, Conv1d or Conv2d layer, in eval mode.
+        net: a network with at least one linear or convolutional layer, in eval mode.
         x: ``(n, *input_shape)``.
 
     Returns:
@@ -90,4 +121,9 @@ def parameter_jacobian(net: nn.Module, x: Tensor) -> Tensor:
     with float64_network(net) as network:
         checked_output(network, x)
         names = trainable_names(network)
-        return torch.stack(list(sample_parameter_gradients(network, x, names)))
+        samples = sample_parameter_gradients(network, x, names)
+        return torch.stack([torch.stack([_flat(row) for row in rows]) for rows in samples])
+
+
+def _flat(gradients: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients])

@@ -1,58 +1,159 @@
-"""A network seen through float64 copies of its parameters, and put back as it was."""
+"""The private copy of a network that is differentiated, and how it is run in float64."""
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output, is_out_of_memory
 
+from .attention import multi_head_attention
+from .copying import float64_copy
+
+CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
+TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 LAYER_FORWARDS = {
-    nn.Linear.forward: "Linear",
-    nn.Conv1d.forward: "Conv1d",
-    nn.Conv2d.forward: "Conv2d",
+    getattr(nn, kind).forward: kind for kind in ("Linear", *CONVOLUTIONS, *TRANSPOSED)
 }
 NORMALIZATIONS = (F.batch_norm, F.instance_norm, torch.batch_norm, torch.instance_norm)
+IN_FULL = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
+MAKERS = (  # of tensors whose precision is PyTorch's default unless it is given
+    *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
+    *(torch.as_tensor, torch.scalar_tensor, torch.arange, torch.linspace, torch.logspace),
+)
 
 
 class LayerFault(Exception):
-    """What a hook found wrong with one call of a layer; reaches the caller as ValueError."""
+    """What was found wrong in a forward pass; reaches the caller as ValueError."""
 
 
-@dataclass
-class Float64Network:
-    """A network seen through float64 copies of its parameters and buffers.
+class OutOfMemory(MemoryError):
+    """Memory ran out; says while what, and what to do."""
 
-    Use as ``with float64_network(net) as network``; leaving the block restores whatever the
-    network's forward changed about itself.
+
+@contextmanager
+def out_of_memory_told(task: str, remedy: str) -> Iterator[None]:
+    """Tell an error that says that memory ran out as such, unless it is told already."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise OutOfMemory(
+            f"memory ran out while {task}: {remedy} ({type(error).__name__}: {said})"
+        ) from error
+
+
+class Recorder(Protocol):
+    """Runs functions of a forward pass in the place of the mode, and notes some."""
+
+    def call(self, function: Callable, args: tuple, kwargs: dict) -> object:
+        """``function(*args, **kwargs)``."""
+
+
+class InFloat64(TorchFunctionMode):
+    """Runs a forward pass in float64 whatever precision its author asks for, in this thread.
+
+    Casts to a lower precision, and tensors made in the default one, come out in float64.
+    PyTorch's backward of batch and instance normalization confuses the axes of some memory
+    layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
+    Attention is PyTorch's plain one, since the fused one cannot be differentiated twice, and that
+    of `torch.nn.MultiheadAttention` calls its linear maps one by one.
     """
 
-    net: nn.Module
-    parameters: dict[str, Tensor]  # float64 leaves that require a gradient, by name
-    buffers: dict[str, Tensor]
-    layers: dict[str, nn.Module]  # the linear and convolutional layers, by name
+    def __init__(self, user: dict[int, str]):
+        super().__init__()
+        self.user = user  # names of the user's own parameters, by id
+        self.recorder: Recorder | None = None
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            if id(value) in self.user:
+                raise LayerFault(
+                    f"the forward reads {self.user[id(value)]!r} of the network itself, where a "
+                    "private copy of the network runs: a function that the network holds refers "
+                    "to the network; make it a method of the module, or let it use its arguments"
+                )
+        if function in CASTS:
+            function = Tensor.double
+        elif function is not Tensor.view:  # which reads the same bits as another type
+            args = tuple(_in_full(value) for value in args)
+            kwargs = {name: _in_full(value) for name, value in kwargs.items()}
+        if function is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+        if function is F.multi_head_attention_forward:
+            with self:
+                attended = multi_head_attention(args, kwargs)
+            return function(*args, **kwargs) if attended is None else attended
+        if function in NORMALIZATIONS:
+            return self._normalized(function, args, kwargs)
+        output = self._call(function, args, kwargs)
+        if function in MAKERS and kwargs.get("dtype") is None and output.dtype in IN_FULL:
+            return function(*args, **{**kwargs, "dtype": IN_FULL[output.dtype]})
+        return output
+
+    def _call(self, function: Callable, args: tuple, kwargs: dict) -> object:
+        if self.recorder is None:
+            return function(*args, **kwargs)
+        return self.recorder.call(function, args, kwargs)
+
+    def _normalized(self, function: Callable, args: tuple, kwargs: dict) -> Tensor:
+        """What a batch or instance normalization returns, in plain memory layouts."""
+        if args:
+            args = (_plain_layout(args[0]), *args[1:])
+        else:
+            kwargs = {**kwargs, "input": _plain_layout(kwargs["input"])}
+        output = self._call(function, args, kwargs)
+        if output.requires_grad:
+            output.register_hook(_plain_layout)
+        return output
+
+
+def _in_full(value: object) -> object:
+    """float64 (or complex128) for a lower precision, anything else as it is."""
+    return IN_FULL[value] if isinstance(value, torch.dtype) and value in IN_FULL else value
+
+
+def _plain_layout(tensor: Tensor) -> Tensor:
+    """A copy in row-major order; ``contiguous`` would keep odd strides of axes of length 1."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Float64Network:
+    """A private float64 copy of a network; use as ``with float64_network(net) as network``."""
+
+    net: nn.Module  # the copy
+    parameters: dict[str, Tensor]  # its leaves that require a gradient, by name
+    layers: dict[str, nn.Module]  # its linear and convolutional layers, by name
     kinds: dict[str, str]
     outside: dict[str, Tensor]  # leaves no output may rest on: see `check_graph` in `probing`
-    trainable: frozenset[str] = field(default_factory=frozenset)  # names of unfrozen parameters
-    task: str = "the network was differentiated"  # told where memory runs out, with the remedy
-    remedy: str = "pass fewer samples"
+    trainable: frozenset[str]  # names of parameters that are not frozen
+    mode: InFloat64
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output ``(n, N)`` for float64 ``x``, checked."""
-        state = {**self.parameters, **self.buffers}
-        with torch.autocast(x.device.type, enabled=False), _PlainLayouts():
+        with torch.autocast(x.device.type, enabled=False), self.mode:
             try:
-                output = functional_call(self.net, state, (x.clone(),))
+                output = self.net(x.clone())
             except LayerFault as fault:
                 raise ValueError(str(fault)) from None
             except Exception as error:
@@ -60,14 +161,14 @@ class Float64Network:
                     raise
                 raise ValueError(
                     f"the network cannot be run in float64 on input of shape {tuple(x.shape)} "
-                    f"(is the batch axis missing, or does it cast or keep float32 tensors "
+                    f"(is the batch axis missing, or does it keep float32 tensors "
                     f"inside?): {type(error).__name__}: {error}"
                 ) from error
         return check_output(output, x.shape[0])
 
 
 def _kind(module: nn.Module) -> str | None:
-    """ "Linear", "Conv1d" or "Conv2d" for a layer that computes what these do, else None."""
+    """ "Linear", "Conv1d", ... for a layer that computes what these do, else None."""
     kind = LAYER_FORWARDS.get(getattr(type(module), "forward", None))
     plain = getattr(nn, kind) if kind else None
     own = any(
@@ -77,29 +178,27 @@ def _kind(module: nn.Module) -> str | None:
     return None if own else kind
 
 
-def _held(value: object, seen: set[int]) -> Iterator[list | dict | set | deque | Tensor]:
-    """The plain containers and the tensors in ``value``, itself among them."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        yield value
-    elif type(value) in (list, dict, set, tuple, deque, OrderedDict, defaultdict):
-        if type(value) is not tuple:
-            yield value
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _held(item, seen)
+def _in_projection(module: nn.Module) -> nn.Linear:
+    """The linear map to queries, keys and values, as a layer of its own."""
+    layer = nn.Linear(1, 1, device="meta")
+    layer.weight, layer.bias = module.in_proj_weight, module.in_proj_bias
+    return layer
 
 
-@contextmanager
-def float64_network(net: nn.Module) -> Iterator[Float64Network]:
-    """Check ``net`` and view it in float64; see `Float64Network`."""
-    check_network(net)
-    kinds = {name: kind for name, module in net.named_modules() if (kind := _kind(module))}
+def _layers(net: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Each linear and convolutional layer and its kind, by name; at least one."""
+    layers, kinds = {}, {}
+    for name, module in net.named_modules():
+        if kind := _kind(module):
+            layers[name], kinds[name] = module, kind
+        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            name = f"{name}.in_proj" if name else "in_proj"
+            layers[name], kinds[name] = _in_projection(module), "Linear"
     if not kinds:
         raise ValueError(
-            f"{type(net).__name__} has no Linear, Conv1d or Conv2d layer that it calls; there is "
-            "no weight matrix to bound its sensitivity with"
+            f"{type(net).__name__} has no linear or convolutional layer that it calls; there is "
+            "no weight matrix to bound its sensitivity with (if it is quantized, pass the "
+            "network that it was made from)"
         )
     for name, parameter in net.named_parameters():
         layer, _, own = name.rpartition(".")
@@ -108,106 +207,32 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 f"the weight of layer {layer!r} has shape {tuple(parameter.shape)}, so no "
                 "numbers; remove the layer or give it a width"
             )
-    attributes = [(name, module, dict(vars(module))) for name, module in net.named_modules()]
-    own = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
-    held = list(_held([before for _, _, before in attributes], own))
-    containers = [(value, copy.copy(value)) for value in held if not isinstance(value, Tensor)]
-    tensors = [
-        (value, value.detach().clone())
-        for value in held
-        if isinstance(value, Tensor) and value.layout == torch.strided
-    ]
-    cuda = {parameter.device for parameter in net.parameters() if parameter.is_cuda}
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        stack.enter_context(_no_cached_parametrizations())
-        try:
-            outside = dict(net.named_parameters())  # the user's own
-            for path, module, before in attributes:
-                for name, value in before.items():
-                    if isinstance(value, Tensor):
-                        dtype = torch.float64 if value.is_floating_point() else value.dtype
-                        vars(module)[name] = value.detach().to(dtype, copy=True)
-                        if value.grad_fn is not None:
-                            outside[f"{path}.{name}"] = vars(module)[name].requires_grad_()
-            network = _float64_copies(net, kinds, outside)
-            try:
-                yield network
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                said = str(error).partition("\n")[0]
-                raise MemoryError(
-                    f"memory ran out while {network.task}: {network.remedy} "
-                    f"({type(error).__name__}: {said})"
-                ) from error
-        finally:
-            for _, module, before in attributes:
-                vars(module).clear()
-                vars(module).update(before)
-            for value, before in containers:
-                value.clear()
-                (value.extend if isinstance(value, (list, deque)) else value.update)(before)
-            for tensor, before in tensors:
-                if not torch.equal(tensor, before):
-                    tensor.data.copy_(before)
+    return layers, kinds
 
 
 @contextmanager
-def _no_cached_parametrizations() -> Iterator[None]:
-    """Within ``parametrize.cached()`` a layer would go on reading the user's own weight."""
-    enabled = parametrize._cache_enabled
-    parametrize._cache_enabled = 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = enabled
-
-
-class _PlainLayouts(TorchFunctionMode):
-    """PyTorch's backward of batch and instance normalization confuses the axes of some memory
-    layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function not in NORMALIZATIONS:
-            return function(*args, **kwargs)
-        if args:
-            args = (_plain_layout(args[0]), *args[1:])
-        else:
-            kwargs = {**kwargs, "input": _plain_layout(kwargs["input"])}
-        output = function(*args, **kwargs)
-        if output.requires_grad:
-            output.register_hook(_plain_layout)
-        return output
-
-
-def _plain_layout(tensor: Tensor) -> Tensor:
-    """A copy in row-major order; ``contiguous`` would keep odd strides of axes of length 1."""
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _float64_copies(
-    net: nn.Module, kinds: dict[str, str], outside: dict[str, Tensor]
-) -> Float64Network:
-    """``net`` with float64 copies of its parameters and buffers beside it."""
-    modules = dict(net.named_modules())
-    return Float64Network(
-        net=net,
-        parameters={
-            name: p.detach().to(torch.float64, copy=True).requires_grad_()
-            for name, p in net.named_parameters()
-            if p.is_floating_point()
-        },
-        buffers={
-            name: b.detach().to(torch.float64 if b.is_floating_point() else b.dtype, copy=True)
-            for name, b in net.named_buffers()
-        },
-        layers={name: modules[name] for name in kinds},
-        kinds=kinds,
-        outside=outside,
-        trainable=frozenset(name for name, p in net.named_parameters() if p.requires_grad),
-    )
+def float64_network(net: nn.Module) -> Iterator[Float64Network]:
+    """Check ``net`` and copy it in float64; see `Float64Network`. The user's is only read."""
+    check_network(net)
+    _layers(net)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        out_of_memory_told("the network was differentiated", "pass fewer samples"),
+    ):
+        twin, computed = float64_copy(net)
+        layers, kinds = _layers(twin)
+        user = dict(net.named_parameters())
+        yield Float64Network(
+            net=twin,
+            parameters={
+                name: parameter.requires_grad_()
+                for name, parameter in twin.named_parameters()
+                if parameter.is_floating_point()
+            },
+            layers=layers,
+            kinds=kinds,
+            outside={**user, **computed},
+            trainable=frozenset(name for name, p in user.items() if p.requires_grad),
+            mode=InFloat64({id(parameter): name for name, parameter in user.items()}),
+        )

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
+from flatlib.patches import is_transposed
 
-from .float64 import Float64Network
+from .float64 import Float64Network, out_of_memory_told
+from .memory import Cost
+from .mixing import find_rows, pulled_back, refuse_mixed
 from .probing import Probe, probed, run_checked
-from .recording import Forward, in_company, weight_uses
+from .recording import Call, Forward, Graph, Use, graph_behind, in_company
+from .rows import Rows
 
 FLOAT64_BYTES = 8
 FEWER_AT_ONCE = "pass a smaller max_memory, so that fewer samples are taken at once"
 ONE_SAMPLE = "no split of the batch helps; pass smaller samples or a network of fewer outputs"
-MIXED_ROWS = 1e-12  # of the largest gradient: what sums in another order may change, on a GPU
-ROW_FACTORS = 251  # different factors of rows in `_mixed_rows`, the largest 2^250
+LAYERS_OF_OTHER_KINDS = (
+    *(nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Bilinear),
+)
+Made = TypeVar("Made")
 
 
 class Collector(Protocol):
@@ -38,16 +46,21 @@ Collect = Callable[[nn.Module, tuple[Tensor, ...], int], Collector]
 class LayerDerivatives:
     """What one linear or convolutional layer read, and the gradients there.
 
-    A layer called several times has one entry a call in each tuple, in forward order.
+    A layer called several times has one entry a call in each tuple, in forward order. Axis 0 is
+    the samples, where the layer had k rows for each, axis 1 is those.
     """
 
     name: str  # as in net.named_modules()
     kind: str  # "Linear", "Conv1d" or "Conv2d"
-    module: nn.Module  # the user's layer, read for stride, padding, groups; its weights are not
+    module: nn.Module  # of the copy, read for stride, padding and groups
     weight: Tensor  # what it multiplies with
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
-    input_gradients: tuple[Tensor, ...]  # each (n, N, *input_shape), through this layer alone
-    collected: Collector | None  # what saw the gradients at what the layer returned
+    # Each (n, N, *input_shape), through this layer alone; () where they are not kept.
+    input_gradients: tuple[Tensor, ...]
+    collected: Collector  # what saw the gradients at what the layer returned
+    written: tuple[torch.Size, ...]  # the shape that each call returned, of all samples
+    owns_weight: bool  # its weight is a trainable parameter that only its calls use
+    owns_bias: bool
 
 
 @dataclass(frozen=True)
@@ -57,9 +70,9 @@ class Derivatives:
     output: Tensor  # (n, N)
     jacobian: Tensor  # (n, N, M): jacobian[i, k] is the gradient of output k at sample i
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
-    own_parameters: frozenset[str]  # trainable and used by calls of one layer alone
-    other_parameters: tuple[str, ...]  # trainable and used in any other way
-    mixed: str | None  # whose row for one sample reaches the output for another, if any
+    other_energy: Tensor  # (n,) squared norms of gradients of ``other_parameters[True]``
+    other_parameters: dict[str, bool]  # trainable, of no layer, used; whether in ``other_energy``
+    other_layers: dict[str, str]  # layers that are not among ``layers``, and why
 
 
 @dataclass(frozen=True)
@@ -67,24 +80,29 @@ class Plan:
     """What a probe of the network on a few samples found out."""
 
     probe: Probe
-    bytes_per_sample: int  # memory that one sample's derivatives take
+    start: int  # index of the first of x among all samples
+    n_outputs: int  # N
+    cost: Cost  # of the derivatives, those at each layer's input among them
+    cost_without_layers: Cost
 
 
-def plan(network: Float64Network, x: Tensor) -> Plan:
+def plan(network: Float64Network, x: Tensor, start: int = 0) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
 
+    ``start`` is the index of the first of them among all samples.
+
     Raises:
-        ValueError: the network is not deterministic, or calls a layer on rows that are not the
-            samples.
+        ValueError: the network is not deterministic.
     """
-    network.task, network.remedy = "the network was tried out on a few samples", ONE_SAMPLE
-    probe, first = probed(network, x)
-    return Plan(probe, _bytes_per_sample(first, _is_batched(network, first)))
+    with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
+        probe, first = probed(network, x, start)
+    cost, without = (_cost(network, first, at_layers) for at_layers in (True, False))
+    return Plan(probe, start, first.output.shape[1], cost, without)
 
 
-def _check_leads_to_input(forward: Forward, graph: set) -> None:
+def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
     """Refuse an output whose graph does not hold the input."""
-    if not any(getattr(node, "variable", None) is forward.x for node in graph):
+    if not any(getattr(node, "variable", None) is forward.x for node in graph.nodes):
         raise ValueError(
             "the output does not depend on x as far as autograd sees: the forward cuts the graph "
             "to x (x.long(), detach(), numpy() or torch.no_grad()?), so every derivative along x "
@@ -93,43 +111,83 @@ def _check_leads_to_input(forward: Forward, graph: set) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Owners:
+    """Whose gradients count which trainable parameters."""
+
+    by_layer: frozenset[tuple[str, str]]  # a layer's name and "weight" or "bias"
+    uses: list[Use]  # that count the gradients of others
+    others: dict[str, bool]  # parameters of no layer, and whether ``uses`` count them
+
+
 def _owners(
-    network: Float64Network, forward: Forward, uses: Counter[str], graph: set
-) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The trainable parameters that one layer's calls alone use, and those used otherwise.
-
-    ``uses`` and ``graph`` are from `weight_uses`.
-
-    Raises:
-        ValueError: the weight of a layer is used without calling the layer.
-    """
-    called = {
-        id(parameter)
-        for name in forward.calls
-        for parameter in network.layers[name]._parameters.values()
-    }
-    covered = set()
-    for name, module in network.layers.items():
-        calls = forward.calls.get(name, ())
-        n_counted = sum(call.output_edge.node in graph for call in calls)
+    network: Float64Network, forward: Forward, calls: dict[str, list[Call]], graph: Graph
+) -> Owners:
+    """Who counts the trainable parameters behind an output: a layer, a use, or nobody."""
+    names = {id(parameter): name for name, parameter in network.parameters.items()}
+    by_layer, counted = set(), set()
+    for layer, made in calls.items():
         for own in ("weight", "bias"):
-            full = f"{name}.{own}" if name else own
-            parameter = module._parameters.get(own)
-            if parameter is None or full not in network.parameters:
-                continue
-            if not calls and uses[full] > 0 and id(parameter) not in called:
-                raise ValueError(
-                    f"{full!r} is used without calling its layer (fused attention does so), so "
-                    "what it multiplies is unknown; call the layer itself in forward"
-                )
-            if uses[full] == n_counted:
-                covered.add(full)
-    own = frozenset(name for name in covered & network.trainable if uses[name] > 0)
+            name = names.get(id(network.layers[layer]._parameters.get(own)))
+            n_counted = sum(
+                call.output_edge.node in graph.nodes and (own == "weight" or call.with_bias)
+                for call in made
+            )
+            if name is not None and graph.uses[name] == n_counted > 0:
+                counted.add(name)
+                if name in network.trainable:
+                    by_layer.add((layer, own))
+    places: dict[str, list[Use]] = defaultdict(list)
+    for use in forward.uses:
+        for name, shape, _ in use.terms:
+            if use.edge.node in graph.nodes and use.rows and use.rows.fits(shape):
+                places[name].append(use)
     # In the network's own order: a set's would change the last bits from run to run.
-    others = tuple(
-        name for name in network.parameters if name in network.trainable - own and uses[name] > 0
-    )
-    return own, others
+    others = {
+        name: name in places and graph.used_alone_by(name, {u.edge.node for u in places[name]})
+        for name in network.parameters
+        if name in network.trainable - counted and graph.uses[name] > 0
+    }
+    uses = [
+        replace(use, terms=terms)
+        for use in forward.uses
+        if (terms := [t for t in use.terms if others.get(t[0]) and use in places[t[0]]])
+    ]
+    return Owners(frozenset(by_layer), uses, others)
+
+
+def _other_layers(
+    network: Float64Network, forward: Forward, excluded: frozenset[str], graph: Graph
+) -> dict[str, str]:
+    """Layers that are used and not measured as layers, and why."""
+    names = {id(parameter): name for name, parameter in network.parameters.items()}
+    called = {id(network.layers[name]._parameters.get("weight")) for name in forward.calls}
+    reasons = {}
+    for path, module in [*network.net.named_modules(), *network.layers.items()]:
+        if path in excluded:
+            reasons[path] = "its rows are not the samples"
+            continue
+        weights = [p for p in module._parameters.values() if p is not None and p.dim() > 1]
+        used = any(graph.uses[names.get(id(weight))] for weight in weights)
+        if not used or path in forward.calls or any(id(weight) in called for weight in weights):
+            continue
+        if path in network.layers:
+            reasons[path] = "its weight is used without calling it"
+        elif isinstance(module, LAYERS_OF_OTHER_KINDS):
+            reasons[path] = f"{type(module).__name__} is not among the kinds of layers"
+    return reasons
+
+
+def _kept(network: Float64Network, calls: dict[str, list[Call]], at_layers: bool) -> list[Call]:
+    """The calls at whose inputs gradients are kept: all, or the first if it is dense."""
+    named = [(name, call) for name, made in calls.items() for call in made]
+    if not at_layers:
+        named = [
+            (name, call)
+            for name, call in named[:1]
+            if network.kinds[name] == "Linear" and call.value.dim() == 2
+        ]
+    return [call for _, call in named]
 
 
 def _is_batched(network: Float64Network, forward: Forward) -> bool:
@@ -138,185 +196,196 @@ def _is_batched(network: Float64Network, forward: Forward) -> bool:
     return all(network.kinds[name] == "Linear" for name in forward.calls)
 
 
-def _bytes_per_sample(forward: Forward, batched: bool) -> int:
-    """Memory that the derivatives of one sample take, patches of convolutions included."""
-    N = forward.output.shape[1]
-    at_output = N + 3 if batched else 4
-    numbers = 2 * N * forward.x[0].numel()
+def _cost(network: Float64Network, forward: Forward, at_layers: bool) -> Cost:
+    """Memory that derivatives take, patches of convolutions included."""
+    n, N = forward.output.shape
+    at_output = N + 3 if _is_batched(network, forward) else 4
+    passing = 0
+    kept = [
+        N * forward.x[0].numel(),
+        *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers)),
+    ]
     for name, made in forward.calls.items():
         weight = forward.weights[name]
         for call in made:
-            written = call.output_shape[1:].numel()
-            n_positions = written // weight.shape[0]
+            written = call.output_shape.numel() // n
+            # A weight's axis 0 is what is written, or what a transposed convolution reads.
+            transposed = is_transposed(network.layers[name])
+            n_positions = (call.value.numel() // n if transposed else written) // weight.shape[0]
             patches = weight[0].numel() * n_positions if weight.dim() > 2 else 0
-            numbers += (N + 3) * call.value[0].numel() + at_output * written + 2 * patches
-    return FLOAT64_BYTES * numbers
+            passing += 3 * call.value.numel() // n + at_output * written + 2 * patches
+    passing += sum((at_output + 2) * use.shape.numel() // n for use in forward.uses)
+    return Cost(
+        each=FLOAT64_BYTES * (sum(kept) + passing + N * forward.x[0].numel()),
+        # The largest Jacobian is copied twice when it is decomposed.
+        one_sample=FLOAT64_BYTES * (sum(kept) + 2 * max(passing, *kept)),
+    )
 
 
-def _mixed_rows(forward: Forward, layers: Sequence[str]) -> str | None:
-    """What has a row for one sample that reaches another's output: a layer, the input, or None.
+@dataclass(frozen=True)
+class Target:
+    """Where gradients are taken, and how the rows there belong to the samples."""
 
-    A row's gradient must come from its own sample's output alone. So in two backward passes, the
-    second with each sample's output multiplied by a factor of its own, the gradients must differ
-    by these factors, row by row. Powers of two change nothing else, no rounding either, so that a
-    gradient which is all rounding is not taken for a mixture. Of several names it is the last,
-    next to the mixture.
-    """
-    calls = [(f"layer {name!r}", call) for name in layers for call in forward.calls[name]]
-    names = ["x", *(name for name, _ in calls)]
-    targets = [forward.x, *(call.output_edge for _, call in calls)]
-    shapes = [forward.x.shape, *(call.output_shape for _, call in calls)]
-    n, N = forward.output.shape
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
-    factor = (2.0 ** (torch.arange(n) % ROW_FACTORS)).to(forward.output)[:, None]
-    plain = [g.clone() for g in _pulled_back(forward.output, direction, targets, shapes)]
-    weighted = _pulled_back(forward.output, factor * direction, targets, shapes)
-    mixed = None
-    for name, one, other in zip(names, plain, weighted, strict=True):
-        off = (other.flatten(1) / factor - one.flatten(1)).abs().amax()
-        if off > MIXED_ROWS * one.abs().amax():
-            mixed = name
-    return mixed
+    edge: Tensor | GradientEdge
+    shape: torch.Size
+    rows: Rows | None
 
 
-def _refuse_mixed(rows: str | None) -> None:
-    """Raise, if there are such rows."""
-    if rows is not None:
-        samples = "samples influence each other: " if rows == "x" else ""
-        raise ValueError(
-            f"{samples}the network mixes the rows of {rows}: one sample's output rests on "
-            "another's row "
-            "(a row or a mean of the batch, as in layer(x)[:1] or layer(x).mean(0)?), so which "
-            "sample a gradient belongs to is lost; let each sample use its own row"
-        )
-
-
-def _pulled_back(
-    output: Tensor, direction: Tensor, targets: list, shapes: list[torch.Size]
-) -> list[Tensor]:
-    """One backward pass of ``output`` along ``direction``: for each target ``(n, *shape)``."""
-    try:
-        found = torch.autograd.grad(
-            output, targets, direction, retain_graph=True, allow_unused=True
-        )
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            "the network cannot be differentiated (does an in-place operation overwrite what an "
-            "earlier layer returned? use its out-of-place form; is a part recomputed by "
-            f"checkpointing? switch that off): {error}"
-        ) from error
-    return [
-        output.new_zeros(shape) if gradient is None else gradient
-        for gradient, shape in zip(found, shapes, strict=True)
-    ]
-
-
-def _all_at_once(output: Tensor, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
-    """The N backward passes as one batched pass: for each target ``(N, n, *shape)``."""
+def _all_at_once(output: Tensor, targets: list[Target]) -> list[Tensor]:
+    """The N backward passes as one batched pass: for each target ``(N, *shape)``."""
     n, N = output.shape
     directions = torch.eye(N, dtype=output.dtype, device=output.device)
     found = torch.autograd.grad(
         output,
-        targets,
+        [target.edge for target in targets],
         directions[:, None, :].expand(N, n, N),
         is_grads_batched=True,
         retain_graph=True,  # for `_one`, should an operation not batch
         allow_unused=True,
     )
     return [
-        output.new_zeros((N, n, *shape[1:])) if gradient is None else gradient
-        for gradient, shape in zip(found, shapes, strict=True)
+        output.new_zeros((N, *target.shape)) if gradient is None else gradient
+        for gradient, target in zip(found, targets, strict=True)
     ]
 
 
-def _one(output: Tensor, k: int, targets: list, shapes: list[torch.Size]) -> list[Tensor]:
-    """The backward pass of output k, any operation: for each target ``(n, *shape)``."""
+def _one(output: Tensor, k: int, targets: list[Target]) -> list[Tensor]:
+    """The backward pass of output k, any operation: for each target ``shape``."""
     direction = torch.zeros_like(output)
     direction[:, k] = 1.0
-    return _pulled_back(output, direction, targets, shapes)
+    edges, shapes = [target.edge for target in targets], [target.shape for target in targets]
+    return pulled_back(output, direction, edges, shapes)
 
 
 def _gradients(
     output: Tensor,
-    targets: list,
-    shapes: list[torch.Size],
-    n_kept: int,
+    n: int,
+    kept: list[Target],
+    shown: list[Target],
     see: Callable[[Sequence[Tensor]], None],
     batched: bool,
+    done: Callable[[int], object],
 ) -> list[Tensor]:
-    """The N outputs' gradients: ``(n, N, *shape)`` at the first ``n_kept`` targets.
+    """The N outputs' gradients: ``(n, N, *shape)`` at the targets ``kept``.
 
-    Those at the other targets are shown to ``see``, one output's at a time, and forgotten.
+    Those at the targets ``shown`` are shown to ``see``, one output's at a time, and forgotten.
     """
-    n, N = output.shape
+    N = output.shape[1]
     found = None
     if batched:
         try:
-            found = _all_at_once(output, targets, shapes)
+            found = _all_at_once(output, [*kept, *shown])
         except RuntimeError as error:  # an operation that cannot be batched, a hook that looks
             if is_out_of_memory(error):
                 raise
     if found is not None:
         for k in range(N):
-            see([gradient[k] for gradient in found[n_kept:]])
-        return [gradient.transpose(0, 1) for gradient in found[:n_kept]]
-    kept = [output.new_empty((n, N, *shape[1:])) for shape in shapes[:n_kept]]
+            see([gradient[k] for gradient in found[len(kept) :]])
+        done(n * N)
+        pairs = zip(found, kept, strict=False)
+        return [_sample_first(each, target.rows)[:n] for each, target in pairs]
+    made = [output.new_empty((n, N, *t.rows.shape(t.shape)[1:])) for t in kept]
     for k in range(N):
-        found = _one(output, k, targets, shapes)
-        for own, gradient in zip(kept, found, strict=False):
-            own[:, k] = gradient
-        see(found[n_kept:])
-    return kept
+        found = _one(output, k, [*kept, *shown])
+        for own, gradient, target in zip(made, found, kept, strict=False):
+            own[:, k] = target.rows.arranged(gradient)[:n]
+        see(found[len(kept) :])
+        done(n)
+    return made
+
+
+def _sample_first(gradients: Tensor, rows: Rows) -> Tensor:
+    """``(N, *shape)`` as ``(n, N, ...)``."""
+    if rows.place == "first":
+        return gradients.transpose(0, 1)
+    return torch.stack([rows.arranged(gradient) for gradient in gradients], dim=1)
+
+
+class _Energies:
+    """Squared norms of the gradients of parameters that uses count, added up over outputs."""
+
+    def __init__(self, uses: list[Use], output: Tensor, n: int):
+        self.uses, self.n = uses, n
+        self.total = output.new_zeros(n)
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Take in one output's gradients, at the edge of each use."""
+        whole: dict[str, Tensor] = {}
+        for use, delta in zip(self.uses, gradients, strict=True):
+            for name, gradient in use.gradients(delta, self.n):
+                whole[name] = whole[name] + gradient if name in whole else gradient
+        for gradient in whole.values():
+            self.total += gradient.square().sum(dim=1)
 
 
 def _backward(
-    network: Float64Network, x: Tensor, start: int, collect: Collect | None
+    network: Float64Network,
+    x: Tensor,
+    start: int,
+    planned: Plan,
+    collect: Collect | None,
+    at_layers: bool,
+    done: Callable[[int], object],
 ) -> Derivatives:
-    """One recorded forward pass on ``x`` and one backward pass for each output.
-
-    ``start`` is the index of the first row of ``x`` in the user's batch.
-    """
+    """One recorded forward pass on ``x`` and one backward pass for each output."""
     n = len(x)
     forward = run_checked(network, in_company(x), range(start, start + n))
+    planned.probe.check(forward.output[:n].detach(), start)
     if not forward.calls:
-        raise ValueError("no Linear, Conv1d or Conv2d layer is called in the forward pass")
-    uses, graph = weight_uses(forward.output, network.parameters)
+        raise ValueError("no linear or convolutional layer is called in the forward pass")
+    graph = graph_behind(forward.output, network.parameters)
     _check_leads_to_input(forward, graph)
-    own, others = _owners(network, forward, uses, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
-    mixed = _mixed_rows(forward, list(forward.calls) if collect else [])
-    N = forward.output.shape[1]
-    calls = [call for made in forward.calls.values() for call in made]
-    targets = [forward.x, *(call.input_edge for call in calls)]
-    shapes = [forward.x.shape, *(call.value.shape for call in calls)]
-    inputs = {
-        name: tuple(call.value[:n].detach() for call in made)
-        for name, made in forward.calls.items()
+    calls = {} if collect is None else forward.calls
+    mixed = find_rows(forward, network.kinds, calls, forward.uses if calls else [])
+    for name, made in calls.items():
+        if all(call.rows for call in made):
+            planned.probe.check_inputs(name, [call.read(n) for call in made], start)
+    refuse_mixed(mixed)  # last, since the others say more of why
+    calls = {
+        name: made
+        for name, made in calls.items()
+        if name not in planned.probe.excluded and all(call.rows for call in made)
     }
-    collectors = {}
-    n_kept = len(targets)
-    if collect is not None:
-        targets += [call.output_edge for call in calls]
-        shapes += [call.output_shape for call in calls]
-        collectors = {name: collect(network.layers[name], inputs[name], N) for name in inputs}
+    excluded = frozenset(forward.calls) - frozenset(calls)
+    if collect is not None and not calls:
+        raise ValueError(
+            f"the rows of no layer are the samples (of {', '.join(map(repr, excluded))}); keep the "
+            "batch as the first axis, as in (n, T, d) instead of (n * T, d)"
+        )
+    owners = _owners(network, forward, calls, graph)
+    each = [call for made in calls.values() for call in made]
+    kept = [
+        Target(forward.x, forward.x.shape, Rows(len(forward.x), "first")),
+        *(
+            Target(call.input_edge, call.value.shape, call.rows)
+            for call in _kept(network, calls, at_layers)
+        ),
+    ]
+    shown = [
+        *(Target(call.output_edge, call.output_shape, call.rows) for call in each),
+        *(Target(use.edge, use.shape, use.rows) for use in owners.uses),
+    ]
+    N = forward.output.shape[1]
+    inputs = {name: tuple(call.read(n) for call in made) for name, made in calls.items()}
+    collectors = {name: collect(network.layers[name], inputs[name], N) for name in calls}
+    energies = _Energies(owners.uses, forward.output, n)
 
     def see(gradients: Sequence[Tensor]) -> None:
-        each = iter(gradients)
+        gradients = iter(gradients)
         for name, collector in collectors.items():
-            collector.add([next(each)[:n] for _ in forward.calls[name]])
+            collector.add([call.rows.arranged(next(gradients))[:n] for call in calls[name]])
+        energies.add(list(gradients))
 
     batched = _is_batched(network, forward)
-    jacobian, *kept = _gradients(forward.output, targets, shapes, n_kept, see, batched)
-    jacobian = jacobian[:n].flatten(2)
+    jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, see, batched, done)
+    jacobian = jacobian.flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
             "values, though its output does not; look for a square root or division at 0"
         )
-    each = iter(kept)
+    at_inputs = iter(at_inputs)
     layers = tuple(
         LayerDerivatives(
             name,
@@ -324,80 +393,75 @@ def _backward(
             network.layers[name],
             forward.weights[name],
             inputs[name],
-            tuple(next(each)[:n] for _ in made),
-            collectors.get(name),
+            tuple(islice(at_inputs, len(made))),
+            collectors[name],
+            tuple(call.output_shape for call in made),
+            (name, "weight") in owners.by_layer,
+            (name, "bias") in owners.by_layer,
         )
-        for name, made in forward.calls.items()
+        for name, made in calls.items()
     )
-    return Derivatives(forward.output[:n].detach(), jacobian, layers, own, others, mixed)
+    return Derivatives(
+        forward.output[:n].detach(),
+        jacobian,
+        layers,
+        energies.total,
+        owners.others,
+        _other_layers(network, forward, excluded, graph),
+    )
+
+
+def by_parts(
+    x: Tensor,
+    planned: Plan,
+    max_memory: float,
+    measure: Callable[[Tensor, int], Made],
+    at_layers: bool = True,
+) -> list[Made]:
+    """``measure(part, start)`` of consecutive parts of the batch, each within ``max_memory``.
+
+    At least one sample, which runs as two, is always taken.
+    """
+    cost = planned.cost if at_layers else planned.cost_without_layers
+    made, start = [], planned.start
+    for part in x.split(int(min(cost.samples_at_once(max_memory), len(x)))):
+        size = len(part) * cost.each
+        task = (
+            f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
+            f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
+        )
+        with out_of_memory_told(task, FEWER_AT_ONCE if len(part) > 1 else ONE_SAMPLE):
+            made.append(measure(part, start))
+        start += len(part)
+    return made
 
 
 def differentiate(
     network: Float64Network,
     x: Tensor,
+    start: int,
     planned: Plan,
-    max_memory: int,
     collect: Collect | None = None,
-) -> Iterator[Derivatives]:
-    """The derivatives of ``network`` at ``x``, part by part.
+    at_layers: bool = True,
+    done: Callable[[int], object] = int,
+) -> Derivatives:
+    """The derivatives of ``network`` at one part of a batch.
 
     Args:
         network: from `float64_network`.
         x: ``(n, *input_shape)``, any floating dtype.
+        start: the index of its first row among all samples.
         planned: from `plan`.
-        max_memory: bytes that one part's derivatives may take; at least one sample, which runs
-            as two, is always taken.
         collect: sees the gradients at each layer's output; without it they are not taken.
-
-    Yields:
-        `Derivatives` of consecutive parts of the batch.
+        at_layers: whether to keep the gradients at what each layer reads.
+        done: is told the number of samples whenever one output has its gradients.
 
     Raises:
         ValueError: samples influence each other, or rows of a layer are mixed; no way back to
-            the input; output or gradient not finite; no layer is called, or the weight of one is
-            used without calling it; what `plan` refuses, in a part of the network that it did not
-            reach.
+            the input; output or gradient not finite; no layer is called; what `plan` refuses, in
+            a part of the network that it did not reach.
     """
-    at_once = max(1, int(min(max_memory / planned.bytes_per_sample, len(x))))
-    start = 0
-    for part in x.split(at_once):
-        size = len(part) * planned.bytes_per_sample
-        network.task = (
-            f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
-            f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
-        )
-        network.remedy = FEWER_AT_ONCE if len(part) > 1 else ONE_SAMPLE
-        derivatives = _backward(network, part, start, collect)
-        planned.probe.check(derivatives.output, start)
-        for layer in derivatives.layers:
-            planned.probe.check_inputs(layer.name, layer.inputs, start)
-        _refuse_mixed(derivatives.mixed)  # last, since the others say more of why
-        yield derivatives
-        start += len(part)
-
-
-def sample_parameter_gradients(
-    network: Float64Network, x: Tensor, names: tuple[str, ...]
-) -> Iterator[Tensor]:
-    """One sample and one output at a time: the plain way, exact for any parameter.
-
-    Yields:
-        for each sample ``(N, m)`` float64, the gradients of its outputs with respect to the
-        parameters ``names``, flattened and joined in that order.
-    """
-    parameters = [network.parameters[name] for name in names]
-    for sample in x.detach().double().split(1):
-        rows_in = in_company(sample).requires_grad_()
-        output = network(rows_in)[0]
-        rows = []
-        for k in range(output.shape[0]):
-            # The input's gradient is asked for since group_norm's backward in the channels_last
-            # layout ends the process where it is not needed.
-            _, *found = torch.autograd.grad(
-                output[k], [rows_in, *parameters], retain_graph=True, materialize_grads=True
-            )
-            rows.append(torch.cat([gradient.flatten() for gradient in found]))
-        yield torch.stack(rows)
+    return _backward(network, x, start, planned, collect, at_layers, done)
 
 
 def trainable_names(network: Float64Network) -> tuple[str, ...]:

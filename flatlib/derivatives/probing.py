@@ -11,7 +11,10 @@ from torch import Tensor
 from flatlib.checks import check_batch, check_same
 
 from .float64 import Float64Network
-from .recording import Forward, in_company, run_recorded, weight_uses
+from .mixing import find_rows
+from .randomness import RandomState
+from .recording import Forward, graph_behind, in_company, run_recorded
+from .rows import Rows
 
 PROBE_SAMPLES = 4
 
@@ -23,6 +26,7 @@ class Probe:
     samples: tuple[int, ...]  # which ones
     output: Tensor  # (len(samples), N)
     inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
+    excluded: frozenset[str]  # layers whose rows are not the samples
 
     def check(self, output: Tensor, start: int = 0) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
@@ -38,6 +42,8 @@ class Probe:
     def check_inputs(self, layer: str, inputs: tuple[Tensor, ...], start: int) -> None:
         """Refuse a layer whose rows are not the samples ``start``, ``start + 1``, ... in order."""
         for mine, its in zip(self.inputs.get(layer, ()), inputs, strict=False):
+            if mine.shape[1:] != its.shape[1:]:  # the network goes another way here
+                continue
             self._check(
                 mine.flatten(1),
                 its.flatten(1),
@@ -59,62 +65,61 @@ class Probe:
             check_same(mine[rows], others, samples, message)
 
 
-def _random_state(device: torch.device) -> Tensor:
-    """The global random state that operations on ``device`` draw from."""
-    state = torch.get_rng_state()
-    if device.type == "cuda":
-        state = torch.cat([state, torch.cuda.get_rng_state(device)])
-    return state
+def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, Forward]:
+    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them.
 
-
-def probed(network: Float64Network, x: Tensor) -> tuple[Probe, Forward]:
-    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them."""
-    check_batch(network.net, x)
+    ``start`` is the index of the first of ``x`` among all samples.
+    """
+    check_batch(network.net, x, start)
     samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
     rows = x[list(samples)].detach()
+    named = tuple(start + sample for sample in samples)
     n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
     other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
     company = torch.cat([rows, *[other] * n_others])
-    state = _random_state(x.device)
+    random = RandomState(x.device)
     try:
-        first = run_recorded(network, company, samples)
+        first = run_recorded(network, company, named)
     except ValueError:  # a network for some inputs only, such as numbers of a category
         others = [i for i in range(len(x)) if i not in samples]
         other = x[others[:1]].detach() if others else rows[:1] * (1 - 1e-3)
         company = torch.cat([rows, *[other] * n_others])
-        first = run_recorded(network, company, samples)
-    again = run_recorded(network, company, samples)
+        first = run_recorded(network, company, named)
+    again = run_recorded(network, company, named)
     check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
+    random.check_untouched(network, company)
     check_same(
         output,
         again.output[: len(samples)].detach(),
-        samples,
+        named,
         "the network is not deterministic: two runs on sample {sample} differ; switch off its "
         "randomness (net.eval())",
     )
-    _check_random_state(state, x.device)
+    calls = [call for made in first.calls.values() for call in made]
+    if all(_are_samples(call.value.shape, len(company)) for call in calls):
+        for call in calls:
+            call.rows = Rows(len(company), "first")
+    else:
+        find_rows(first, network.kinds, first.calls, [])
     inputs = {
-        name: tuple(call.value[: len(samples)].detach() for call in made)
+        name: tuple(call.read(len(samples)) for call in made)
         for name, made in first.calls.items()
+        if all(call.rows for call in made)
     }
-    return Probe(samples, output, inputs), first
+    return Probe(named, output, inputs, frozenset(first.calls) - frozenset(inputs)), first
 
 
-def _check_random_state(before: Tensor, device: torch.device) -> None:
-    """Refuse a network that has drawn random numbers since."""
-    if not torch.equal(before, _random_state(device)):
-        raise ValueError(
-            "the network draws random numbers in its forward, so it is not deterministic, be it "
-            "rarely; switch off its randomness (net.eval())"
-        )
+def _are_samples(shape: torch.Size, n: int) -> bool:
+    """Whether axis 0 can only be the n samples."""
+    return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
 
 
 def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
     """`run_recorded`, refused where a part of the network that no probe reached misbehaves."""
-    state = _random_state(x.device)
+    random = RandomState(x.device)
     forward = run_recorded(network, x, samples)
-    _check_random_state(state, x.device)
+    random.check_untouched(network, x)
     check_graph(network, forward.output)
     return forward
 
@@ -133,14 +138,14 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
 
 def check_graph(network: Float64Network, output: Tensor) -> None:
     """Refuse an output that rests on single precision, or on numbers made of parameters before."""
-    uses, graph = weight_uses(output, network.outside)
-    if uses:
+    graph = graph_behind(output, network.outside)
+    if graph.uses:
         raise ValueError(
-            f"the forward uses {next(iter(uses)).lstrip('.')!r} by way of a tensor that was "
+            f"the forward uses {next(iter(graph.uses)).lstrip('.')!r} by way of a tensor that was "
             "computed from parameters before, so their part in the derivatives is lost; compute "
             "it in forward"
         )
-    for node in graph:
+    for node in graph.nodes:
         for made in node._input_metadata:
             if made.dtype.is_floating_point and made.dtype != torch.float64:
                 raise ValueError(

@@ -1,13 +1,15 @@
-"""A forward pass that notes every call of every linear and convolutional layer."""
+"""A forward pass that notes every call of a layer, and where other parameters act on the batch."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import inspect
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -15,8 +17,22 @@ from flatlib.checks import all_finite, first_not_finite
 from flatlib.patches import one_an_axis
 
 from .float64 import Float64Network, LayerFault
+from .rows import Rows
 
-UNBATCHED_DIMENSIONS = {"Linear": 1, "Conv1d": 2, "Conv2d": 3}
+UNBATCHED_DIMENSIONS = {
+    name + kind: dimensions
+    for name in ("Conv", "ConvTranspose")
+    for kind, dimensions in (("1d", 2), ("2d", 3), ("3d", 4))
+}
+ELEMENTWISE = frozenset(
+    getattr(holder, name + ending)
+    for name in ("add", "sub", "mul", "div")
+    for holder, ending in ((torch, ""), (Tensor, ""), (Tensor, "_"))
+)
+REPEATS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, Tensor.broadcast_to, torch.broadcast_to)
+FUSED_NORMS = (F.layer_norm, F.group_norm, F.batch_norm)  # their own backward knows scale and shift
+OTHER_NORMS = (F.rms_norm, F.instance_norm)
+SIGNATURES = {norm: inspect.signature(norm) for norm in (*FUSED_NORMS, *OTHER_NORMS)}
 
 
 @dataclass
@@ -26,8 +42,34 @@ class Call:
     value: Tensor
     version: int
     input_edge: GradientEdge
+    by_module: bool  # or by a function that is given the layer's weight
+    with_bias: bool  # the layer's own
     output_edge: GradientEdge | None = None
     output_shape: torch.Size | None = None
+    rows: Rows | None = None  # how its rows belong to the samples
+
+    def read(self, n: int) -> Tensor:
+        """What it read of the first n samples, ``(n, ...)``."""
+        return self.rows.arranged(self.value)[:n].detach()
+
+
+@dataclass(eq=False)
+class Use:
+    """One place where parameters scale or shift the rows of a batch."""
+
+    edge: GradientEdge
+    shape: torch.Size  # of what the edge leads to
+    # Each parameter's name, its shape among these axes, and what it scales (None: it shifts).
+    terms: list[tuple[str, torch.Size, Tensor | None]]
+    rows: Rows | None = None
+
+    def gradients(self, delta: Tensor, n: int) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter's gradient ``(n, m)`` for each sample, from that at the edge."""
+        delta = self.rows.arranged(delta)[:n]
+        for name, shape, factor in self.terms:
+            product = delta if factor is None else delta * self.rows.arranged(factor)[:n]
+            axes = self.rows.shared_axes(shape)
+            yield name, (product.sum(dim=axes) if axes else product).reshape(n, -1)
 
 
 @dataclass
@@ -38,6 +80,7 @@ class Forward:
     output: Tensor
     calls: dict[str, list[Call]]
     weights: dict[str, Tensor]  # what each called layer multiplies by
+    uses: list[Use] = field(default_factory=list)
 
 
 def in_company(x: Tensor) -> Tensor:
@@ -47,14 +90,54 @@ def in_company(x: Tensor) -> Tensor:
     return torch.cat([x, x]) if len(x) == 1 else x
 
 
-def _recording_hooks(
-    name: str, kind: str, calls: dict[str, list[Call]], weights: dict[str, Tensor]
-) -> tuple[Callable, Callable]:
-    """The hooks that note one layer's calls; the layer reads an alias made for it alone."""
+class Recorder:
+    """Notes calls of layers, by hooks, and what parameters do otherwise, as the mode shows it."""
 
-    def before(module, args, kwargs):
-        value = args[0] if args else kwargs["input"]
-        if value.dim() == UNBATCHED_DIMENSIONS[kind]:
+    def __init__(self, network: Float64Network):
+        self.network = network
+        self.calls: dict[str, list[Call]] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.uses: list[Use] = []
+        self.in_layer = False  # whether a layer's own forward runs
+        self.names = {id(p): name for name, p in network.parameters.items()}
+        self.layer_of = {
+            id(layer._parameters.get("weight")): name
+            for name, layer in reversed(network.layers.items())
+        }
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within it, the network's forward passes are recorded."""
+        with ExitStack() as stack:
+            for name, module in self.network.layers.items():
+                before, after = self._hooks(name)
+                # Ours run closest to the layer: after the user's pre-hooks, before their hooks.
+                handle = module.register_forward_pre_hook(before, with_kwargs=True)
+                stack.callback(handle.remove)
+                handle = module.register_forward_hook(after, with_kwargs=True, prepend=True)
+                stack.callback(handle.remove)
+            self.network.mode.recorder = self
+            try:
+                yield
+            finally:
+                self.network.mode.recorder = None
+
+    def _hooks(self, name: str) -> tuple[Callable, Callable]:
+        def before(module, args, kwargs):
+            alias = self._read(name, args[0] if args else kwargs["input"], True, True)
+            self.in_layer = True
+            return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
+
+        def after(module, args, kwargs, output):
+            self.in_layer = False
+            return self._returned(name, output)
+
+        return before, after
+
+    def _read(self, name: str, value: Tensor, by_module: bool, with_bias: bool) -> Tensor:
+        """Note what a layer reads; it reads an alias made for it alone."""
+        kind = self.network.kinds[name]
+        if value.dim() == UNBATCHED_DIMENSIONS.get(kind):
             raise LayerFault(
                 f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)} without a "
                 "batch axis; pass x as (n, *input_shape)"
@@ -72,26 +155,110 @@ def _recording_hooks(
         alias = value.view_as(value)
         if not alias.requires_grad:
             alias.requires_grad_()
-        edge = get_gradient_edge(alias)
-        calls.setdefault(name, []).append(Call(alias, alias._version, edge))
-        return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
+        call = Call(alias, alias._version, get_gradient_edge(alias), by_module, with_bias)
+        self.calls.setdefault(name, []).append(call)
+        return alias
 
-    def after(module, args, kwargs, output):
-        weights[name] = module.weight.detach()
-        kernel = tuple(weights[name].shape[2:])
+    def _returned(self, name: str, output: Tensor) -> Tensor:
+        """Note what a layer returns."""
+        module, kind = self.network.layers[name], self.network.kinds[name]
+        self.weights[name] = module.weight.detach()
+        kernel = tuple(self.weights[name].shape[2:])
         if kind != "Linear" and kernel != one_an_axis(module, module.kernel_size):
             raise LayerFault(
                 f"layer {name!r} ({kind}) has a kernel of shape {kernel} but "
                 f"kernel_size={module.kernel_size}; set it (and the padding) to what the weight has"
             )
         # A later in-place operation would move a view's history off the edge taken here.
-        viewed = output._is_view()
-        output = output.clone() if viewed else output
-        calls[name][-1].output_edge = get_gradient_edge(output)
-        calls[name][-1].output_shape = output.shape
-        return output if viewed else None
+        output = output.clone() if output._is_view() else output
+        call = self.calls[name][-1]
+        call.output_edge, call.output_shape = get_gradient_edge(output), output.shape
+        return output
 
-    return before, after
+    def call(self, function: Callable, args: tuple, kwargs: dict) -> object:
+        """``function(*args, **kwargs)``, recorded if a layer or a parameter takes part."""
+        if function is F.linear:
+            return self._linear(function, *_linear_arguments(args, kwargs))
+        if function in SIGNATURES:
+            given = SIGNATURES[function].bind(*args, **kwargs).arguments
+            return self._normalized(function, given)
+        if function in ELEMENTWISE and len(args) == 2 and not kwargs:
+            return function(*self._spread_out(args))
+        output = function(*args, **kwargs)
+        if function in REPEATS and id(args[0]) in self.names:
+            self._spread(args[0], output)
+        return output
+
+    def _linear(
+        self, function: Callable, input: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """A linear map that is given its weight: a call of the layer that has it."""
+        name = self.layer_of.get(id(weight))
+        if name is None or self.in_layer:
+            return function(input, weight, bias)
+        own_bias = self.network.layers[name]._parameters.get("bias")
+        alias = self._read(name, input, False, bias is own_bias)
+        return self._returned(name, function(alias, weight, bias))
+
+    def _normalized(self, function: Callable, given: dict) -> Tensor:
+        """A normalization; its scale and shift, if they are parameters, act on the rows."""
+        affine = {key: given[key] for key in ("weight", "bias") if given.get(key) is not None}
+        plain = {key: None if key in affine else value for key, value in given.items()}
+        own = {key: value for key, value in affine.items() if id(value) in self.names}
+        if function in FUSED_NORMS:
+            output = function(**given)
+            if own and output.requires_grad:
+                with torch.no_grad():
+                    factor = function(**plain) if "weight" in own else None
+                terms = [
+                    (self.names[id(value)], shape, factor if key == "weight" else None)
+                    for key, value in own.items()
+                    for shape in [_norm_shape(function, output, value)]
+                ]
+                self.uses.append(Use(get_gradient_edge(output), output.shape, terms))
+            return output
+        if len(own) < len(affine):
+            return function(**given)
+        output = function(**plain)
+        for key, value in affine.items():
+            shape = _norm_shape(function, output, value)
+            spread = self._spread(value, value.view(shape).expand(output.shape), shape)
+            output = output * spread if key == "weight" else output + spread
+        return output
+
+    def _spread_out(self, args: tuple) -> tuple:
+        """The two arguments of an operation between numbers, a parameter of them spread out."""
+        own = [id(value) in self.names for value in args]
+        if sum(own) != 1 or not all(isinstance(value, Tensor) for value in args):
+            return args
+        shape = torch.broadcast_shapes(*(value.shape for value in args))
+        return tuple(
+            self._spread(value, value.expand(shape)) if mine else value
+            for mine, value in zip(own, args, strict=True)
+        )
+
+    def _spread(self, parameter: Tensor, spread: Tensor, shape: torch.Size | None = None) -> Tensor:
+        """Note that a parameter, seen in ``shape``, is repeated; return the repetition."""
+        if shape is None:
+            shape = (1,) * (spread.dim() - parameter.dim()) + parameter.shape
+        whole = all(old in (1, new) for old, new in zip(shape, spread.shape, strict=True))
+        if whole and spread.dim() and spread.requires_grad:
+            terms = [(self.names[id(parameter)], torch.Size(shape), None)]
+            self.uses.append(Use(get_gradient_edge(spread), spread.shape, terms))
+        return spread
+
+
+def _linear_arguments(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias of a call of `torch.nn.functional.linear`."""
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    return given["input"], given["weight"], given.get("bias")
+
+
+def _norm_shape(function: Callable, output: Tensor, parameter: Tensor) -> torch.Size:
+    """The shape of a normalization's scale or shift among the axes of what it returns."""
+    if function in (F.layer_norm, F.rms_norm):
+        return torch.Size((1,) * (output.dim() - parameter.dim()) + parameter.shape)
+    return torch.Size((1, len(parameter)) + (1,) * (output.dim() - 2))
 
 
 def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
@@ -101,61 +268,63 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
     are company, whose outputs nobody reads.
     """
     x = x.detach().to(torch.float64, copy=True).requires_grad_()
-    calls: dict[str, list[Call]] = {}
-    weights: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for name, module in network.layers.items():
-            before, after = _recording_hooks(name, network.kinds[name], calls, weights)
-            # Ours run closest to the layer: after the user's pre-hooks, before their hooks.
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
-            stack.callback(handle.remove)
-            handle = module.register_forward_hook(after, with_kwargs=True, prepend=True)
-            stack.callback(handle.remove)
+    recorder = Recorder(network)
+    with recorder.recording():
         output = network(x)
+    # A weight that is multiplied outside its layer as well is no call of the layer.
+    calls = {
+        name: [call for call in made if call.by_module] or made
+        for name, made in recorder.calls.items()
+    }
     if not all_finite(output[: len(samples)]):
         row = first_not_finite(output[: len(samples)])
         broken = [
             name
             for name, made in calls.items()
-            if not all(bool(torch.isfinite(call.value[row]).all()) for call in made)
+            if not all(bool(torch.isfinite(call.value).all()) for call in made)
         ]
         where = f"; the first layer to read such values is {broken[0]!r}" if broken else ""
         raise ValueError(
             f"the output for sample {samples[row]} holds NaN or infinite values{where}"
         )
     for name, made in calls.items():
-        _check_rows(name, made, len(x))
         if any(call.value._version != call.version for call in made):
             raise ValueError(
                 f"what layer {name!r} read is overwritten in place later in the forward pass, so "
                 "its gradient is lost; replace the in-place operation after it"
             )
-    return Forward(x, output, calls, weights)
+    return Forward(x, output, calls, recorder.weights, recorder.uses)
 
 
-def _check_rows(name: str, made: list[Call], n_samples: int) -> None:
-    """Refuse a layer whose rows are not the samples, one each."""
-    for call in made:
-        if call.value.shape[0] != n_samples:
-            raise ValueError(
-                f"layer {name!r} reads shape {tuple(call.value.shape)} for {n_samples} samples, so "
-                "its rows are not the samples; keep the batch as the first axis there, as in "
-                "(n, T, d) instead of (n * T, d) or (T, n, d)"
-            )
+@dataclass(frozen=True)
+class Graph:
+    """What autograd keeps of a forward pass."""
+
+    nodes: frozenset  # all of them, leaves apart
+    uses: Counter[str]  # how often each parameter is used
+    readers: dict[str, list]  # the nodes that read each parameter, one entry a use
+    readers_of: dict  # the nodes that read what a node returns
+
+    def used_alone_by(self, name: str, nodes: set) -> bool:
+        """Whether no other than ``nodes`` read a parameter, be it through a view of it."""
+        return all(
+            reader in nodes or nodes.issuperset(self.readers_of.get(reader) or [reader])
+            for reader in self.readers.get(name, ())
+        )
 
 
-def weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> tuple[Counter[str], set]:
-    """How often the graph behind ``output`` uses each parameter, and the graph's nodes."""
+def graph_behind(output: Tensor, parameters: dict[str, Tensor]) -> Graph:
+    """The graph behind ``output``, and what of it uses each parameter."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     leaves: dict[str, object] = {}
-    readers: dict[object, list] = {}  # for a node those that read its value, one entry a use
+    readers: dict[object, list] = defaultdict(list)
     stack, seen = [output.grad_fn], {output.grad_fn}
     while stack:
         reader = stack.pop()
         for node, _ in reader.next_functions:
             if node is None:
                 continue
-            readers.setdefault(node, []).append(reader)
+            readers[node].append(reader)
             variable = getattr(node, "variable", None)
             if variable is not None and id(variable) in names:
                 leaves[names[id(variable)]] = node
@@ -168,4 +337,5 @@ def weight_uses(output: Tensor, parameters: dict[str, Tensor]) -> tuple[Counter[
             # A gradient taken inside forward reads the transposed weight that the layer made.
             only_this = sum(node is not None for node, _ in reader.next_functions) == 1
             uses[name] += max(1, len(readers.get(reader, ()))) if only_this else 1
-    return uses, seen
+    by_name = {name: readers[leaf] for name, leaf in leaves.items()}
+    return Graph(frozenset(seen), uses, by_name, readers)

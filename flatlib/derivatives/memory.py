@@ -1,0 +1,76 @@
+"""What the derivatives of a sample cost in memory, and what a device has free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .float64 import OutOfMemory
+
+PART = 2**27  # bytes that a part of the batch takes on a CPU: larger parts are no faster there
+UNKNOWN = 2**33  # bytes taken to be free where the system does not tell
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that derivatives take."""
+
+    each: int  # a sample of many
+    one_sample: int  # a single sample, which runs as two rows
+
+    def samples_at_once(self, max_memory: float) -> float:
+        """How many samples fit; at least one."""
+        return max(1, max_memory / self.each)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that ``device`` has free now, as far as its system tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [UNKNOWN]
+    if hasattr(os, "sysconf"):
+        free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        words = Path("/proc/meminfo").read_text(encoding="ascii").split()
+        free.append(1024 * int(words[words.index("MemAvailable:") + 1]))
+    except (OSError, ValueError):  # no Linux
+        pass
+    try:
+        limit, used = ((CGROUP / f"memory.{what}").read_text() for what in ("max", "current"))
+        free.append(int(limit) - int(used))
+    except (OSError, ValueError):  # no container with a limit
+        pass
+    return min(free)
+
+
+def part_size(max_memory: float | None, device: torch.device) -> float:
+    """Bytes that a part of the batch may take."""
+    if max_memory is not None:
+        return max_memory
+    return free_memory(device) / 4 if device.type == "cuda" else min(PART, free_memory(device))
+
+
+def check_fits(
+    cost: Cost, without_layers: Cost | None, max_memory: float | None, device: torch.device
+) -> None:
+    """Refuse a network of which not even one sample fits.
+
+    ``without_layers`` is the cost with ``layers=False``, None where that is asked for already.
+    """
+    limit = free_memory(device) if max_memory is None else max_memory
+    if cost.one_sample <= limit:
+        return
+    has = f"max_memory is {limit:,.0f}"
+    if max_memory is None:
+        has = f"{device} has {limit:,} bytes free"
+    ways = "" if max_memory is None else "pass a larger max_memory, "
+    if without_layers is not None and without_layers.one_sample < cost.one_sample:
+        ways += f"layers=False (which needs {without_layers.one_sample:,} bytes), "
+    raise OutOfMemory(
+        f"the derivatives of one sample need about {cost.one_sample:,} bytes and {has}; {ways}"
+        "smaller samples, or a network of fewer outputs"
+    )

@@ -1,0 +1,85 @@
+"""Gradients of single samples, of any parameter: by `torch.func.vmap`, or one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vjp, vmap
+
+from flatlib.checks import SAME_OUTPUT_TOLERANCE, is_out_of_memory
+
+from .float64 import Float64Network
+from .recording import in_company
+
+AT_ONCE = 2**26  # bytes of gradients that `vmap` makes of one output
+
+
+def sample_parameter_gradients(
+    network: Float64Network, x: Tensor, names: tuple[str, ...]
+) -> Iterator[Iterator[tuple[Tensor, ...]]]:
+    """One sample and one output at a time: the plain way, exact for any parameter.
+
+    Yields:
+        for each sample an iterator over its outputs' gradients with respect to the parameters
+        ``names``, in that order.
+    """
+    parameters = [network.parameters[name] for name in names]
+    for sample in x.detach().double().split(1):
+        rows_in = in_company(sample).requires_grad_()
+        output = network(rows_in)[0]
+        # The input's gradient is asked for since group_norm's backward in the channels_last
+        # layout ends the process where it is not needed.
+        yield (
+            torch.autograd.grad(
+                value, [rows_in, *parameters], retain_graph=True, materialize_grads=True
+            )[1:]
+            for value in output
+        )
+
+
+def sample_energies(
+    network: Float64Network, x: Tensor, names: tuple[str, ...], output: Tensor
+) -> tuple[Tensor, bool]:
+    """Squared norms ``(n,)`` of the gradients of all outputs with respect to ``names``.
+
+    ``output`` is the network's ``(n, N)`` for ``x``. Tells whether `vmap` was good for it, or
+    each sample and output needed a backward pass of its own.
+    """
+    x = x.detach().double()
+    found = _by_vmap(network, x, names, output)
+    if found is not None:
+        return found, True
+    energies = [
+        sum(part.square().sum() for gradient in gradients for part in gradient)
+        for gradients in sample_parameter_gradients(network, x, names)
+    ]
+    return torch.stack(energies), False
+
+
+def _by_vmap(
+    network: Float64Network, x: Tensor, names: tuple[str, ...], output: Tensor
+) -> Tensor | None:
+    """The same for all samples at once; None where an operation does not allow for it."""
+    chosen = {name: network.parameters[name].detach() for name in names}
+    units = torch.eye(output.shape[1], dtype=output.dtype, device=output.device)
+
+    def sample_energy(sample: Tensor) -> tuple[Tensor, Tensor]:
+        def outputs(parameters: dict[str, Tensor]) -> Tensor:
+            return functional_call(network.net, parameters, (sample[None],)).reshape(-1)
+
+        again, pull_back = vjp(outputs, chosen)
+        gradients = (pull_back(unit)[0].values() for unit in units)
+        return sum(part.square().sum() for row in gradients for part in row), again
+
+    size = sum(parameter.nbytes for parameter in chosen.values())
+    try:
+        with network.mode:
+            energy, again = vmap(sample_energy, chunk_size=max(1, AT_ONCE // size))(x)
+    except Exception as error:  # whatever the network's forward does there
+        if is_out_of_memory(error):
+            raise
+        return None
+    same = (again.detach() - output).abs() <= SAME_OUTPUT_TOLERANCE * output.abs().amax()
+    return energy.detach() if bool(same.all()) else None

@@ -1,0 +1,68 @@
+"""How the rows of a tensor on the way belong to the samples of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MIXED_ROWS = 1e-12  # of the largest gradient: what sums in another order may change, on a GPU
+FACTORS = 251  # different factors of samples, the largest 2^250
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the samples are: along axis 0, along axis 1, or along axis 0 with k rows each."""
+
+    n: int
+    place: str  # "first", "second" or "folded"
+
+    def arranged(self, tensor: Tensor) -> Tensor:
+        """A view whose axis 0 is the samples, ``(n, ...)``."""
+        if self.place == "second":
+            return tensor.transpose(0, 1)
+        return tensor.unflatten(0, (self.n, -1)) if self.place == "folded" else tensor
+
+    def shape(self, shape: torch.Size) -> torch.Size:
+        """The shape of a tensor of ``shape`` once it is arranged."""
+        return self.arranged(torch.empty(shape, device="meta")).shape
+
+    def shared_axes(self, shape: torch.Size) -> list[int]:
+        """The arranged axes, axis 0 apart, along which something of ``shape`` is repeated."""
+        arranged = Rows(1, self.place).shape(shape)
+        return [axis for axis in range(1, len(arranged)) if arranged[axis] == 1]
+
+    def fits(self, shape: torch.Size) -> bool:
+        """Whether something of ``shape``, repeated along axes of 1, is the same for all samples."""
+        return shape[1 if self.place == "second" else 0] == 1
+
+
+def factors(n: int, like: Tensor) -> Tensor:
+    """A power of two for each sample, ``(n,)``."""
+    return (2.0 ** (torch.arange(n) % FACTORS)).to(like)
+
+
+def belonging(one: Tensor, other: Tensor, factor: Tensor, foldable: bool) -> Rows | None:
+    """How rows belong to samples, from gradients of all outputs and of weighted outputs.
+
+    ``other`` is the gradient with each sample's output multiplied by its ``factor``. A row of one
+    sample has that sample's factor. Powers of two change nothing else, no rounding either, so
+    that a gradient which is all rounding is not taken for a mixture.
+    """
+    for rows in _candidates(one.shape, len(factor), foldable):
+        mine, its = (rows.arranged(each).reshape(len(factor), -1) for each in (one, other))
+        off = (its / factor[:, None] - mine).abs().amax()
+        if not off > MIXED_ROWS * mine.abs().amax():  # what is NaN is refused later
+            return rows
+    return None
+
+
+def _candidates(shape: torch.Size, n: int, foldable: bool) -> Iterator[Rows]:
+    if len(shape) and shape[0] == n:
+        yield Rows(n, "first")
+    if foldable and len(shape) > 2 and shape[1] == n:
+        yield Rows(n, "second")
+    if foldable and len(shape) > 1 and shape[0] > n and shape[0] % n == 0:
+        yield Rows(n, "folded")

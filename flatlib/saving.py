@@ -1,0 +1,60 @@
+"""Nested dictionaries with tensors in one ``.npz`` file, without pickle."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flatlib.files import write_atomically
+
+OUTLINE, ARRAY = "outline", "array"
+
+
+def save_arrays(path: Path, value: dict) -> None:
+    """Write dictionaries and lists of numbers, words, None and tensors.
+
+    Raises:
+        OSError: the file cannot be written; what was there stays.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def outline(value: object) -> object:
+        if isinstance(value, Tensor):
+            arrays[f"{ARRAY}{len(arrays)}"] = value.cpu().numpy()
+            return {ARRAY: f"{ARRAY}{len(arrays) - 1}"}
+        if isinstance(value, dict):
+            return {name: outline(each) for name, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [outline(each) for each in value]
+        return value
+
+    text = json.dumps(outline(value))
+    write_atomically(path, lambda file: np.savez_compressed(file, **{OUTLINE: text}, **arrays))
+
+
+def load_arrays(path: Path) -> dict:
+    """What `save_arrays` has written; tuples come back as lists.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or another kind of file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return _filled(json.loads(str(file[OUTLINE])), file)
+    except (KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as fault:
+        raise ValueError(f"{path} is damaged or holds no measurement: {fault}") from fault
+
+
+def _filled(outline: object, arrays: np.lib.npyio.NpzFile) -> object:
+    """An outline with its tensors in place."""
+    if isinstance(outline, dict):
+        if set(outline) == {ARRAY}:
+            return torch.from_numpy(arrays[outline[ARRAY]])
+        return {name: _filled(each, arrays) for name, each in outline.items()}
+    return [_filled(each, arrays) for each in outline] if isinstance(outline, list) else outline

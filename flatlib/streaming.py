@@ -1,0 +1,83 @@
+"""Data that comes batch by batch, and a bar that shows how far a measurement is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+DELAY = 2.0  # seconds before a bar shows
+
+
+class IncompleteError(ValueError):
+    """A measurement ended after some batches; ``measured`` holds that of those before."""
+
+    def __init__(self, message: str, measured: object):
+        super().__init__(message)
+        self.measured = measured
+
+
+def batches(data: Iterable) -> Iterator[Tensor]:
+    """The inputs of each batch; of a tuple or list, as a DataLoader yields, the first entry.
+
+    Raises:
+        TypeError: ``data``, or what it yields, is something else.
+        ValueError: no batch comes, or one whose samples have another shape than those before.
+    """
+    if not isinstance(data, Iterable) or isinstance(data, str) or hasattr(data, "__array__"):
+        raise TypeError(
+            f"data must be a torch.Tensor or an iterable of batches, got {type(data).__name__}; "
+            "use torch.as_tensor"
+        )
+    shape = None
+    for index, batch in enumerate(data):
+        x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if not isinstance(x, Tensor):
+            inside = "" if x is batch else f" whose first entry is of type {type(x).__name__}"
+            raise TypeError(
+                f"batch {index} of data is of type {type(batch).__name__}{inside}; a batch must "
+                "be a torch.Tensor, or a tuple whose first entry is the input; use torch.as_tensor"
+            )
+        if shape is not None and x.shape[1:] != shape:
+            raise ValueError(
+                f"batch {index} of data has samples of shape {tuple(x.shape[1:])}, those before "
+                f"have {tuple(shape)}; measure them apart"
+            )
+        shape = x.shape[1:]
+        yield x
+    if shape is None:
+        raise ValueError(
+            "data yields no batch; pass an iterable that has not been used up, such as a "
+            "DataLoader or a list, with at least one"
+        )
+
+
+class Progress:
+    """Counts the gradients of single samples that are done, on a bar if there is one."""
+
+    def __init__(self, bar: object | None):
+        self.bar = bar
+
+    def expect(self, total: int) -> None:
+        """There will be so many, unless that is known already; 0 if nobody knows."""
+        if self.bar is not None and self.bar.total is None:
+            self.bar.total = total or None
+
+    def done(self, number: int) -> None:
+        """So many more are done."""
+        if self.bar is not None:
+            self.bar.update(number)
+
+
+@contextmanager
+def progress_bar(progress: bool | None) -> Iterator[Progress]:
+    """A bar that shows after two seconds; with ``progress=None`` on a terminal only."""
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        yield Progress(None)
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(delay=DELAY, unit=" gradients", unit_scale=True, leave=False) as bar:
+        yield Progress(bar)
