@@ -167,6 +167,12 @@ if __name__ == "__main__":
 """
 
 
+def _hear_signals() -> None:
+    """In a process that starts: the tests may run in the background or under nohup."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, number):
@@ -179,7 +185,7 @@ def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, nu
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_hear_signals,
     )
     try:
         deadline = time.monotonic() + 120
