@@ -63,7 +63,8 @@ def test_a_table_has_the_groups_that_are_asked_for():
     decided = {one.key: Verdict(one) for one in claims.CLAIMS}
     table = sentences.table(decided, "relu", "late", "chain")
     asked = [one for one in claims.RELU if one.group in ("late", "chain")]
-    assert len(table) == len(asked) > 8 and table.index[0] == "√S levels off in the second half of training"
+    assert len(table) == len(asked) > 8
+    assert table.index[0] == "√S levels off in the second half of training"
     assert set(table["after Holm"]) == {"not tested"}
     with pytest.raises(ValueError, match="no claim on 'plateau' of 'relu'"):
         sentences.table(decided, "relu", "plateau")
