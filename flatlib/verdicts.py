@@ -401,6 +401,16 @@ def _mean(values: np.ndarray, where: np.ndarray) -> float:
     return float(values[known].mean()) if known.any() else math.nan
 
 
+def _averaged(effects: np.ndarray, begin: np.ndarray | None = None) -> Effects:
+    """The effects of runs, ``(settings, seeds)``, as means over each seed's settings.
+
+    ``begin`` is what each is a change of, if it is one.
+    """
+    defined = np.isfinite(effects)
+    start = math.nan if begin is None else _mean(np.abs(begin), defined)
+    return Effects(_per_seed(effects), start, int(defined.sum()), effects.size)
+
+
 def _window(condition: str, grid: Grid, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the first and last step of a claim's part of training; -1 where there is none."""
     last = np.full(fits.shape, len(grid.steps) - 1)
@@ -422,14 +432,7 @@ def _change(claim: Claim, grid: Grid, threshold: float) -> Effects:
     values = grid.values(claim.quantity, claim.samples)
     first, last = _window(claim.condition, grid, grid.fits(threshold))
     begin = _at(values, first)
-    effects = _at(values, last) - begin
-    defined = np.isfinite(effects)
-    return Effects(
-        _per_seed(effects),
-        _mean(np.abs(begin), defined),
-        int(defined.sum()),
-        effects.size,
-    )
+    return _averaged(_at(values, last) - begin, begin)
 
 
 def _slowing(claim: Claim, grid: Grid, threshold: float) -> Effects:
@@ -452,20 +455,11 @@ def _slowing(claim: Claim, grid: Grid, threshold: float) -> Effects:
                 (end - half, steps[2] - steps[1]),
             )
         )
-    effects = after - before
-    defined = np.isfinite(effects)
-    return Effects(
-        _per_seed(effects),
-        _mean(np.abs(before), defined),
-        int(defined.sum()),
-        effects.size,
-    )
+    return _averaged(after - before, before)
 
 
 def _trend(claim: Claim, grid: Grid, threshold: float) -> Effects:
-    one, other = (
-        grid.values(name, claim.samples) for name in (claim.quantity, claim.other)
-    )
+    one, other = (grid.values(name, claim.samples) for name in (claim.quantity, claim.other))
     first, last = _window(claim.condition, grid, grid.fits(threshold))
     z = np.full(first.shape, np.nan)
     for run in zip(*np.nonzero(first >= 0), strict=True):
@@ -473,9 +467,7 @@ def _trend(claim: Claim, grid: Grid, threshold: float) -> Effects:
         rho = statistics.pearson(np.diff(one[run][part]), np.diff(other[run][part]))
         if rho.n >= FEWEST_DIFFERENCES:
             z[run] = np.arctanh(np.clip(rho.value, -1 + 1e-12, 1 - 1e-12))
-    return Effects(
-        _per_seed(z), math.nan, int(np.isfinite(z).sum()), z.size
-    )
+    return _averaged(z)
 
 
 def _compared(claim: Claim, grid: Grid, threshold: float) -> np.ndarray:
@@ -509,9 +501,7 @@ def _difference(claim: Claim, grid: Grid, threshold: float) -> Effects:
 
 def _value(claim: Claim, grid: Grid, threshold: float) -> Effects:
     values = grid.values(claim.quantity, claim.samples)[..., -1]
-    return Effects(
-        _per_seed(values), math.nan, int(np.isfinite(values).sum()), values.size
-    )
+    return _averaged(values)
 
 
 def _misclassified(claim: Claim, grid: Grid, threshold: float) -> Effects:
@@ -524,14 +514,7 @@ def _misclassified(claim: Claim, grid: Grid, threshold: float) -> Effects:
     known &= grid.values("n", "misclassified") > 0
     from_last = known[..., ::-1].cumsum(axis=-1)[..., ::-1]  # checkpoints from here on that count
     last = known & (from_last <= claims.LAST_CHECKPOINTS)
-    effects = _mean_over(wrong - everyone, last)
-    defined = np.isfinite(effects)
-    return Effects(
-        _per_seed(effects),
-        _mean(np.abs(_mean_over(everyone, last)), defined),
-        int(defined.sum()),
-        effects.size,
-    )
+    return _averaged(_mean_over(wrong - everyone, last), _mean_over(everyone, last))
 
 
 def _mean_over(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

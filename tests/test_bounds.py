@@ -11,6 +11,7 @@ import torch
 from architectures import Concatenate, InputAgain, Repeat, Residual, networks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs import gaussian
 from oracle import slow_measure
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -38,10 +39,6 @@ DENSE = {
     "N.11",
     "N.12",
 }
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:

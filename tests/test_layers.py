@@ -8,13 +8,10 @@ import math
 import pytest
 import torch
 from compare import assert_matches_oracle, smallest_limit
+from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def drawn(build, seed: int = 0) -> nn.Module:

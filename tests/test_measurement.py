@@ -14,16 +14,13 @@ import torch
 from architectures import Concatenate, InputAgain, Repeat, Residual, WeightElsewhere, networks
 from compare import assert_matches_oracle, smallest_limit
 from hypothesis import given, settings
+from inputs import gaussian
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
 import flatlib
 from flatlib import measurement, operators, sharpness
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def small_conv(**options) -> nn.Sequential:

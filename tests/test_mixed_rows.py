@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
@@ -42,10 +43,6 @@ class Conditioned(nn.Module):
         for layer in self.condition:
             rows = layer(rows).sin()
         return self.out(torch.tanh(self.read(x) + self.choose(rows)))
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def plain_sharpness(net: nn.Module, x: Tensor) -> float:

@@ -9,13 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from compare import assert_matches_oracle
+from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Watched(nn.Module):

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_matches_oracle
-from torch import Tensor, nn
+from inputs import gaussian
+from torch import nn
 
 import flatlib
 from flatlib import Measurement
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def network() -> nn.Module:

@@ -8,16 +8,13 @@ import pytest
 import torch
 from architectures import networks
 from hypothesis import given, settings
+from inputs import gaussian
 from oracle import double_copy
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import flatlib
 from flatlib import sharpness
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def functional_trace(net: nn.Module, x: Tensor, y: Tensor) -> float:

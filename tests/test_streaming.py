@@ -12,16 +12,13 @@ import pytest
 import torch
 import tqdm.auto
 from compare import assert_matches_oracle, smallest_limit
+from inputs import gaussian
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import flatlib
 from flatlib import streaming
 from flatlib.derivatives import memory
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def network() -> nn.Module:

@@ -154,8 +154,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_a_straight_fall_does_not_slow,
     ),
     "slowing the other way round": (
-        "effects = after - before",
-        "effects = before - after",
+        "_averaged(after - before, before)",
+        "_averaged(before - after, before)",
         units.test_a_fall_slows_if_it_is_smaller_in_the_second_half_of_the_part,
     ),
     "trends by levels": (

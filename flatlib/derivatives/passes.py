@@ -51,7 +51,7 @@ class LayerDerivatives:
     """
 
     name: str  # as in net.named_modules()
-    kind: str  # "Linear", "Conv1d" or "Conv2d"
+    kind: str  # "Linear", "Conv1d", ..., "ConvTranspose3d"
     module: nn.Module  # of the copy, read for stride, padding and groups
     weight: Tensor  # what it multiplies with
     inputs: tuple[Tensor, ...]  # each (n, *input_shape)
