@@ -8,7 +8,7 @@ import platform
 import numpy
 import torch
 
-from flatlib.experiments.provenance import processor
+from flatlib.lab.experiments.provenance import processor
 
 
 def environment() -> dict:

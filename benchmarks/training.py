@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 import flatlib
 from benchmarks.environment import environment
-from flatlib.experiments import worker
-from flatlib.training import Trainer
-from flatlib.training.layout import contiguous_for
-from flatlib.training.replay import exact_convolutions
-from flatlib.training.stack import StackedTrainer
+from flatlib.lab.experiments import worker
+from flatlib.lab.training import Trainer
+from flatlib.lab.training.layout import contiguous_for
+from flatlib.lab.training.replay import exact_convolutions
+from flatlib.lab.training.stack import StackedTrainer
 
 NETWORKS = {
     "mlp": (lambda seed: flatlib.nets.mlp((784, 500, 500, 500, 10), seed=seed), (784,)),

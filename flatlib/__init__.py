@@ -1,21 +1,23 @@
-"""flatlib measures how flat a network's minimum is and how its representation is compressed."""
+"""flatlib measures how flat a network's minimum is and how its representation is compressed.
+
+What a researcher imports stands here and needs PyTorch, NumPy and SciPy alone. The laboratory of
+one paper, `flatlib.lab`, trains its networks, keeps their runs and draws its figures.
+"""
 
 from importlib import import_module
 
+__version__ = "0.2.0"
+
 ROOMS = (
     "bounds",
-    "data",
     "derivatives",
-    "equations",
-    "exercises",
-    "experiments",
-    "figures",
     "geometry",
+    "lab",
     "measurement",
     "nets",
+    "operators",
     "sharpness",
     "toys",
-    "training",
 )
 HOMES = {  # names that most readers need: the rooms that they stand in
     "HessianTrace": "sharpness",
@@ -24,17 +26,12 @@ HOMES = {  # names that most readers need: the rooms that they stand in
     "Measurement": "measurement",
     "hessian_trace": "sharpness",
     "measure": "measurement",
-    "train": "training",
 }
 __all__ = sorted([*ROOMS, *HOMES])
 
 
 def __getattr__(name: str):
-    """Import a room when it is first asked for.
-
-    All of them and what they need take seconds, which the command line and its worker processes
-    would spend on rooms that they do not enter.
-    """
+    """Import a room when it is first asked for."""
     if name in HOMES:
         return getattr(import_module(f"flatlib.{HOMES[name]}"), name)
     if name in ROOMS:

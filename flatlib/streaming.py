@@ -77,7 +77,13 @@ def progress_bar(progress: bool | None) -> Iterator[Progress]:
     if progress is False or (progress is None and not sys.stderr.isatty()):
         yield Progress(None)
         return
-    from tqdm.auto import tqdm
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        if progress:
+            raise ImportError("progress=True draws its bar with tqdm: pip install tqdm") from None
+        yield Progress(None)
+        return
 
     with tqdm(delay=DELAY, unit=" gradients", unit_scale=True, leave=False) as bar:
         yield Progress(bar)

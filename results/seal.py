@@ -15,11 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flatlib.data import DataError
-from flatlib.experiments import RunConfig
-from flatlib.experiments.config import load_data
 from flatlib.files import write_atomically
-from flatlib.manifest import (
+from flatlib.lab.data import DataError
+from flatlib.lab.experiments import RunConfig
+from flatlib.lab.experiments.config import load_data
+from flatlib.lab.manifest import (
     FORMAT,
     UNSEALED_FORMAT,
     RecordError,
@@ -27,8 +27,8 @@ from flatlib.manifest import (
     canonical,
     encode,
 )
-from flatlib.records import Record
-from flatlib.training.loss import evaluate
+from flatlib.lab.records import Record
+from flatlib.lab.training.loss import evaluate
 
 # The weights measured again give the last row to rounding, which depends on the machine.
 REMEASURED = 1e-4

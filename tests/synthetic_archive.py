@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from flatlib.experiments import RunConfig, configurations
-from flatlib.records import Record
+from flatlib.lab.experiments import RunConfig, configurations
+from flatlib.lab.records import Record
 
 STEPS = (0, 30_000, 60_000)
 SEED_SHIFT = {0: -1.0, 1: 0.0, 2: 1.0}  # mean 0, standard deviation 1

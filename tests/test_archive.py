@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib import archive
-from flatlib.experiments import RecordError
+from flatlib.lab import archive
+from flatlib.lab.experiments import RecordError
 
 BASE = [(0.1, 20, seed, 60_000) for seed in SEED_SHIFT]
 

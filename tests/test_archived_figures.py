@@ -15,12 +15,13 @@ from scipy import stats
 from synthetic_archive import SEED_SHIFT, STEPS, level, write
 
 import flatlib
-from flatlib import bounds, figures, nets
-from flatlib.archive import label, read
-from flatlib.experiments import EXPERIMENTS
-from flatlib.figures import archived, curves
-from flatlib.figures.inequalities import in_symbols
-from flatlib.figures.style import SAMPLES, SETTINGS
+from flatlib import bounds, nets
+from flatlib.lab import figures
+from flatlib.lab.archive import label, read
+from flatlib.lab.experiments import EXPERIMENTS
+from flatlib.lab.figures import archived, curves
+from flatlib.lab.figures.inequalities import in_symbols
+from flatlib.lab.figures.style import SAMPLES, SETTINGS
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))
 BATCHES = ((0.1, 8), (0.1, 20), (0.1, 32))

@@ -1,4 +1,4 @@
-"""flatlib.chapter: which parameters a chapter takes, and what it says of the others."""
+"""flatlib.lab.chapter: which parameters a chapter takes, and what it says of the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from flatlib.chapter import check_parameters
+from flatlib.lab.chapter import check_parameters
 
 DECLARED = """\
 widths: list = [3, 4, 2]  # M, hidden widths, N

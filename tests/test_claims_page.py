@@ -14,7 +14,7 @@ import pytest
 from docutils.nodes import make_id
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib import claims, verdicts
+from flatlib.lab import claims, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from test_experiments import TINY, at_work, record_of, steps_of
 
-from flatlib import cli, commands
-from flatlib.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
+from flatlib.lab import cli, commands
+from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
 
 
 def test_list_names_every_experiment(capsys):
@@ -153,8 +153,8 @@ PARENT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from flatlib import cli, commands
-from flatlib.experiments import run_many
+from flatlib.lab import cli, commands
+from flatlib.lab.experiments import run_many
 from test_experiments import TINY
 
 def run(name, scale, *, results, **options):

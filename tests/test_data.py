@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from flatlib import files
-from flatlib.data import DataError, cifar10, data_folder, fashion_mnist, load, vision
+from flatlib.lab.data import DataError, cifar10, data_folder, fashion_mnist, load, vision
 
-# The function `flatlib.data.cifar10` hides the module of the same name.
-cifar10_module = importlib.import_module("flatlib.data.cifar10")
-fashion_module = importlib.import_module("flatlib.data.fashion_mnist")
+# The function `flatlib.lab.data.cifar10` hides the module of the same name.
+cifar10_module = importlib.import_module("flatlib.lab.data.cifar10")
+fashion_module = importlib.import_module("flatlib.lab.data.fashion_mnist")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import equation_badges
 import pytest
 from sphinx.cmd.build import build_main
 
-from flatlib import equations
+from flatlib.lab import equations
 
 CONFIG = """
 extensions = ["myst_parser", "equation_badges"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flatlib import exercises
+from flatlib.lab import exercises
 
 SIGNS = torch.tensor([1, 1, -1], dtype=torch.float64)
 

@@ -19,9 +19,10 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import commands, experiments, nets
+from flatlib import nets
 from flatlib.bounds import chain, evaluate
-from flatlib.experiments import (
+from flatlib.lab import commands, experiments
+from flatlib.lab.experiments import (
     EXPERIMENTS,
     SCALES,
     LockedError,
@@ -36,12 +37,12 @@ from flatlib.experiments import (
     records,
     run_many,
 )
-from flatlib.experiments.catalog import command
-from flatlib.experiments.config import MeasuredSamples, load_data
-from flatlib.experiments.stacked import stacks
-from flatlib.experiments.work import ending
+from flatlib.lab.experiments.catalog import command
+from flatlib.lab.experiments.config import MeasuredSamples, load_data
+from flatlib.lab.experiments.stacked import stacks
+from flatlib.lab.experiments.work import ending
+from flatlib.lab.training.checkpoint import bound_keys
 from flatlib.measurement import measure
-from flatlib.training.checkpoint import bound_keys
 
 TINY = RunConfig(
     "mlp-small", "digits", 0.5, 20, seed=3, steps=60, measure_every=20, measure_samples=4
@@ -248,7 +249,7 @@ class TestOneRun:
     def test_done_is_done(self, whole, monkeypatch):
         before = outcome(TINY, whole)
         monkeypatch.setattr(
-            "flatlib.experiments.work.load_data", lambda name: pytest.fail("ran again")
+            "flatlib.lab.experiments.work.load_data", lambda name: pytest.fail("ran again")
         )
         assert execute(TINY, "smoke", whole) == "complete"
         assert execute(replace(TINY, steps=20), "smoke", whole) == "complete"
@@ -282,7 +283,7 @@ class TestOneRun:
         assert spans == [(0, 20), (20, 40), (40, 60)]
 
     def test_a_run_without_archived_weights_says_how_to_make_them(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("flatlib.experiments.work.LARGEST_ARCHIVED_NET", 0)
+        monkeypatch.setattr("flatlib.lab.experiments.work.LARGEST_ARCHIVED_NET", 0)
         for seed, steps, length in ((2, 600, ""), (2, 100, " --steps 100"), (0, 100, "")):
             run = replace(configurations("mlp-relu-bounds")[0], seed=seed, steps=steps)
             results = tmp_path / f"{seed}-{steps}"
@@ -322,7 +323,7 @@ class TestOneRun:
     def test_nothing_misclassified_leaves_an_empty_row(self, tmp_path, monkeypatch):
         data = load_data("digits").first(40)
         perfect = replace_test(data)
-        monkeypatch.setattr("flatlib.experiments.work.load_data", lambda *name: perfect)
+        monkeypatch.setattr("flatlib.lab.experiments.work.load_data", lambda *name: perfect)
         easy = replace(TINY, lr=2.0, batch_size=2, steps=600, measure_every=300)
         execute(easy, "smoke", tmp_path)
         last = record_of(easy, tmp_path).read_table().iloc[-1]
@@ -445,12 +446,12 @@ class TestRefusals:
         execute(replace(TINY, steps=20), "smoke", tmp_path)
         data = load_data("digits")
         changed = replace(data, train_x=data.train_x + 0.001)
-        monkeypatch.setattr("flatlib.experiments.work.load_data", lambda *name: changed)
+        monkeypatch.setattr("flatlib.lab.experiments.work.load_data", lambda *name: changed)
         with pytest.raises(RecordError, match=f"has SHA-256 {data.content_hash} there and"):
             execute(TINY, "smoke", tmp_path)
 
     def test_lost_state_without_weights_is_named(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("flatlib.experiments.work.LARGEST_ARCHIVED_NET", 0)
+        monkeypatch.setattr("flatlib.lab.experiments.work.LARGEST_ARCHIVED_NET", 0)
         execute(replace(TINY, steps=20), "smoke", tmp_path)
         record = record_of(TINY, tmp_path)
         record.state_path.unlink()
@@ -516,8 +517,8 @@ class TestRefusals:
 EXECUTE = """
 import resource, sys
 from pathlib import Path
-from flatlib.experiments import RunConfig, execute
-from flatlib.experiments.config import load_data
+from flatlib.lab.experiments import RunConfig, execute
+from flatlib.lab.experiments.config import load_data
 limit = int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -692,7 +693,8 @@ class TestMany:
     def test_interrupting_the_pool_stops_its_processes_at_once(self, tmp_path):
         code = (
             "from test_experiments import TINY; from dataclasses import replace\n"
-            "from pathlib import Path; from flatlib.experiments import run_many; import signal\n"
+            "from pathlib import Path; import signal\n"
+            "from flatlib.lab.experiments import run_many\n"
             "if __name__ == '__main__':\n"
             # A shell's background jobs ignore it, and their children with them.
             "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -747,7 +749,7 @@ class TestMany:
         from concurrent.futures import Future
         from contextlib import contextmanager
 
-        from flatlib.experiments import many
+        from flatlib.lab.experiments import many
 
         @contextmanager
         def dying(address):
@@ -785,7 +787,7 @@ class TestMany:
                     [sys.executable, "-m", *words],
                     env=environment,
                     start_new_session=True,
-                    **pipes if words[0] == "flatlib.cli" else {"stderr": subprocess.DEVNULL},
+                    **pipes if words[0] == "flatlib.lab.cli" else {"stderr": subprocess.DEVNULL},
                 )
             )
             return started[-1]
@@ -799,7 +801,7 @@ class TestMany:
             address = json.loads(contact.read_text())["address"]
             worker = start("distributed.cli.dask_worker", address, *here, "--no-nanny",
                            "--nthreads", "1")  # fmt: skip
-            command = start("flatlib.cli", "run", "mlp-batch-size", "--steps", "1000",
+            command = start("flatlib.lab.cli", "run", "mlp-batch-size", "--steps", "1000",
                             "--scheduler", address, "--results", str(tmp_path))  # fmt: skip
             wait_until(lambda: steps_of(tmp_path, runs[1]) >= 0)
             scheduler.send_signal(signal.SIGKILL)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from flatlib import figures
+from flatlib.lab import figures
 
 # Simulated colour vision deficiency, full severity (Machado, Oliveira and Fernandes 2009).
 VISION = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flatlib import equations, figures
+from flatlib.lab import equations, figures
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,6 +87,6 @@ def test_the_pictures_alternative_text_says_what_the_archive_holds(picture, meas
 def test_a_response_above_its_limit_is_refused(picture, measurements, monkeypatch):
     table = next(iter(measurements.values())).copy()
     table.loc[table.index[3], "A"] = 2 * table.loc[table.index[3], "D"]
-    monkeypatch.setattr("flatlib.experiments.load", lambda *asked: table)
+    monkeypatch.setattr("flatlib.lab.experiments.load", lambda *asked: table)
     with pytest.raises(ValueError, match=f"step {table.iloc[3]['step']}: .* above its limit"):
         picture["measurements"]()

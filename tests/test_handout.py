@@ -1,4 +1,4 @@
-"""flatlib/handout.py: chapters without solutions, which still run."""
+"""flatlib/lab/handout.py: chapters without solutions, which still run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from flatlib import cli
-from flatlib.handout import handout
+from flatlib.lab import cli
+from flatlib.lab.handout import handout
 
 CHAPTERS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 

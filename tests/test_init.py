@@ -10,28 +10,54 @@ import pytest
 import flatlib
 
 
-def test_every_name_is_there_and_listed():
-    names: dict = {}
-    exec("from flatlib import *", names)
-    assert set(flatlib.__all__) <= set(names)
-    assert set(flatlib.__all__) <= set(dir(flatlib))
-    for room in flatlib.ROOMS:
-        assert names[room].__name__ == f"flatlib.{room}"
-    for name, room in flatlib.HOMES.items():
-        assert names[name] is getattr(sys.modules[f"flatlib.{room}"], name)
-        assert names[name].__module__ == f"flatlib.{room}"
+@pytest.mark.parametrize("package", [flatlib, flatlib.lab])
+def test_every_name_is_there_and_listed(package):
+    home, names = package.__name__, {}
+    exec(f"from {home} import *", names)
+    assert set(package.__all__) <= set(names)
+    assert set(package.__all__) <= set(dir(package))
+    for room in package.ROOMS:
+        assert names[room].__name__ == f"{home}.{room}"
+    for name, room in package.HOMES.items():
+        assert names[name] is getattr(sys.modules[f"{home}.{room}"], name)
+        assert names[name].__module__ == f"{home}.{room}"
 
 
-def test_a_name_that_is_not_there_is_named():
-    with pytest.raises(AttributeError, match="module 'flatlib' has no attribute 'flatness'"):
-        flatlib.flatness  # noqa: B018
+@pytest.mark.parametrize("package", [flatlib, flatlib.lab])
+def test_a_name_that_is_not_there_is_named(package):
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'flat"):
+        package.flatness  # noqa: B018
+
+
+def test_the_measuring_storey_needs_torch_numpy_and_scipy_alone():
+    """Everything in ``flatlib`` but ``flatlib.lab`` imports where no other package is."""
+    code = """
+import importlib, pkgutil, sys
+import torch, numpy, scipy.sparse.linalg
+
+before = set(sys.modules)
+import flatlib
+OURS = {"flatlib", "torch", "numpy", "scipy", "sympy", "mpmath"}  # the last two are PyTorch's own
+
+rooms = [room.name for room in pkgutil.iter_modules(flatlib.__path__) if room.name != "lab"]
+for room in rooms:
+    importlib.import_module(f"flatlib.{room}")
+flatlib.measure(flatlib.nets.mlp([3, 4, 2], seed=0), torch.eye(3), progress=False).rows()
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - set(sys.stdlib_module_names) - OURS))
+print(*sorted(name for name in sys.modules if name.startswith("flatlib.lab")))
+print(len(rooms))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *others, number = found.stdout.split()
+    assert others == [] and int(number) > 10
 
 
 def test_what_takes_seconds_waits_until_it_is_used():
     """The command line handles signals first, and its workers draw nothing."""
     code = (
-        "import sys, flatlib, flatlib.cli; print('torch' in sys.modules); "
-        "import flatlib.experiments; print('matplotlib' in sys.modules); "
+        "import sys, flatlib, flatlib.lab.cli; print('torch' in sys.modules); "
+        "import flatlib.lab.experiments; print('matplotlib' in sys.modules); "
         "print(flatlib.measure.__name__)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

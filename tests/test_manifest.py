@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from synthetic_archive import manifest_of, write
 
-from flatlib import cli
-from flatlib.experiments import RunConfig, execute, load, records
-from flatlib.manifest import RecordError, canonical, decode, encode
-from flatlib.records import Record, default_results
+from flatlib.lab import cli
+from flatlib.lab.experiments import RunConfig, execute, load, records
+from flatlib.lab.manifest import RecordError, canonical, decode, encode
+from flatlib.lab.records import Record, default_results
 
 COMMITTED = sorted(default_results().glob("*/*/manifest.json"))
 TINY = RunConfig(

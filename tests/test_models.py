@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_layers import assert_energies, drawn, gaussian
 
-from flatlib.data import vision
+from flatlib.lab.data import vision
 
 vision.datasets()  # torchvision imports beside any build of torch after this
 models = pytest.importorskip("torchvision.models")

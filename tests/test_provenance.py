@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flatlib.experiments import provenance
+from flatlib.lab.experiments import provenance
 
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from synthetic_archive import manifest_of
 
-from flatlib.experiments import RunConfig
-from flatlib.records import LockedError, Record, RecordError, default_results, render
+from flatlib.lab.experiments import RunConfig
+from flatlib.lab.records import LockedError, Record, RecordError, default_results, render
 
 ROWS = [{"step": step, "loss": 1 / (step + 1), "samples": "train"} for step in range(4)]
 RUN = RunConfig("mlp-small", "digits", 0.5, 20, seed=3, steps=60, measure_every=20)
@@ -211,7 +211,7 @@ class TestFullDisk:
 HOLD = """
 import sys, time
 from pathlib import Path
-from flatlib.records import Record
+from flatlib.lab.records import Record
 with Record(Path(sys.argv[1]), "smoke", sys.argv[2]).lock():
     print("held", flush=True)
     time.sleep(60)

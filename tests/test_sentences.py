@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib import claims, sentences
-from flatlib.archive import read
-from flatlib.verdicts import DESIGNED_SETTINGS, Verdict
+from flatlib.lab import claims, sentences
+from flatlib.lab.archive import read
+from flatlib.lab.verdicts import DESIGNED_SETTINGS, Verdict
 
 RATES = [(lr, 20, seed, 60_000) for lr in (0.05, 0.1, 0.2) for seed in SEED_SHIFT]
 

@@ -1,4 +1,4 @@
-"""flatlib.statistics against SciPy, closed forms, and intervals that cover what they promise."""
+"""Our statistics against SciPy, closed forms, and intervals that cover what they promise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flatlib.statistics import clustered_pearson, mean_and_spread, paired_difference, pearson
+from flatlib.lab.statistics import clustered_pearson, mean_and_spread, paired_difference, pearson
 
 finite = st.floats(-1e3, 1e3)
 

@@ -287,3 +287,12 @@ def test_a_terminal_shows_a_bar_by_default(eager_bar, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     flatlib.measure(network(), gaussian(6, 2, 6))
     assert "/24.0" in capsys.readouterr().err
+
+
+def test_without_tqdm_there_is_no_bar_and_who_asks_for_one_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    net, x = flatlib.nets.mlp([3, 4, 2], seed=0), torch.eye(3)
+    assert flatlib.measure(net, x) == flatlib.measure(net, x, progress=False)
+    with pytest.raises(ImportError, match="pip install tqdm"):
+        flatlib.measure(net, x, progress=True)

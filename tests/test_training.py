@@ -12,16 +12,16 @@ from torch import nn
 
 import flatlib
 from flatlib import nets
-from flatlib.data import load
+from flatlib.lab.data import load
+from flatlib.lab.training import DivergenceError, Trainer, train
+from flatlib.lab.training.batches import Batches
+from flatlib.lab.training.checkpoint import bound_keys, measurement_row
+from flatlib.lab.training.gap import lemma_gap
+from flatlib.lab.training.layout import pooled_first
+from flatlib.lab.training.loss import evaluate
+from flatlib.lab.training.replay import exact_convolutions
+from flatlib.lab.training.stack import StackedTrainer
 from flatlib.sharpness import hessian_trace, sharpness_gap
-from flatlib.training import DivergenceError, Trainer, train
-from flatlib.training.batches import Batches
-from flatlib.training.checkpoint import bound_keys, measurement_row
-from flatlib.training.gap import lemma_gap
-from flatlib.training.layout import pooled_first
-from flatlib.training.loss import evaluate
-from flatlib.training.replay import exact_convolutions
-from flatlib.training.stack import StackedTrainer
 
 
 class TestBatches:
@@ -484,19 +484,19 @@ class TestTrain:
 
 
 def test_a_layer_frozen_in_eval_mode_stays_so_while_the_rest_trains():
-    data = flatlib.data.load("gaussian", n=20, M=3, N=2)
+    data = flatlib.lab.data.load("gaussian", n=20, M=3, N=2)
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     net[1].eval()
     before = net[1].running_mean.clone()
-    flatlib.train(net, data, steps=4, measure_every=2, progress=False)
+    flatlib.lab.train(net, data, steps=4, measure_every=2, progress=False)
     assert torch.equal(net[1].running_mean, before)
     assert net.training and not net[1].training
 
 
 def test_a_network_without_parameters_is_refused():
-    data = flatlib.data.load("gaussian", n=20, M=3, N=3)
+    data = flatlib.lab.data.load("gaussian", n=20, M=3, N=3)
     with pytest.raises(ValueError, match="Identity has no parameters"):
-        flatlib.train(nn.Identity(), data, progress=False)
+        flatlib.lab.train(nn.Identity(), data, progress=False)
 
 
 def test_a_dead_network_has_the_same_columns():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import test_verdicts as units
 
-from flatlib import verdicts
+from flatlib.lab import verdicts
 
 SOURCE = Path(verdicts.__file__).read_text(encoding="utf-8")
 MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, its arguments)

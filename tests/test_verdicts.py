@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from flatlib import claims, verdicts
-from flatlib.claims import Claim, Margin
-from flatlib.experiments import configurations
-from flatlib.verdicts import Archive, ArchivedRun, decide
+from flatlib.lab import claims, verdicts
+from flatlib.lab.claims import Claim, Margin
+from flatlib.lab.experiments import configurations
+from flatlib.lab.verdicts import Archive, ArchivedRun, decide
 
 STEPS = np.array([0, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000])
 SEEDS = (0, 1, 2, 3, 4)
@@ -104,7 +104,7 @@ def test_a_change_is_the_mean_of_seed_means_with_students_interval():
 
 
 def configurations_settings():
-    from flatlib.experiments import EXPERIMENTS
+    from flatlib.lab.experiments import EXPERIMENTS
 
     return EXPERIMENTS[ALL].settings
 

@@ -67,7 +67,7 @@ def section(network: str, group: str) -> str:
 
 def entry(verdict) -> dict:
     """One claim as the page shows it."""
-    from flatlib import sentences
+    from flatlib.lab import sentences
 
     claim = verdict.claim
     return {
@@ -89,8 +89,8 @@ def entry(verdict) -> dict:
 
 def gather(results: Path | None = None) -> dict:
     """Everything that the page shows, from an archive."""
-    from flatlib import claims, sentences, verdicts
-    from flatlib.figures import verdicts as drawing
+    from flatlib.lab import claims, sentences, verdicts
+    from flatlib.lab.figures import verdicts as drawing
 
     archive = verdicts.read(results)
     words = verdicts.by_threshold(archive)

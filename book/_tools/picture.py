@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from flatlib import experiments, figures
+from flatlib.lab import experiments, figures
 
 STATIC = Path(__file__).resolve().parents[1] / "_static"
 THEMES = ("light", "dark")

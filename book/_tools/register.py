@@ -19,7 +19,7 @@ SEED = 0
 
 def entry(label: str) -> dict:
     """One equation as the site shows it: what it says, and what its check found just now."""
-    from flatlib import equations
+    from flatlib.lab import equations
 
     equation = equations.register[label]
     result = equations.check(label, seed=SEED, cases=CASES)
@@ -44,7 +44,7 @@ def entry(label: str) -> dict:
 
 def main(target: str) -> int:
     """Check every equation, two at a time, and write one JSON file whole."""
-    from flatlib import equations
+    from flatlib.lab import equations
 
     labels = list(equations.register)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

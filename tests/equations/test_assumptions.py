@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flatlib import bounds, equations, measure, nets
-from flatlib.equations.cases import Case, Skip, frobenius, spectral
-from flatlib.equations.checking import run
-from flatlib.equations.convolutions import ConvolutionCase
-from flatlib.equations.vectors import Vector
+from flatlib import bounds, measure, nets
+from flatlib.lab import equations
+from flatlib.lab.equations.cases import Case, Skip, frobenius, spectral
+from flatlib.lab.equations.checking import run
+from flatlib.lab.equations.convolutions import ConvolutionCase
+from flatlib.lab.equations.vectors import Vector
 
 VECTORS = ("19", "22", "B.1", "B.2")
 CONVOLUTIONS = ("N.6", "N.7", "N.8")

@@ -7,14 +7,15 @@ import torch
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from flatlib import equations, measure
-from flatlib.equations.cases import rescaled
-from flatlib.equations.convolutions import draw_convolution
-from flatlib.equations.interpolation import epsilon, largest_curvature, residual_term
-from flatlib.equations.sensitivity import B, C, C_prime, D
-from flatlib.equations.tight import curved, orthants
-from flatlib.equations.vectors import draw_vector
-from flatlib.equations.volume import volume
+from flatlib import measure
+from flatlib.lab import equations
+from flatlib.lab.equations.cases import rescaled
+from flatlib.lab.equations.convolutions import draw_convolution
+from flatlib.lab.equations.interpolation import epsilon, largest_curvature, residual_term
+from flatlib.lab.equations.sensitivity import B, C, C_prime, D
+from flatlib.lab.equations.tight import curved, orthants
+from flatlib.lab.equations.vectors import draw_vector
+from flatlib.lab.equations.volume import volume
 
 DRAWN = [equations.draw(0, index) for index in range(200)]
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flatlib import bounds, equations
-from flatlib.equations import library
-from flatlib.equations.cases import Case
-from flatlib.equations.checking import holds, run
-from flatlib.equations.mutation import reversed_link, scaled_link, with_link
+from flatlib import bounds
+from flatlib.lab import equations
+from flatlib.lab.equations import library
+from flatlib.lab.equations.cases import Case
+from flatlib.lab.equations.checking import holds, run
+from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 
 
 def outcome(label: str, link, cases: int = 3):

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import pytest
 
-from flatlib import equations
-from flatlib.equations.checking import CheckResult, holds
+from flatlib.lab import equations
+from flatlib.lab.equations.checking import CheckResult, holds
 
 LABELS = [*map(str, range(1, 29)), "A.1", "B.1", "B.2", *(f"N.{k}" for k in range(1, 15))]
 CASES = 40
@@ -128,7 +128,7 @@ def test_unknown_label_names_the_nearest(label, near):
 
 
 def test_label_like_no_other_points_to_the_register():
-    with pytest.raises(ValueError, match="flatlib.equations.register"):
+    with pytest.raises(ValueError, match="flatlib.lab.equations.register"):
         equations.check("sharpness ")
 
 

@@ -1,0 +1,110 @@
+"""What the command ``flatlib`` can do: its words, and what each of them does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flatlib import __version__
+from flatlib.lab.experiments import EXPERIMENTS, SCALES, configurations, run
+from flatlib.lab.handout import handout
+from flatlib.lab.records import Record, RecordError, default_results
+
+DESCRIPTION = "Run the paper's experiments, see how far they are, hand out homework."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's words; each sets ``command`` to the function that does it."""
+    parser = argparse.ArgumentParser(prog="flatlib", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"flatlib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="run an experiment, or go on with it")
+    command.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help="see: flatlib list")
+    command.add_argument("--scale", choices=SCALES, default="smoke")
+    command.add_argument("--steps", type=int, help="length, instead of the scale's own")
+    command.add_argument("--seeds", type=seeds, help="such as 0,1,2, instead of the scale's own")
+    command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
+    command.add_argument("--device", default="cpu", help="such as cuda: stacks runs of one shape")
+    command.add_argument("--no-progress", action="store_true", help="draw no bars")
+    command.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="how far the archived and running runs are")
+    status.add_argument("--scale", choices=SCALES, help="only this one")
+    status.set_defaults(command=_status)
+
+    commands.add_parser("list", help="the experiments").set_defaults(command=_list)
+
+    homework = commands.add_parser("handout", help="a chapter without its solutions, for students")
+    homework.add_argument("notebook", type=Path, help="such as notebooks/03-volume.ipynb")
+    homework.add_argument("file", type=Path, help="where to write it")
+    homework.set_defaults(command=_handout)
+
+    for writer_or_reader in (command, status):
+        writer_or_reader.add_argument(
+            "--results", type=folder, default=default_results(), metavar="FOLDER"
+        )
+    return parser
+
+
+def folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is needed, got an empty one")
+    return Path(text)
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _run(options: argparse.Namespace) -> int:
+    outcomes = run(
+        options.name,
+        options.scale,
+        seeds=options.seeds,
+        steps=options.steps,
+        results=options.results,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        device=options.device,
+        progress=not options.no_progress,
+    )
+    for outcome in outcomes:
+        print(f"{outcome.status:9} {outcome.run} {outcome.message}".rstrip())
+    return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    if not options.results.is_dir():
+        raise ValueError(f"there is no results folder {options.results}; flatlib run makes one")
+    altered = 0
+    for path in sorted(options.results.glob(f"{options.scale or '*'}/*/manifest.json")):
+        record = Record(options.results, path.parent.parent.name, path.parent.name)
+        try:
+            manifest = record.read_manifest()
+        except (OSError, RecordError) as fault:  # the others shall be listed all the same
+            print(f"{record.scale:7} {'altered':9} {'':15} {record.run}")
+            print(f"flatlib: {fault}", file=sys.stderr)
+            altered += 1
+            continue
+        status = manifest["status"]
+        if status == "running" and not record.at_work():
+            status = "stopped"
+        reached = f"{manifest['steps']}/{manifest['steps_asked']}"
+        print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
+    return int(altered > 0)
+
+
+def _handout(options: argparse.Namespace) -> int:
+    n_exercises = handout(options.notebook, options.file)
+    print(f"{options.file}: {n_exercises} exercises, no solutions")
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    for name, experiment in EXPERIMENTS.items():
+        counts = ", ".join(f"{len(configurations(name, scale))} at {scale}" for scale in SCALES)
+        print(f"{name:20} Fig. {experiment.figure:22} runs: {counts}")
+    return 0

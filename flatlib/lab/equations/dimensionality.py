@@ -1,0 +1,167 @@
+"""Local dimensionality: Eq. (14) and the sandwich with MLS and the gradient energy."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flatlib.lab.equations import tight
+from flatlib.lab.equations.assumptions import MOVING, SMOOTH
+from flatlib.lab.equations.cases import Case
+from flatlib.lab.equations.checking import Equation, Link, Tight
+from flatlib.lab.equations.library import same_shares
+from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
+from flatlib.lab.equations.volume import ROUNDING_FLOOR, resolved
+from flatlib.measurement import measure
+
+GROUPS = 40  # of the propagated samples, for the jackknife
+
+
+def participation_ratio(covariance: Tensor) -> Tensor:
+    """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return trace**2 / covariance.square().sum(dim=(-2, -1))
+
+
+def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:
+    """Jackknife estimate from the propagated ball, and its standard error."""
+    groups = (moved - moved.mean(dim=0)).unflatten(0, (GROUPS, -1))
+    moments = groups.mT @ groups
+    whole = participation_ratio(moments.sum(dim=0))
+    left_out = participation_ratio(moments.sum(dim=0) - moments)
+    estimate = GROUPS * whole - (GROUPS - 1) * left_out.mean()
+    variance = (GROUPS - 1) / GROUPS * (left_out - left_out.mean()).square().sum()
+    return estimate, variance.sqrt()
+
+
+def dimensionality(c: Case) -> list[Link]:
+    """(14): traces against eigenvalues, its range, and the propagated Gaussian ball."""
+    C = c.grad_x @ c.grad_x.mT
+    D_PR, eigenvalues = participation_ratio(C), c.sigma**2
+    by_norms = (eigenvalues.sum(dim=1) / eigenvalues.norm(dim=1)) ** 2
+    rank = (c.sigma > 1e-12 * c.sigma[:, :1]).sum(dim=1)
+    estimate, error = _sampled_dimensionality(c.ball[1])
+    # At D_PR = N the first-order error vanishes: the second-order one is N^2 / samples.
+    error = error + c.N**2 / len(c.ball[1]) + ROUNDING_FLOOR
+    return [
+        (D_PR, "=", by_norms),
+        (1.0, "<=", D_PR),
+        (D_PR, "<=", rank),
+        (estimate, "~", D_PR[0], error),
+    ]
+
+
+def _library_dimensionality(c: Case) -> list[Link]:
+    found = measure(c.net, c.x).local_dimensionality
+    return [(found, "=", participation_ratio(c.grad_x @ c.grad_x.mT))]
+
+
+def sandwich(c: Case) -> list[Link]:
+    """N.5, sample by sample: the stable rank is at most D_PR."""
+    energy = c.grad_x_F**2
+    D_PR = participation_ratio(c.grad_x @ c.grad_x.mT)
+    return [(energy / D_PR, "<=", c.grad_x_2**2), (c.grad_x_2**2, "<=", energy)]
+
+
+def _scale(c: Case) -> Tensor:
+    return (c.grad_x @ c.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
+
+
+_dimensionality = Equation(
+    label="14",
+    name="Local dimensionality",
+    statement=r"D_{\mathrm{PR}}=\frac{\operatorname{Tr}[C_f^{\lim}]^2}"
+    r"{\operatorname{Tr}[(C_f^{\lim})^2]}="
+    r"\Big(\frac{\lVert\lambda\rVert_1}{\lVert\lambda\rVert_2}\Big)^2\in[1,\operatorname{rank}]",
+    where="Sec. 3.3",
+    assumptions=(
+        MOVING,
+        "lambda are the eigenvalues of C.",
+        SMOOTH,
+        "Sampled: the propagated ball's ratio agrees within its own standard error.",
+    ),
+    kind="definition",
+    check=dimensionality,
+    library=_library_dimensionality,
+    applies=resolved,
+    mutants={
+        "singular values for eigenvalues": with_link(
+            dimensionality,
+            0,
+            lambda c: (
+                dimensionality(c)[0][0],
+                "=",
+                (c.sigma.sum(dim=1) / c.sigma.norm(dim=1)) ** 2,
+            ),
+        ),
+        "square dropped": with_link(
+            dimensionality,
+            0,
+            lambda c: (
+                dimensionality(c)[0][0],
+                "=",
+                (c.sigma**2).sum(dim=1) / (c.sigma**2).norm(dim=1),
+            ),
+        ),
+        "stable rank": with_link(
+            dimensionality,
+            3,
+            lambda c: (
+                dimensionality(c)[3][0],
+                "~",
+                c.grad_x_F[0] ** 2 / c.grad_x_2[0] ** 2,
+                dimensionality(c)[3][3],
+            ),
+        ),
+        "not scale-free": with_link(
+            dimensionality,
+            0,
+            lambda c: (dimensionality(c)[0][0] * _scale(c), "=", dimensionality(c)[0][2]),
+        ),
+        "at most 1": reversed_link(dimensionality, 1),
+        "at least the rank": reversed_link(dimensionality, 2),
+    },
+)
+
+_sandwich = Equation(
+    label="N.5",
+    name="Dimensionality between MLS and gradient energy",
+    statement=r"\frac{\lVert\nabla_xf\rVert_F^2}{D_{\mathrm{PR}}}\le\sigma_1^2"
+    r"\le\lVert\nabla_xf\rVert_F^2",
+    where="Ours; beside (14)",
+    assumptions=(MOVING, SMOOTH),
+    kind="inequality",
+    check=sandwich,
+    library=same_shares("N.5", sandwich, (0, 1)),
+    tight=(Tight(tight.isotropic, (0,)), Tight(tight.neuron, (0, 1))),
+    mutants={
+        "D_PR squared": with_link(
+            sandwich,
+            0,
+            lambda c: (
+                c.grad_x_F**2 / participation_ratio(c.grad_x @ c.grad_x.mT) ** 2,
+                "<=",
+                c.grad_x_2**2,
+            ),
+        ),
+        "D_PR dropped": with_link(sandwich, 0, lambda c: (c.grad_x_F**2, "<=", c.grad_x_2**2)),
+        "root of D_PR": with_link(
+            sandwich,
+            0,
+            lambda c: (
+                c.grad_x_F**2 / participation_ratio(c.grad_x @ c.grad_x.mT).sqrt(),
+                "<=",
+                c.grad_x_2**2,
+            ),
+        ),
+        "smallest singular value": with_link(
+            sandwich, 0, lambda c: (sandwich(c)[0][0], "<=", c.sigma[:, -1] ** 2)
+        ),
+        "mean of the squared singular values": with_link(
+            sandwich, 1, lambda c: (c.grad_x_2**2, "<=", c.grad_x_F**2 / c.N)
+        ),
+        "the wrong way round": reversed_link(sandwich),
+        "a factor 2 to spare": scaled_link(sandwich, lambda c: 2.0, 1),
+    },
+)
+
+EQUATIONS = (_dimensionality, _sandwich)

@@ -1,0 +1,137 @@
+"""Elementwise-adaptive sharpness: what it measures (N.13) and what it bounds (N.14)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from flatlib import sharpness
+from flatlib.lab.equations import tight
+from flatlib.lab.equations.assumptions import DENSE, INTERPOLATES, SMOOTH
+from flatlib.lab.equations.cases import Case, draw_interpolating, frobenius, mean
+from flatlib.lab.equations.checking import Equation, Link, Tight
+from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
+
+RHO = 1e-7
+
+
+def off_kinks(c: Case) -> bool:
+    """Whether no ReLU bends within the perturbations: training may leave a sample at a kink."""
+    return c.distance_to_kinks > 100 * RHO
+
+
+def adaptive_energy(c: Case) -> Tensor:
+    """Mean over samples of ``||theta * grad_theta f||_F^2``, the product entry by entry."""
+    return mean(frobenius(c.theta * c.grad_theta) ** 2)
+
+
+def _mean_rise(c: Case) -> Tensor:
+    """Mean rise of the loss over rho^2, at perturbations whose moments are those of delta.
+
+    These are steps of one parameter at a time, up and down: second moments decide the limit.
+    """
+    delta = RHO * torch.diag(c.theta)
+    rise = vmap(lambda d: (c.loss(c.theta + d, c.y) + c.loss(c.theta - d, c.y)) / 2)
+    return rise(delta).sum() / RHO**2
+
+
+def adaptive_expectation(c: Case) -> list[Link]:
+    """N.13 over rho^2: the Hessian's expectation exactly, the loss's rise by finite differences."""
+    energy, H = adaptive_energy(c) / 2, c.hessian_at_targets
+    scaled = c.theta[:, None] * H * c.theta
+    m, rounding = len(c.theta), 1e-16 * c.f(c.x).norm() / RHO
+    floor = 1e-4 * energy + rounding * (m * rounding + (m * energy).sqrt())
+    return [
+        (scaled.trace() / 2, "=", energy),
+        (_mean_rise(c), "~", energy, floor),
+    ]
+
+
+def _library_adaptive(c: Case) -> list[Link]:
+    return [(sharpness.adaptive_sharpness(c.net, c.x), "=", adaptive_energy(c))]
+
+
+def adaptive_bound(c: Case) -> list[Link]:
+    """N.14, sample by sample: Cauchy-Schwarz over the H hidden units."""
+    H = len(c.W)
+    left = frobenius(c.x[:, None, :] * c.grad_x) ** 2
+    return [(left, "<=", H * frobenius(c.W * c.grad_W) ** 2)]
+
+
+_adaptive_expectation = Equation(
+    label="N.13",
+    name="Elementwise-adaptive sharpness",
+    statement=r"\mathbb E_{\delta\sim\mathcal N(0,\rho^2\operatorname{diag}\theta^2)}"
+    r"[L(\theta+\delta)-L(\theta)]=\frac{\rho^2}{2n}\sum_i"
+    r"\lVert\theta\odot\nabla_\theta f(x_i)\rVert_F^2+o(\rho^2)",
+    where="Later versions",
+    assumptions=(
+        INTERPOLATES,
+        SMOOTH,
+        "Exact for the loss's quadratic part; the rise itself is checked by finite differences.",
+    ),
+    kind="identity",
+    check=adaptive_expectation,
+    draw=draw_interpolating,
+    applies=off_kinks,
+    library=_library_adaptive,
+    mutants={
+        "the half dropped": with_link(
+            adaptive_expectation,
+            0,
+            lambda c: (adaptive_expectation(c)[0][0], "=", adaptive_energy(c)),
+        ),
+        "theta dropped": with_link(
+            adaptive_expectation, 0, lambda c: (adaptive_expectation(c)[0][0], "=", c.S / 2)
+        ),
+        "norm of theta for its entries": with_link(
+            adaptive_expectation,
+            0,
+            lambda c: (adaptive_expectation(c)[0][0], "=", c.theta.norm() ** 2 * c.S / 2),
+        ),
+        "theta not squared": with_link(
+            adaptive_expectation,
+            0,
+            lambda c: (
+                adaptive_expectation(c)[0][0],
+                "=",
+                mean(frobenius(c.theta.abs().sqrt() * c.grad_theta) ** 2) / 2,
+            ),
+        ),
+        "inner product for the elementwise one": with_link(
+            adaptive_expectation,
+            0,
+            lambda c: (
+                adaptive_expectation(c)[0][0],
+                "=",
+                mean((c.grad_theta @ c.theta).norm(dim=1) ** 2) / 2,
+            ),
+        ),
+        "a rise twice as large": scaled_link(adaptive_expectation, lambda c: 2.0, 1),
+        "a rise 5 % too large": scaled_link(adaptive_expectation, lambda c: 1.05, 1),
+    },
+)
+
+_adaptive_bound = Equation(
+    label="N.14",
+    name="Adaptive sensitivity by adaptive sharpness",
+    statement=r"\lVert\operatorname{diag}(x)\nabla_xf\rVert_F^2"
+    r"\le H\,\lVert W\odot\nabla_Wf\rVert_F^2",
+    where="Later versions",
+    assumptions=(DENSE, "W has H rows.", SMOOTH),
+    kind="inequality",
+    check=adaptive_bound,
+    tight=(Tight(tight.repeated_row, (0,)), Tight(tight.neuron, (0,))),
+    mutants={
+        "H dropped": scaled_link(adaptive_bound, lambda c: 1 / len(c.W)),
+        "root of H": scaled_link(adaptive_bound, lambda c: len(c.W) ** -0.5),
+        "input dimension for H": scaled_link(adaptive_bound, lambda c: c.W.shape[1] / c.W.shape[0]),
+        "number of outputs for H": scaled_link(adaptive_bound, lambda c: c.N / len(c.W)),
+        "x dropped": lambda c: [(c.grad_x_F**2, "<=", adaptive_bound(c)[0][2])],
+        "W dropped": lambda c: [(adaptive_bound(c)[0][0], "<=", len(c.W) * c.grad_W_F**2)],
+        "the wrong way round": reversed_link(adaptive_bound),
+    },
+)
+
+EQUATIONS = (_adaptive_expectation, _adaptive_bound)

@@ -1,0 +1,120 @@
+"""One picture of all verdicts: a dot and an interval a claim."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from flatlib.lab import verdicts
+from flatlib.lab.sentences import claim_words
+from flatlib.lab.verdicts import Verdict
+
+from .style import COLORS, PAIRS, POINTS_PER_INCH, STYLE
+
+MARKS = {  # word: colour and shape
+    verdicts.HELD: ("blue", "o"),
+    verdicts.AGAINST: ("orange", "X"),
+    verdicts.NO_DIFFERENCE: ("green", "s"),
+    verdicts.NOT_DECIDED: ("muted", "D"),
+}
+WIDE, ROW, HEAD = 720.0, 13.0, 90.0  # points
+TICKS = (-100, -10, -1, 0, 1, 10, 100)
+
+
+def in_margins(verdict: Verdict) -> tuple[float, float, float]:
+    """Value and interval in margins, positive where they go the paper's way.
+
+    Of a claim that nothing moves, the sign is that of the change.
+    """
+    sign = verdict.claim.direction or 1
+    value, low, high = (
+        sign * number / verdict.margin for number in (verdict.value, verdict.low, verdict.high)
+    )
+    return value, min(low, high), max(low, high)
+
+
+def chart(
+    decided: Sequence[Verdict], links: Mapping[str, str], titles: Mapping[str, str]
+) -> Figure:
+    """A dot and its 95 % interval for each claim that has one, by network.
+
+    Args:
+        decided: verdicts; those without an interval are left out.
+        links: by claim, where its dot leads.
+        titles: by network, in the order in which they are drawn.
+    """
+    drawn = [one for one in decided if not math.isnan(one.p)]
+    lines: list[Verdict | str] = []
+    for network, title in titles.items():
+        own = [one for one in drawn if one.claim.network == network]
+        lines += [title, *own] if own else []
+    height = HEAD + ROW * max(len(lines), 1)
+    top, bottom = 1 - 14 / height, 60 / height
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDE / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        ax = figure.add_axes((0.48, bottom, 0.5, top - bottom))
+        _draw(ax, lines, links)
+        _axis(ax, drawn, len(lines))
+        for word, (color, shape) in MARKS.items():
+            ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
+        figure.legend(loc="lower center", ncols=len(MARKS))
+    return figure
+
+
+def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str]) -> None:
+    """One line a claim, its name on the left; a network's title on a line of its own."""
+    left = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+    for row, one in enumerate(lines):
+        if isinstance(one, str):
+            ax.text(-0.02, row, one, weight="bold", **left)
+            continue
+        value, low, high = in_margins(one)
+        color, shape = MARKS[one.word]
+        ax.plot([low, high], [row, row], color=COLORS[color], lw=1.4, ls="-")
+        dot = ax.scatter([value], [row], s=34, marker=shape, color=COLORS[color], zorder=3)
+        name = ax.text(-0.02, row, claim_words(one.claim), size=8.5, **left)
+        dot.set_urls([links[one.claim.key]])
+        name.set_url(links[one.claim.key])
+
+
+def _axis(ax: Axes, drawn: Sequence[Verdict], lines: int) -> None:
+    """Margins on an axis that is linear up to one margin and logarithmic beyond."""
+    limit = 1.3 * max([1.0, *(abs(end) for one in drawn for end in in_margins(one))])
+    ticks = [tick for tick in TICKS if abs(tick) <= limit]
+    ax.axvspan(-1, 1, color=COLORS["grid"], alpha=0.6, lw=0)
+    ax.axvline(0, color=COLORS["muted"], lw=0.8, ls="-")
+    ax.set_xscale("symlog", linthresh=1.0, linscale=0.8)
+    ax.set(xlim=(-limit, limit), ylim=(lines - 0.4, -0.8), yticks=[])
+    ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("change in margins; to the right as the paper says")
+    ax.spines["left"].set_visible(False)
+
+
+def chart_html(figure: Figure, alt: str) -> str:
+    """The picture as inline SVG, whose dots are links and whose colours follow the theme."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for name, (light, _) in PAIRS.items():
+        svg = svg.replace(light, f"var(--flatlib-{name})")
+    label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    svg = svg.replace("<svg ", f'<svg role="group" aria-label="{label}" ', 1)
+    return f'<figure class="claims-picture">{svg}</figure>'
+
+
+def theme_css() -> str:
+    """The colours that `chart_html` names, in light and dark."""
+    light = "".join(f"--flatlib-{name}:{pair[0]};" for name, pair in PAIRS.items())
+    dark = "".join(f"--flatlib-{name}:{pair[1]};" for name, pair in PAIRS.items())
+    return f'<style>html{{{light}}}html[data-theme="dark"]{{{dark}}}</style>'

@@ -1,0 +1,197 @@
+"""Claims and verdicts in words, and as small tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from flatlib.lab import claims
+from flatlib.lab.archive import Runs
+from flatlib.lab.claims import Claim
+from flatlib.lab.verdicts import (
+    CONDITION_UNMET,
+    DESIGNED_SETTINGS,
+    NO_EXPERIMENT,
+    TOO_FEW_SEEDS,
+    Verdict,
+)
+
+SYMBOLS = {
+    claims.S: "√S",
+    claims.V: "log volume",
+    claims.V3: "log volume (top 3)",
+    claims.G: "G",
+    claims.MLS: "MLS",
+    claims.D: "bound D",
+    "C": "bound C",
+    claims.DIMENSION: "local dimensionality",
+    claims.NMLS: "NMLS",
+    claims.NMLS_BOUND: "NMLS's bound (N.9)",
+    claims.NORMALIZED_BOUND: "NMLS's bound (N.12)",
+    claims.TEST_LOSS: "test loss",
+    claims.TEST_ERROR: "test error",
+    claims.GAP: "test minus train loss",
+    "adaptive_sharpness": "adaptive sharpness",
+    "lead_as_factor": "as a factor",
+    "lead_as_difference": "as a difference",
+    "25": "A ≤ B",
+    "26": "B ≤ C",
+    "27": "C ≤ D",
+    "28": "A ≤ C",
+    "13": "A ≤ D",
+}
+MOVES = {claims.RISES: "rises", claims.FALLS: "falls", claims.LEVEL_OFF: "levels off"}
+WHEN = {
+    claims.FROM_START: "from the start",
+    claims.TO_FIT: "until the data are fitted",
+    claims.ONCE_FITTED: "once the data are fitted",
+    claims.LATE: "in the second half of training",
+    claims.AFTER_50_000: "after step 50,000",
+    claims.AT_ONE_STEP: "at one step",
+    claims.AT_EQUAL_LOSS: "at equal train loss",
+    claims.AT_THE_END: "at the end",
+    claims.LAST_TEN: "over the last ten checkpoints",
+}
+REASONS = {
+    NO_EXPERIMENT: "no such network was trained",
+    TOO_FEW_SEEDS: f"fewer than {claims.SEEDS} seeds at a setting",
+    CONDITION_UNMET: f"fewer than {claims.SEEDS} seeds meet the condition",
+    DESIGNED_SETTINGS: DESIGNED_SETTINGS,
+}
+
+
+def number(value: float) -> str:
+    """Three digits, with a true minus.
+
+    >>> number(-1.2345), number(1234.5), number(0.5)
+    ('−1.23', '1,230', '0.5')
+    """
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+    return text.replace("-", "−")
+
+
+def claim_words(claim: Claim) -> str:
+    """What the paper claims, in a clause.
+
+    >>> claim_words(claims.VGG10[0])
+    '√S falls once the data are fitted'
+    """
+    symbol, other = (SYMBOLS.get(name, name) for name in (claim.quantity, claim.other))
+    when = WHEN.get(claim.condition, "")
+    if claim.statistic == claims.CHANGE:
+        where = " on test images" if claim.samples == "test" else ""
+        return f"{symbol}{where} {MOVES[claim.direction]} {when}"
+    if claim.statistic == claims.DIFFERENCE:
+        by_rate = claim.settings == claims.RATES
+        cause = "a higher learning rate" if by_rate else "a smaller batch"
+        return f"{symbol} is lower with {cause}, {when}"
+    if claim.statistic == claims.MISCLASSIFIED:
+        return f"{symbol} is higher on misclassified test images than on all, {when}"
+    if claim.statistic == claims.SLOWING:
+        return f"{symbol} falls more and more slowly {when}"
+    if claim.statistic == claims.VALUE:
+        return f"the gap from C to D is the largest {symbol}"
+    if claim.statistic == claims.TREND:
+        where = " on test images" if claim.samples == "test" else ""
+        with_or_not = "with" if claim.direction else "independently of"
+        return f"{symbol} moves {with_or_not} {other}{where} {when}"
+    if claim.statistic == claims.COUNT:
+        return f"{symbol} at every checkpoint"
+    if claim.rival:
+        return f"{symbol} correlates more with {other} than {SYMBOLS[claim.rival]} does"
+    how = {claims.RISES: "correlates", claims.FALLS: "correlates negatively"}
+    return f"{symbol} {how.get(claim.direction, 'does not correlate well')} with {other}"
+
+
+def effect_words(verdict: Verdict) -> str:
+    """The number with its interval, or what there is in place of one."""
+    claim = verdict.claim
+    if verdict.counted is not None:
+        return f"in {verdict.counted[0]:,} of {verdict.counted[1]:,} measurements"
+    if math.isnan(verdict.value):
+        return "–"
+    if claim.statistic == claims.CORRELATION:
+        rival = f", {SYMBOLS[claim.rival]} {verdict.rival:.2f}" if claim.rival else ""
+        return f"{verdict.value:.2f}{rival}, over the settings".replace("-", "−")
+    if math.isnan(verdict.low):
+        return number(verdict.value)
+    interval = f"{number(verdict.low)} to {number(verdict.high)}"
+    return f"{number(verdict.value)} ({interval})"
+
+
+def basis_words(verdict: Verdict) -> str:
+    """Which runs the number rests on.
+
+    >>> basis_words(Verdict(claims.TRANSFORMERS[0]))
+    'none'
+    """
+    if not verdict.scale:
+        return "none"
+    runs = "1 run" if verdict.runs == 1 else f"{verdict.runs} runs"
+    if verdict.used < verdict.runs:
+        runs = f"{verdict.used} of {verdict.runs} runs"
+    seeds = {0: "", 1: ", 1 seed"}.get(verdict.n, f", {verdict.n} seeds")
+    order = ""
+    if verdict.in_order and verdict.in_order[1]:
+        order = f", in order in {verdict.in_order[0]} of {verdict.in_order[1]}"
+    return f"{verdict.scale}, {verdict.steps:,} steps: {runs}{seeds}{order}"
+
+
+def reason_words(verdict: Verdict) -> str:
+    """Why a claim is not tested; empty if it is."""
+    return REASONS.get(verdict.reason, "")
+
+
+def sentence(verdict: Verdict) -> str:
+    """A verdict in one sentence."""
+    why = f" ({reason_words(verdict)})" if verdict.reason else ""
+    return f"{claim_words(verdict.claim)}: {effect_words(verdict)}, {verdict.word}{why}."
+
+
+def table(decided: Mapping[str, Verdict], network: str, *groups: str) -> pd.DataFrame:
+    """The verdicts on some groups of claims, one claim a row.
+
+    Args:
+        decided: from `flatlib.lab.verdicts.decide`.
+        network: ``"vgg10"``, ``"relu"`` or ``"tanh"``.
+        *groups: in the order in which they are shown.
+
+    Raises:
+        ValueError: a group that the network has no claims on.
+    """
+    rows = []
+    for group in groups:
+        found = [
+            one
+            for one in decided.values()
+            if (one.claim.network, one.claim.group) == (network, group)
+        ]
+        if not found:
+            raise ValueError(f"there is no claim on {group!r} of {network!r}")
+        rows += [
+            {
+                "the paper's claim": claim_words(one.claim),
+                "our runs": effect_words(one),
+                "margin": "–" if math.isnan(one.margin) else f"±{number(one.margin)}",
+                "runs": basis_words(one),
+                "uncorrected": one.uncorrected,
+                "after Holm": one.word,
+            }
+            for one in found
+        ]
+    return pd.DataFrame(rows).set_index("the paper's claim")
+
+
+def how_far(runs: Runs) -> str:
+    """How near to interpolation the runs are, in a sentence."""
+    last, fitted = runs.last, runs.fit_steps()
+    gap = (last["hessian_gap"] / last["sharpness"]).abs().max()
+    return (
+        f"{int(fitted.notna().sum())} of {len(last)} runs have reached training accuracy "
+        f"{claims.FITTED}; at the end the accuracy is {last['train_accuracy'].min():.3g} or more, "
+        f"the train loss {last['train_loss'].min():.1e} to {last['train_loss'].max():.1e}, and "
+        f"Eq. (3) differs from the Hessian's trace by at most {100 * gap:.2g} % of itself."
+    )
