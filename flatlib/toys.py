@@ -51,6 +51,37 @@ def from_weights(matrices: Sequence[Tensor], activation: str = "identity") -> nn
     return net
 
 
+def running_example() -> tuple[nn.Sequential, Tensor, Tensor]:
+    r"""The network that the book works by hand: two inputs, two units, two outputs, two samples.
+
+    .. math:: f(x)=W_2\,\mathrm{relu}(W_1x),\quad
+       W_1=\begin{pmatrix}2&0\\0&1\end{pmatrix},\quad
+       W_2=\begin{pmatrix}1&-1\\1&1\end{pmatrix},\quad
+       x_1=\begin{pmatrix}3\\4\end{pmatrix},\quad x_2=\begin{pmatrix}8\\6\end{pmatrix}
+
+    Both units are on at both samples, whose lengths are 5 and 10, so the Jacobian is
+    :math:`W_2W_1` there: the columns are orthogonal, and the singular values are
+    :math:`2\sqrt2` and :math:`\sqrt2`. The targets are the outputs, so the loss is 0 and S is the
+    trace of the Hessian.
+
+    Returns:
+        The network in float64, the inputs ``(2, 2)`` and the targets ``(2, 2)``.
+
+    Source: ours.
+
+    >>> import flatlib
+    >>> net, x, y = running_example()
+    >>> m = flatlib.measure(net, x)
+    >>> round(m.sharpness), round(m.singular_values.square().sum(1).mean().item())
+    (594, 10)
+    """
+    W_1 = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    W_2 = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    net = from_weights([W_1, W_2], activation="relu")
+    x = torch.tensor([[3.0, 4.0], [8.0, 6.0]], dtype=torch.float64)
+    return net, x, net(x).detach()
+
+
 def orthonormal_rows(count: int, dimension: int, seed: int = 0) -> Tensor:
     """Matrix with orthonormal rows in a random direction.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import nbformat
 import papermill
 import pytest
 from chapters import SCALES, ChapterError, check_parameters, execute
+from folding import SHOWN, assertions, kind
 from nbclient import NotebookClient
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -181,3 +183,35 @@ def test_it_holds_for_another_seed(path):
         ).result()
     counts = [cell.execution_count for cell in executed.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
+
+
+@each_notebook
+def test_the_page_shows_at_most_eight_short_cells_of_code(path):
+    found = [cell.source for cell in cells(path, "code") if kind(cell) is None]
+    assert len(found) <= 8
+    assert max(map(len, map(str.splitlines, found))) <= 20
+    assert sum(map(assertions, found)) == 0, "what is checked stands in a cell tagged 'check'"
+
+
+@each_notebook
+def test_folded_cells_are_folded_in_jupyterlab_too(path):
+    for cell in cells(path, "code"):
+        folded = kind(cell) not in (None, "parameters", *SHOWN)
+        assert cell.metadata.get("jupyter", {}).get("source_hidden", False) == folded, cell.source
+
+
+@each_notebook
+def test_cells_are_of_the_kind_that_their_tag_says(path):
+    for cell in cells(path, "code"):
+        if kind(cell) == "check":
+            assert assertions(cell.source), cell.source
+        if kind(cell) == "numbers":
+            assert re.search(r"\b(say|answer|show_table)\(", cell.source), cell.source
+        if kind(cell) == "setup":
+            assert not re.search(r"figures\.show\(|\bsay\(", cell.source), cell.source
+
+
+@each_notebook
+def test_no_takeaway_is_typed_beside_the_run_that_it_speaks_of(path):
+    """Takeaways give numbers of the run, so a cell displays them."""
+    assert [cell.source for cell in cells(path, "markdown") if "**Takeaway" in cell.source] == []

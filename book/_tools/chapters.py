@@ -20,6 +20,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from folding import fold
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -284,8 +285,8 @@ def _run_missing(missing, parameters, root, entries, workers) -> list[str]:
 
 
 def page(run: Run) -> nbformat.NotebookNode:
-    """The run as the site shows it: a note of scale and seconds, no kernel chatter, no time
-    stamps.
+    """The run as the site shows it: a note of scale and seconds, code folded by its kind, no kernel
+    chatter, no time stamps.
     """
     notebook = nbformat.from_dict(json.loads(json.dumps(run.notebook)))
     notebook.metadata.pop("papermill", None)
@@ -293,6 +294,7 @@ def page(run: Run) -> nbformat.NotebookNode:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
+            fold(cell)
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
     title, _, rest = first.source.partition("\n")

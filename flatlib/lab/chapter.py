@@ -1,4 +1,4 @@
-"""A chapter's parameters, checked in its first lines, before anything is computed."""
+"""A chapter's parameters, checked before anything is computed, and its sentences with numbers."""
 
 from __future__ import annotations
 
@@ -75,3 +75,32 @@ def check_parameters(notebook: Mapping) -> None:
         allowed, fits = BY_NAME.get(name, BY_TYPE[kind])
         if not fits(notebook[name]):
             raise ValueError(f"{name} must be {allowed}, got {notebook[name]!r}")
+
+
+def say(text: str) -> None:
+    """Display a sentence with the numbers of this run, as Markdown.
+
+    Args:
+        text: Markdown with formulas between dollar signs; put the numbers in with an f-string.
+    """
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def answer(text: str) -> None:
+    """Display the answer to a prediction, folded until the reader clicks.
+
+    Args:
+        text: as for `say`.
+    """
+    say(f'<details class="prediction-answer"><summary>Answer</summary>\n\n{text}\n\n</details>')
+
+
+def percent(share: float) -> str:
+    """A share as a whole number of percent, as sentences give it.
+
+    >>> percent(0.6449)
+    '64 %'
+    """
+    return f"{100 * share:.0f} %"
