@@ -10,6 +10,7 @@ __version__ = "0.2.0"
 
 ROOMS = (
     "bounds",
+    "checkpoint",
     "derivatives",
     "geometry",
     "lab",
@@ -26,6 +27,7 @@ HOMES = {  # names that most readers need: the rooms that they stand in
     "Measurement": "measurement",
     "hessian_trace": "sharpness",
     "measure": "measurement",
+    "measurement_row": "checkpoint",
 }
 __all__ = sorted([*ROOMS, *HOMES])
 

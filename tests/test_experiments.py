@@ -21,6 +21,7 @@ import torch
 
 from flatlib import nets
 from flatlib.bounds import chain, evaluate
+from flatlib.checkpoint import bound_keys
 from flatlib.lab import commands, experiments
 from flatlib.lab.experiments import (
     EXPERIMENTS,
@@ -41,7 +42,6 @@ from flatlib.lab.experiments.catalog import command
 from flatlib.lab.experiments.config import MeasuredSamples, load_data
 from flatlib.lab.experiments.stacked import stacks
 from flatlib.lab.experiments.work import ending
-from flatlib.lab.training.checkpoint import bound_keys
 from flatlib.measurement import measure
 
 TINY = RunConfig(

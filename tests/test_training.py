@@ -12,10 +12,10 @@ from torch import nn
 
 import flatlib
 from flatlib import nets
+from flatlib.checkpoint import bound_keys, measurement_row
 from flatlib.lab.data import load
 from flatlib.lab.training import DivergenceError, Trainer, train
 from flatlib.lab.training.batches import Batches
-from flatlib.lab.training.checkpoint import bound_keys, measurement_row
 from flatlib.lab.training.gap import lemma_gap
 from flatlib.lab.training.layout import pooled_first
 from flatlib.lab.training.loss import evaluate

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import torch
 
 from flatlib.bounds import evaluate as evaluate_bounds
+from flatlib.checkpoint import bound_keys, empty_row, measurement_row
 from flatlib.files import array_hash
 from flatlib.lab.records import Record, RecordError
 from flatlib.lab.training import Trainer
-from flatlib.lab.training.checkpoint import bound_keys, empty_row, measurement_row
 from flatlib.lab.training.gap import lemma_gap
 from flatlib.lab.training.loss import evaluate
 from flatlib.measurement import measure

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .checkpoint import measurement_row
+from flatlib.checkpoint import measurement_row
+
 from .gap import lemma_gap
 from .loss import evaluate, loss_function
 from .replay import exact_convolutions

@@ -1,4 +1,4 @@
-"""What is measured of a network at one moment of its training, as one flat row."""
+"""What is measured of a network at one moment of its training, as one flat row of a table."""
 
 from __future__ import annotations
 
@@ -35,10 +35,25 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
 
     Returns:
         Name to float, in that order.
+
+    Raises:
+        ValueError: as `flatlib.measure`; or targets of another shape than the outputs'.
+
+    >>> import flatlib
+    >>> net, x, y = flatlib.toys.running_example()
+    >>> row = measurement_row(net, x, y)
+    >>> [round(row[name]) for name in ("n", "max_residual", "sharpness", "B", "C")]
+    [2, 0, 594, 4, 5]
     """
     m = measure(net, x)
     with torch.no_grad():
-        residual = (net(x).double() - y.double()).flatten(1)
+        output = net(x)
+    if y.shape != output.shape:
+        raise ValueError(
+            f"targets must have the shape of the outputs, {tuple(output.shape)}, got "
+            f"{tuple(y.shape)}; one-hot encode classes with torch.nn.functional.one_hot"
+        )
+    residual = (output.double() - y.double()).flatten(1)
     row = {
         "n": m.n,
         "max_residual": float(torch.linalg.vector_norm(residual, dim=1).max()),
