@@ -1,8 +1,8 @@
 """Milliseconds per network and step: flatlib's trainer, a stack, and a plain PyTorch loop.
 
 Contenders are interleaved, some steps of each in turn; medians of wall and of processor time and
-the ratios to the plain loop are reported, for one and two threads, with the memory settings of a
-run's worker and without. On a machine with a GPU the same is measured there.
+the ratios to the plain loop are reported, for one and two threads. On a machine with a GPU the same
+is measured there.
 
     python -m benchmarks.training [--rounds 9] [--output FILE.json]
 """
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 import flatlib
 from benchmarks.environment import environment
-from flatlib.lab.experiments import worker
 from flatlib.lab.training import Trainer
 from flatlib.lab.training.layout import contiguous_for
 from flatlib.lab.training.replay import exact_convolutions
@@ -80,10 +79,8 @@ def timed(run: Callable[[], None], device: str) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def compare(name: str, device: str, threads: int, keep_memory: bool, rounds: int) -> dict:
+def compare(name: str, device: str, threads: int, rounds: int) -> dict:
     """Medians over interleaved rounds, in milliseconds per network and step."""
-    if keep_memory:
-        worker.prepare()
     torch.set_num_threads(threads)
     entered = contenders(name, device)
     seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in entered}
@@ -105,7 +102,6 @@ def compare(name: str, device: str, threads: int, keep_memory: bool, rounds: int
         "network": name,
         "device": device,
         "threads": threads,
-        "memory_kept": keep_memory,
         "rounds": rounds,
         "wall_milliseconds": {label: wall for label, (wall, _) in medians.items()},
         "processor_milliseconds": {label: busy for label, (_, busy) in medians.items()},
@@ -119,9 +115,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", help="file to write the record to, as JSON")
     arguments = parser.parse_args(words)
-    settings = [(name, "cpu", t, keep) for name in NETWORKS for t in (1, 2) for keep in (0, 1)]
+    settings = [(name, "cpu", threads) for name in NETWORKS for threads in (1, 2)]
     if torch.cuda.is_available():
-        settings += [(name, "cuda", 1, 0) for name in NETWORKS]
+        settings += [(name, "cuda", 1) for name in NETWORKS]
     record = {"environment": environment(), "settings": []}
     context = multiprocessing.get_context("spawn")
     for setting in settings:
@@ -130,8 +126,7 @@ def main(words: list[str] | None = None) -> None:
         record["settings"].append(found)
         walls = found["wall_milliseconds"]
         print(
-            f"{found['network']:6} {found['device']} threads {found['threads']}"
-            f" memory {'kept    ' if found['memory_kept'] else 'returned'} "
+            f"{found['network']:6} {found['device']} threads {found['threads']} "
             + ", ".join(
                 f"{label} {wall:.2f} ms ({found['times_faster_than_plain'][label]:.2f} x)"
                 for label, wall in walls.items()

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from flatlib.files import array_hash, read_arrays, remove_partial_files, write_atomically
@@ -229,11 +230,14 @@ class Record:
 
     def at_work(self) -> bool:
         """Whether a process has the run's lock; to ask leaves no trace."""
-        try:
-            with open(self.state_folder / "lock", "r+") as file:
-                return not _try_lock(file)
-        except FileNotFoundError:
+        path = self.state_folder / "lock"
+        if not path.exists():
             return False
+        try:
+            with FileLock(path, blocking=False):
+                return False
+        except Timeout:
+            return True
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -243,30 +247,19 @@ class Record:
             LockedError: another process has it.
         """
         self.state_folder.mkdir(parents=True, exist_ok=True)
-        with open(self.state_folder / "lock", "a+") as file:
-            if not _try_lock(file):
-                raise LockedError(
-                    f"another process is at work on {self.scale}/{self.run} in {self.results}"
-                )
+        lock = FileLock(self.state_folder / "lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise LockedError(
+                f"another process is at work on {self.scale}/{self.run} in {self.results}"
+            ) from None
+        try:
             for folder in (self.folder, self.state_folder):
                 remove_partial_files(folder)
             yield
-
-
-def _try_lock(file) -> bool:
-    """Take an exclusive lock that ends with the process, if nobody has it."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        finally:
+            lock.release()
 
 
 def render(rows: Sequence[Mapping]) -> str:

@@ -11,7 +11,6 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95  # of every interval
-NORMAL = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))  # its half width for a normal variable
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,13 @@ def pearson(x, y) -> Estimate:
     n = len(x)
     if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Estimate(math.nan, math.nan, math.nan, n)
-    dx, dy = x - x.mean(), y - y.mean()
-    dx, dy = dx / np.abs(dx).max(), dy / np.abs(dy).max()
-    rho = float(np.clip((dx @ dy) / math.sqrt((dx @ dx) * (dy @ dy)), -1.0, 1.0))
+    found = stats.pearsonr(x, y)
+    rho = float(found.statistic)
     if n < 4:
         return Estimate(rho, math.nan, math.nan, n)
     if abs(rho) == 1:
         return Estimate(rho, rho, rho, n)
-    half = NORMAL / math.sqrt(n - 3)
-    low, high = np.tanh([np.arctanh(rho) - half, np.arctanh(rho) + half])
+    low, high = found.confidence_interval(CONFIDENCE)
     return Estimate(rho, float(low), float(high), n)
 
 
@@ -142,10 +139,10 @@ def paired_difference(first, second) -> Estimate:
     if n < 2:
         value = float(difference[0]) if n else math.nan
         return Estimate(value, math.nan, math.nan, n)
-    mean = float(difference.mean())
-    error = float(difference.std(ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * error
-    return Estimate(mean, mean - half, mean + half, n)
+    if np.ptp(difference) == 0:  # SciPy warns of a spread that may be rounding
+        return Estimate(*[float(difference[0])] * 3, n)
+    low, high = stats.ttest_1samp(difference, 0.0).confidence_interval(CONFIDENCE)
+    return Estimate(float(difference.mean()), float(low), float(high), n)
 
 
 def mean_and_spread(

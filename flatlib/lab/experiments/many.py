@@ -115,7 +115,7 @@ def _require_device(device: str) -> None:
 
 def task(run: RunConfig, scale: str, results: Path, workers: int) -> str:
     """One run in a worker process."""
-    worker.prepare()
+    torch.set_num_threads(1)
     return execute(run, scale, results, workers=workers)
 
 
