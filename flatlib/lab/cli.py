@@ -20,11 +20,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if everything asked for is there, 1 if a run failed or diverged or an archived record
-        was altered, 2 for bad arguments, 128 and the signal's number if one stopped it.
+        was altered, 2 for bad arguments or a package that is not installed, 128 and the signal's
+        number if one stopped it.
     """
     with _on_signals(_leave):
-        from flatlib.lab import commands
-        from flatlib.lab.manifest import RecordError
+        try:
+            from flatlib.lab import commands
+            from flatlib.lab.manifest import RecordError
+        except ModuleNotFoundError as fault:
+            print(
+                f"flatlib: this command needs the laboratory, and {fault.name} is not installed: "
+                "pip install 'flatlib-sharpness[lab]'",
+                file=sys.stderr,
+            )
+            return 2
 
         options = commands.parser().parse_args(arguments)
         try:
