@@ -115,15 +115,41 @@ def test_the_same_drawing_gives_the_same_bytes(drawing):
 def test_page_holds_both_themes_alt_text_and_stamp(drawing):
     page = figures.to_html(drawing, 'sides "a" & <b>\n  meet', stamp="smoke, seed 1 < 2")
     assert page.count('alt="sides &quot;a&quot; &amp; &lt;b&gt; meet"') == 2
-    assert "<figcaption>smoke, seed 1 &lt; 2</figcaption>" in page
+    stamp = '<span class="figure-stamp">smoke, seed 1 &lt; 2</span>'
+    assert f"<figcaption>{stamp}</figcaption>" in page
     images = re.findall(r'class="only-(\w+)"[^>]*base64,([^"]+)"', page)
     for theme, data in images:
         assert base64.b64decode(data).decode() == figures.to_svg(drawing, theme)
     assert [theme for theme, _ in images] == ["light", "dark"]
 
 
-def test_page_has_no_caption_without_a_stamp(drawing):
+def test_number_and_caption_come_before_the_stamp_in_plain_text(drawing):
+    page = figures.to_html(
+        drawing, "five lines", stamp="seed 1", caption="A < B,\n  & C.", number="1b.12"
+    )
+    told = "<b>Figure 1b.12.</b> A &lt; B, &amp; C."
+    stamp = '<span class="figure-stamp">seed 1</span>'
+    assert page.endswith(f"<figcaption>{told} {stamp}</figcaption></figure>")
+
+
+def test_a_caption_may_stand_without_number_and_stamp(drawing):
+    page = figures.to_html(drawing, "five lines", caption="Five lines.")
+    assert page.endswith("<figcaption>Five lines.</figcaption></figure>")
+
+
+def test_page_has_no_caption_without_words_for_it(drawing):
     assert "figcaption>" not in figures.to_html(drawing, "five lines")
+
+
+@pytest.mark.parametrize("number", ["4", "4.", ".2", "Figure 4.2", "4.2.", "b.1", "4.2\n"])
+def test_a_number_of_another_form_is_refused(drawing, number):
+    with pytest.raises(ValueError, match=f"such as '4.2': got {re.escape(repr(number))}"):
+        figures.to_html(drawing, "five lines", caption="Five lines.", number=number)
+
+
+def test_a_numbered_figure_without_a_caption_is_refused(drawing):
+    with pytest.raises(ValueError, match="Figure 4.2 has no caption"):
+        figures.show(drawing, "five lines", stamp="seed 1", caption=" \n", number="4.2")
 
 
 @pytest.mark.parametrize("alt", ["", "  \n"])
@@ -137,10 +163,12 @@ def test_show_displays_page_and_plain_text(drawing):
 
     InteractiveShell.instance()
     with capture_output() as captured:
-        figures.show(drawing, "five lines", stamp="here")
+        figures.show(drawing, "five lines", stamp="here", caption="Five.", number="4.2")
     (output,) = captured.outputs
     assert output.data["text/plain"] == "figure: five lines"
-    assert output.data["text/html"] == figures.to_html(drawing, "five lines", "here")
+    assert output.data["text/html"] == figures.to_html(
+        drawing, "five lines", "here", "Five.", "4.2"
+    )
 
 
 @pytest.mark.parametrize("theme", ["sepia", "", "Light"])

@@ -215,3 +215,46 @@ def test_cells_are_of_the_kind_that_their_tag_says(path):
 def test_no_takeaway_is_typed_beside_the_run_that_it_speaks_of(path):
     """Takeaways give numbers of the run, so a cell displays them."""
     assert [cell.source for cell in cells(path, "markdown") if "**Takeaway" in cell.source] == []
+
+
+def calls(path: Path, *names: str) -> list[ast.Call]:
+    """Calls of functions by these names, in the order in which they stand in the notebook."""
+    return [
+        node
+        for source in code(path)
+        if not source.startswith("%")
+        for node in sorted(
+            (found for found in ast.walk(ast.parse(source)) if isinstance(found, ast.Call)),
+            key=lambda call: (call.lineno, call.col_offset),
+        )
+        if ast.unparse(node.func) in names
+    ]
+
+
+def figure_numbers(path: Path) -> list[str | None]:
+    shown = [{k.arg: k.value for k in call.keywords} for call in calls(path, "figures.show")]
+    return [ast.literal_eval(found["number"]) if "number" in found else None for found in shown]
+
+
+def text(path: Path) -> str:
+    """What the chapter says, in its text and in the sentences that its cells display."""
+    said = [
+        node.value
+        for call in calls(path, "say", "answer")
+        for node in ast.walk(call)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return "\n".join([cell.source for cell in cells(path, "markdown")] + said)
+
+
+@each_notebook
+def test_figures_are_numbered_in_order_and_the_text_refers_to_each(path):
+    """A chapter numbers all of its figures, or none."""
+    numbers = figure_numbers(path)
+    if not any(numbers):
+        return
+    chapter = path.name.partition("-")[0].lstrip("0")
+    assert numbers == [f"{chapter}.{place}" for place in range(1, len(numbers) + 1)]
+    one = rf"{chapter}\.\d+"
+    mentioned = re.findall(rf"\bFigures? {one}(?:(?:,| and| to) {one})*", text(path))
+    assert set(re.findall(one, " ".join(mentioned))) == set(numbers)

@@ -491,6 +491,19 @@ def faults_of_images(page) -> list[str]:
     return [f"an image shows nothing: {alt}" for alt in empty]
 
 
+SEEN = r"""id => document.getElementById(id).checkVisibility({visibilityProperty: true})"""
+
+
+def test_a_link_to_an_equation_in_a_folded_box_opens_the_box(reader):
+    """Whether the reader comes from another page or from a link on the same one."""
+    page = reader.open("chapters/03-volume.html")
+    assert not page.evaluate(SEEN, "eq-22")
+    page.evaluate("location.hash = 'eq-22'")
+    page.wait_for_function(SEEN, arg="eq-22")
+    page = reader.open("chapters/01-sharpness.html#eq-A-1")
+    page.wait_for_function(SEEN, arg="eq-A-1")
+
+
 @pytest.mark.slow
 def test_every_page_shows_its_formulas_whole_and_its_images(browser, pages):
     """At every width: nothing is wider than the screen, a formula's left edge is seen at once and

@@ -104,3 +104,13 @@ def percent(share: float) -> str:
     '64 %'
     """
     return f"{100 * share:.0f} %"
+
+
+def power_of_ten(value: float) -> str:
+    r"""A number's size as formulas give it, to one digit.
+
+    >>> power_of_ten(8.2e-7)
+    '8\\cdot10^{-7}'
+    """
+    digit, exponent = f"{value:.0e}".split("e")
+    return rf"{digit}\cdot10^{{{int(exponent)}}}"

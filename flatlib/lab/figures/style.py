@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,7 @@ SAMPLES = {  # that a network was measured on
     "test": Look("orange", "s", "--"),
     "misclassified": Look("purple", "^", ":"),
 }
+NUMBER = r"\d+[a-z]?\.\d+"  # of a figure: chapter 1b, say, and place
 WIDTH = 504.0  # points, the width of a page's column of text
 POINTS_PER_INCH = 72.0
 
@@ -118,7 +120,10 @@ html .bd-content div.cell_output .text_html:has(.flatlib-figure),
 html .bd-content div.cell_output .flatlib-figure img {
   background: transparent !important; padding: 0 !important; color: inherit !important; }
 .flatlib-figure figcaption {
-  font-size: 0.85em; color: var(--pst-color-text-base, inherit); text-align: left;
+  font-size: 0.9em; color: var(--pst-color-text-base, inherit); text-align: left;
+}
+.flatlib-figure .figure-stamp {
+  font-size: 0.9em; color: var(--pst-color-text-muted, var(--jp-ui-font-color2, inherit));
 }
 </style>"""
 
@@ -195,23 +200,26 @@ def _darkened(svg: str) -> str:
     return svg
 
 
-def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
-    """The figure as a piece of a page: both themes, alternative text, provenance.
+def to_html(figure: Figure, alt: str, stamp: str = "", caption: str = "", number: str = "") -> str:
+    """The figure as a piece of a page: both themes, alternative text, number, caption, provenance.
 
     Args:
         figure: a figure drawn with ``COLORS``.
         alt: what this figure shows, for readers who cannot see it.
-        stamp: where it comes from (scale, seed, data), shown small below it.
+        stamp: where it comes from (scale, seed, data), shown small after the caption.
+        caption: what is drawn and what one sees, in plain text that stands alone.
+        number: chapter and place in the chapter, such as ``"4.2"``, shown before the caption.
 
     Returns:
         A ``<figure>`` element that needs no other file.
 
     Raises:
-        ValueError: an empty ``alt``.
+        ValueError: an empty ``alt``; a number of another form; a number without a caption.
 
     >>> figure, ax = canvas()
-    >>> 'alt="a straight line"' in to_html(figure, "a straight line")
-    True
+    >>> page = to_html(figure, "a straight line", caption="One line.", number="4.2")
+    >>> page[page.index("<figcaption>") :]
+    '<figcaption><b>Figure 4.2.</b> One line.</figcaption></figure>'
     """
     if not alt.strip():
         raise ValueError("alt is empty: say in a sentence what the figure shows")
@@ -222,28 +230,47 @@ def to_html(figure: Figure, alt: str, stamp: str = "") -> str:
         data = base64.b64encode(svg.encode()).decode()
         source = f"data:image/svg+xml;base64,{data}"
         images.append(f'<img class="only-{theme}"{hidden} alt="{label}" src="{source}">')
-    caption = f"<figcaption>{html.escape(stamp)}</figcaption>" if stamp else ""
     # The theme hides a caption that is the sibling of an image of the other theme: hence the <div>.
     drawing = f"<div>{''.join(images)}</div>"
-    return f'{SWITCH}<figure class="flatlib-figure">{drawing}{caption}</figure>'
+    below = _figcaption(stamp, caption, number)
+    return f'{SWITCH}<figure class="flatlib-figure">{drawing}{below}</figure>'
 
 
-def show(figure: Figure, alt: str, stamp: str = "") -> None:
+def _figcaption(stamp: str, caption: str, number: str) -> str:
+    """What stands below the drawing; nothing if there is nothing to say."""
+    if number and not re.fullmatch(NUMBER, number):
+        raise ValueError(f"number is a chapter's and a place's, such as '4.2': got {number!r}")
+    if number and not caption.strip():
+        raise ValueError(f"Figure {number} has no caption: say what is drawn and what one sees")
+    parts = (
+        number and f"<b>Figure {number}.</b>",
+        html.escape(" ".join(caption.split())),
+        stamp and f'<span class="figure-stamp">{html.escape(stamp)}</span>',
+    )
+    text = " ".join(filter(None, parts))
+    return text and f"<figcaption>{text}</figcaption>"
+
+
+def show(figure: Figure, alt: str, stamp: str = "", caption: str = "", number: str = "") -> None:
     """Show a figure in a notebook, and in the page made from it.
 
     Args:
         figure: a figure from `canvas`.
         alt: what this figure shows, for readers who cannot see it; write numbers with the
             program that computed them.
-        stamp: where it comes from (scale, seed, data), shown small below it.
+        stamp: where it comes from (scale, seed, data), shown small after the caption.
+        caption: what is drawn, for which networks, and what one sees: plain text that stands
+            alone, without formulas.
+        number: chapter and place in the chapter, such as ``"4.2"``, by which the text refers to
+            the figure.
 
     Raises:
-        ValueError: an empty ``alt``.
+        ValueError: an empty ``alt``; a number of another form; a number without a caption.
     """
     from IPython.display import display  # a notebook has it; drawing alone does not need it
 
-    bundle = {"text/html": to_html(figure, alt, stamp), "text/plain": f"figure: {alt}"}
-    display(bundle, raw=True)
+    page = to_html(figure, alt, stamp, caption, number)
+    display({"text/html": page, "text/plain": f"figure: {alt}"}, raw=True)
 
 
 def both_sides(ax: Axes, left, right, label: str = "", color: str = "blue", **marks) -> None:
