@@ -289,7 +289,7 @@ def test_a_weight_used_in_linear_is_a_layer():
         slow, m = assert_matches_oracle(called, x), assert_energies(net, x)
         assert m.parameter_gradient_energy.tolist() == slow.parameter_gradient_energy.tolist()
         assert [layer.name for layer in m.layers] == ["called", "fused"]
-        assert torch.equal(m.layers[1].sensitivity, slow.layers[1].sensitivity)
+        assert torch.equal(m.layers[1].mls, slow.layers[1].mls)
 
 
 @pytest.mark.parametrize("way", ["another bias", "no bias"])

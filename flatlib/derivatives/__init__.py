@@ -20,7 +20,7 @@ that mixes them is refused.
 lets samples influence each other. From that run, ``memory`` knows what a sample costs.
 
 ``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
-and the sensitivities are made of them; those at what layers return are handed on, one output's at a
+and the MLS of layers are made of them; those at what layers return are handed on, one output's at a
 time. No gradient of a weight is formed: `flatlib.sharpness` gets their norms from these. Gradients
 of the other parameters are summed at the places where these act. What is left, such as a
 parameter that a function is applied to first, takes ``others``: ``torch.func.vmap`` over the
