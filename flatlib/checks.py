@@ -7,7 +7,7 @@ changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,36 @@ def check_targets(y: Tensor, output: Tensor) -> None:
     if not all_finite(y):
         sample = first_not_finite(y.reshape(n, -1))
         raise ValueError(f"sample {sample} of y holds NaN or infinite values; clean the targets")
+
+
+def check_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, y: Tensor) -> Tensor:
+    """``loss(output, y)``, refused unless it is one finite number that depends on ``output``.
+
+    Targets that are no integers are float64, in the shape of the outputs.
+    """
+    if isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex():
+        if y.dim() == 0 or len(y) != len(output) or y.device != output.device:
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} on {y.device} and the network's outputs "
+                f"{tuple(output.shape)} on {output.device}; pass a label for each sample"
+            )
+    else:
+        check_targets(y, output)
+        y = y.double().reshape(output.shape)
+    value = loss(output, y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"the loss returned {got}; it must return one number, a sum or mean over samples"
+        )
+    if not all_finite(value.detach()):
+        raise ValueError(f"the loss is {value.item()} on these outputs; clean outputs or targets")
+    if not value.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the outputs as far as autograd sees; remove detach() or "
+            "torch.no_grad() from it"
+        )
+    return value.reshape(())
 
 
 def check_output(output: object, n_samples: int) -> Tensor:

@@ -25,6 +25,8 @@ time. No gradient of a weight is formed: `flatlib.sharpness` gets their norms fr
 of the other parameters are summed at the places where these act. What is left, such as a
 parameter that a function is applied to first, takes ``others``: ``torch.func.vmap`` over the
 samples, or, where an operation does not allow for it, one backward pass a sample and output.
+
+``last`` takes second derivatives, along what the last layer returns.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from .float64 import Float64Network, float64_network
+from .last import curvature, dense_last_layer
 from .memory import check_fits, part_size
 from .others import sample_energies, sample_parameter_gradients
 from .passes import (
@@ -44,7 +47,8 @@ from .passes import (
     plan,
     trainable_names,
 )
-from .probing import checked_output
+from .probing import checked_forward, checked_output
+from .recording import in_company
 
 __all__ = [
     "Derivatives",
@@ -53,9 +57,13 @@ __all__ = [
     "Plan",
     "by_parts",
     "check_fits",
+    "checked_forward",
     "checked_output",
+    "curvature",
+    "dense_last_layer",
     "differentiate",
     "float64_network",
+    "in_company",
     "input_jacobian",
     "parameter_jacobian",
     "part_size",

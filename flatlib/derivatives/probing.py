@@ -11,7 +11,7 @@ from torch import Tensor
 from flatlib.checks import check_batch, check_same
 
 from .float64 import Float64Network
-from .mixing import find_rows
+from .mixing import find_rows, refuse_mixed
 from .randomness import RandomState
 from .recording import Forward, graph_behind, in_company, run_recorded
 from .rows import Rows
@@ -134,6 +134,19 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
     output = network(in_company(x.double()))[: len(x)]
     probe.check(output)
     return output
+
+
+def checked_forward(network: Float64Network, x: Tensor) -> Forward:
+    """The recorded forward pass behind `checked_output`; a single sample runs twice.
+
+    Raises:
+        TypeError, ValueError: as `checked_output`; a layer's rows are mixed.
+    """
+    probe, _ = probed(network, x)
+    forward = run_checked(network, in_company(x), range(len(x)))
+    probe.check(forward.output[: len(x)].detach())
+    refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
+    return forward
 
 
 def check_graph(network: Float64Network, output: Tensor) -> None:

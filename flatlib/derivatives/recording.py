@@ -80,6 +80,7 @@ class Forward:
     output: Tensor
     calls: dict[str, list[Call]]
     weights: dict[str, Tensor]  # what each called layer multiplies by
+    last: str | None = None  # the layer that is called last
     uses: list[Use] = field(default_factory=list)
 
 
@@ -97,6 +98,7 @@ class Recorder:
         self.network = network
         self.calls: dict[str, list[Call]] = {}
         self.weights: dict[str, Tensor] = {}
+        self.last: str | None = None
         self.uses: list[Use] = []
         self.in_layer = False  # whether a layer's own forward runs
         self.names = {id(p): name for name, p in network.parameters.items()}
@@ -162,7 +164,7 @@ class Recorder:
     def _returned(self, name: str, output: Tensor) -> Tensor:
         """Note what a layer returns."""
         module, kind = self.network.layers[name], self.network.kinds[name]
-        self.weights[name] = module.weight.detach()
+        self.weights[name], self.last = module.weight.detach(), name
         kernel = tuple(self.weights[name].shape[2:])
         if kind != "Linear" and kernel != one_an_axis(module, module.kernel_size):
             raise LayerFault(
@@ -293,7 +295,7 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
                 f"what layer {name!r} read is overwritten in place later in the forward pass, so "
                 "its gradient is lost; replace the in-place operation after it"
             )
-    return Forward(x, output, calls, recorder.weights, recorder.uses)
+    return Forward(x, output, calls, recorder.weights, recorder.last, recorder.uses)
 
 
 @dataclass(frozen=True)
