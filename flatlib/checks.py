@@ -16,6 +16,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 # Two float64 evaluations of one sample agree far better than this; a different answer does not.
 SAME_OUTPUT_TOLERANCE = 1e-9
+INDICES = (torch.int32, torch.int64)  # what an embedding looks up
+EMBED_FIRST = "embed them first and measure the rest of the network from the embedded vectors on"
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -86,11 +88,12 @@ def check_batch(net: nn.Module, x: Tensor, start: int = 0) -> None:
         raise TypeError(f"x is sparse ({x.layout}); pass x.to_dense()")
     if x.is_complex():
         raise TypeError(f"x is complex ({x.dtype}); pass real numbers")
-    if not x.is_floating_point():
+    looks_up = any(isinstance(module, nn.Embedding) for module in net.modules())
+    if not x.is_floating_point() and not (x.dtype in INDICES and looks_up):
         raise TypeError(
             f"x holds integers ({x.dtype}), along which nothing can be differentiated; pass "
-            "x.double() if they are numbers such as pixels; if they are indices of tokens, embed "
-            "them first and measure the rest of the network from the embedded vectors on"
+            "x.double() if they are numbers such as pixels; if they are indices of tokens, as "
+            f"int64 for a torch.nn.Embedding of the network, {EMBED_FIRST}"
         )
     if x.dim() < 2:
         raise ValueError(

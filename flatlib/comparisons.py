@@ -27,6 +27,7 @@ from flatlib.derivatives import (
     differentiate,
     float64_network,
     in_company,
+    in_full,
     part_size,
     plan,
     trainable_names,
@@ -149,7 +150,7 @@ def adaptive_sharpness_by_noise(
         at_rest = check_loss(loss, checked_output(network, x), y).item()
         noisy = [network.parameters[name].detach() for name in trainable_names(network)]
         theta = [parameter.clone() for parameter in noisy]
-        rows, n = in_company(x.double()), len(x)
+        rows, n = in_company(in_full(x)), len(x)
         rises = np.empty(n_draws)
         for draw in range(n_draws):
             for parameter, own in zip(noisy, theta, strict=True):
@@ -301,8 +302,9 @@ def iimls(net: nn.Module, x: Tensor) -> Tensor:
         check_fits(planned.cost_without_layers, None, None, x.device)
 
         def measured(rows: Tensor, start: int) -> Tensor:
-            J = differentiate(network, rows, start, planned, at_layers=False).jacobian
-            moved = J @ rows.detach().double().reshape(len(rows), -1, 1)
+            found = differentiate(network, rows, start, planned, at_layers=False)
+            J = found.jacobian
+            moved = J @ found.x.reshape(len(J), -1, 1)
             return moved.square().sum(dim=(1, 2)) / J.shape[2]
 
         size = part_size(None, x.device)

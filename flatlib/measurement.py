@@ -135,7 +135,7 @@ class Measurement(_Record):
     log_volume: Tensor  # (n,) log of Eq. (10)
     local_dimensionality: Tensor  # (n,) Eq. (14)
     parameter_gradient_energy: Tensor  # (n,) ||grad_theta f||_F^2
-    input_norm: Tensor  # (n,) ||x_i||_2
+    input_norm: Tensor  # (n,) ||x_i||_2; x_i is embedded where the data are indices
     layers: tuple[LayerMeasurement, ...]  # in the order of their first call
     n_outputs: int  # N
     input_dimension: int  # M
@@ -351,12 +351,15 @@ def measure(
             padding, dilation and groups), activations, pooling, normalization and dropout in
             eval mode, skip connections, modules used more than once, attention. Trainable
             parameters elsewhere count in the sharpness, frozen ones do not: scales and shifts (of
-            normalizations, position tables, class tokens) by formula, others by
-            ``torch.func.vmap``, or where it cannot be by n N backward passes of single samples.
-            What is measured is a private copy: the network itself is only read.
+            normalizations, position tables, class tokens) and tables of embeddings by formula,
+            others by ``torch.func.vmap``, or where it cannot be by n N backward passes of single
+            samples. What is measured is a private copy: the network itself is only read.
         data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
             such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
-            measured when it comes.
+            measured when it comes. Integers are indices, such as tokens, that one embedding of
+            the network looks up as they are. Then x is what the embedding returns: its norm, its
+            M numbers and the Jacobian along it are measured, and whatever else the forward makes
+            of the indices, such as a mask, stays fixed.
         layers: whether to keep the Jacobian at what each layer reads, ``(n, N, numbers read)``.
             Without them a layer's ``mls`` and ``log_volume`` are None, ``nmls`` and
             ``nvr`` are left out, and memory is what the input's Jacobian takes.
@@ -370,7 +373,8 @@ def measure(
         ``nan``; a rank-deficient one, as with more outputs than inputs, log volume ``-inf``.
 
     Raises:
-        TypeError: net or data of the wrong kind, integer or complex input.
+        TypeError: net or data of the wrong kind, complex input; integers that no embedding, or
+            more than one, looks up as they are.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
@@ -389,6 +393,9 @@ def measure(
     >>> m = measure(net, torch.tensor([[3.0, 4.0]]))
     >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 50
     (tensor([4.], dtype=torch.float64), 50.0)
+    >>> looked_up = nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
+    >>> measure(nn.Sequential(looked_up, net), torch.tensor([[0], [1]])).input_norm.tolist()
+    [1.0, 5.0]
     """
     if max_memory is not None and not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
@@ -459,7 +466,7 @@ def _measure_part(
         energies, at_once = sample_energies(network, x, left, part.output)
         energy += energies
         how.update(dict.fromkeys(left, "vmap" if at_once else "loop"))
-    x = x.detach().double().flatten(1)
+    x = part.x.flatten(1)
     layers = []
     for derivatives in part.layers:
         jacobian = part.jacobian if at_layers else None

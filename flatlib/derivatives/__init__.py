@@ -11,7 +11,8 @@
 the same mathematics with its linear maps called one by one (``attention``).
 
 ``recording`` notes each call of a linear or convolutional layer, and each place where another
-parameter scales or shifts the rows of the batch: a normalization, a position table, a class token.
+parameter scales or shifts the rows of the batch: a normalization, a position table, a class token,
+or where rows of a table are looked up. What is looked up for indices takes the place of the input.
 ``mixing`` finds out by two backward passes how the rows at each of these places belong to the
 samples (``rows``). A layer whose rows belong to no sample counts among the other parameters; one
 that mixes them is refused.
@@ -34,7 +35,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .float64 import Float64Network, float64_network
+from .float64 import Float64Network, float64_network, in_full
 from .last import curvature, dense_last_layer
 from .memory import check_fits, part_size
 from .others import sample_energies, sample_parameter_gradients
@@ -64,6 +65,7 @@ __all__ = [
     "differentiate",
     "float64_network",
     "in_company",
+    "in_full",
     "input_jacobian",
     "parameter_jacobian",
     "part_size",
@@ -79,7 +81,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
 
     Args:
         net: a network with at least one linear or convolutional layer, in eval mode.
-        x: ``(n, *input_shape)``.
+        x: ``(n, *input_shape)``, or indices as for `flatlib.measure`.
         max_memory: bytes that one part of the batch may take while it is differentiated.
 
     Returns:
