@@ -11,6 +11,7 @@ __version__ = "0.2.0"
 ROOMS = (
     "bounds",
     "checkpoint",
+    "comparisons",
     "derivatives",
     "geometry",
     "lab",

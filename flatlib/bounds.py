@@ -151,7 +151,7 @@ def relative_sharpness(m: Measurement) -> float:
 
 
 def normalized_nmls(m: Measurement) -> float:
-    r"""Network MLS with each layer's sensitivity times the norm of what the layer reads.
+    r"""Network MLS with each layer's MLS times the norm of what the layer reads.
 
     .. math:: \frac1n\sum_i\sum_l\lVert x_i^l\rVert_2\lVert\nabla_{x^l} f(x_i)\rVert_2
 
@@ -171,9 +171,9 @@ def normalized_nmls(m: Measurement) -> float:
     >>> abs(normalized_nmls(m) - m.layers[0].weight_norm) < 1e-15
     True
     """
-    if not m.has_sensitivities:
-        raise ValueError("layers have no sensitivities; measure again without layers=False")
-    return sum(float((layer.input_norm * layer.sensitivity).mean()) for layer in m.layers)
+    if not m.has_layer_mls:
+        raise ValueError("the layers have no MLS; measure again without layers=False")
+    return sum(float((layer.input_norm * layer.mls).mean()) for layer in m.layers)
 
 
 def _bound(
@@ -237,7 +237,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     and nothing else. ``proven`` is False where the network does not meet the assumptions: from
     the input's gradient to the weight's takes a dense linear map in front, from the weight's to
     the parameters' that it is trainable and used nowhere else; the bounds over layers need both
-    of every layer, and N.5 a sample whose Jacobian is not zero. A sensitivity below 1e-130 counts
+    of every layer, and N.5 a sample whose Jacobian is not zero. An MLS below 1e-130 counts
     as 0 here: float64 loses its square. Where it loses that of a weight's gradient alone, what
     rests on the gradient is not proven.
 
@@ -264,29 +264,29 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     return (
         *_weights_to_inputs(m),
         *_volume(m),
-        *_sensitivity(m),
+        *_mls(m),
         *_dimensionality(m),
-        *(_over_layers(m) + _convolution(m) if m.has_sensitivities else []),
+        *(_over_layers(m) + _convolution(m) if m.has_layer_mls else []),
     )
 
 
-def _is_resolved(layer: LayerMeasurement, sensitivity: Tensor) -> bool:
-    """Whether float64 holds the square of W's gradient at every sample of some sensitivity."""
+def _is_resolved(layer: LayerMeasurement, mls: Tensor) -> bool:
+    """Whether float64 holds the square of W's gradient at every sample of some MLS."""
     lost = layer.weight_gradient_energy < SMALLEST_SQUARED**2
-    return not bool((lost & (sensitivity > 0) & (layer.input_norm > 0)).any())
+    return not bool((lost & (mls > 0) & (layer.input_norm > 0)).any())
 
 
 def _without_tiny_gradients(m: Measurement) -> Measurement:
     """``m``, with 0 for each derivative whose square float64 cannot hold."""
     tiny = m.mls < SMALLEST_SQUARED
-    # A weight's gradient is at least of the size of what its layer reads times its sensitivity.
+    # A weight's gradient is at least of the size of what its layer reads times its MLS.
     by_layer = [
-        (layer.sensitivity < SMALLEST_SQUARED)
-        | ((layer.input_norm > 0) & (layer.input_norm * layer.sensitivity < SMALLEST_SQUARED))
+        (layer.mls < SMALLEST_SQUARED)
+        | ((layer.input_norm > 0) & (layer.input_norm * layer.mls < SMALLEST_SQUARED))
         for layer in m.layers
-        if m.has_sensitivities
+        if m.has_layer_mls
     ]
-    moved = [m.mls > 0, *(layer.sensitivity > 0 for layer in m.layers if m.has_sensitivities)]
+    moved = [m.mls > 0, *(layer.mls > 0 for layer in m.layers if m.has_layer_mls)]
     pairs = zip([tiny, *by_layer], moved, strict=True)
     if not any(bool((small & moves).any()) for small, moves in pairs):
         return m
@@ -294,12 +294,12 @@ def _without_tiny_gradients(m: Measurement) -> Measurement:
         tuple(
             replace(
                 layer,
-                sensitivity=layer.sensitivity.masked_fill(here, 0.0),
+                mls=layer.mls.masked_fill(here, 0.0),
                 log_volume=layer.log_volume.masked_fill(here, -math.inf),
             )
             for layer, here in zip(m.layers, by_layer, strict=True)
         )
-        if m.has_sensitivities
+        if m.has_layer_mls
         else m.layers
     )
     return replace(
@@ -422,7 +422,7 @@ def _volume(m: Measurement) -> list[Bound]:
     ]
 
 
-def _sensitivity(m: Measurement) -> list[Bound]:
+def _mls(m: Measurement) -> list[Bound]:
     c = chain(m)
     dense = m.input_layer_is_dense and _is_resolved(m.layers[0], m.mls)
     counted = m.layers[0].in_sharpness
@@ -456,12 +456,12 @@ def _over_layers(m: Measurement) -> list[Bound]:
     layers = m.layers
     # A convolution with one position is no dense map either: it may read a part of its input.
     dense = all(
-        layer.kind == "Linear" and layer.n_positions == 1 and _is_resolved(layer, layer.sensitivity)
+        layer.kind == "Linear" and layer.n_positions == 1 and _is_resolved(layer, layer.mls)
         for layer in layers
     )
     counted = dense and all(layer.in_sharpness for layer in layers)
     norms = m.mls.new_tensor([layer.weight_norm for layer in layers]).unsqueeze(1)
-    sensitivity, x = _stacked(layers, "sensitivity"), _stacked(layers, "input_norm")
+    mls, x = _stacked(layers, "mls"), _stacked(layers, "input_norm")
     gradient = _stacked(layers, "weight_gradient_energy").sqrt()
     zero = (x == 0).nonzero()
     note = ""
@@ -475,7 +475,7 @@ def _over_layers(m: Measurement) -> list[Bound]:
         _bound(
             "N.9",
             f"NMLS by sharpness{note}",
-            float(sensitivity.sum(dim=0).mean()),
+            float(mls.sum(dim=0).mean()),
             by_sharpness,
             counted and not note,
         ),
@@ -489,7 +489,7 @@ def _over_layers(m: Measurement) -> list[Bound]:
         _worst(
             "N.11",
             "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
-            x * sensitivity,
+            x * mls,
             norms * gradient,
             dense,
         ),
@@ -519,7 +519,7 @@ def _convolution(m: Measurement) -> list[Bound]:
     first = m.layers[0]
     if first.kind == "Linear" or first.input_dimension != m.input_dimension:
         return []
-    alone = bool(torch.equal(first.sensitivity, m.mls))
+    alone = bool(torch.equal(first.mls, m.mls))
     delta, untied = first.output_gradient_energy.sqrt(), first.untied_gradient_energy.sqrt()
     patch = first.smallest_patch_norm
     by_untied = torch.where(patch > 0, first.operator_norm * untied / patch, math.inf)

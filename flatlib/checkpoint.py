@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from flatlib.bounds import Bound, chain, evaluate
 from flatlib.measurement import Measurement, measure
 
+MLS_COLUMN = "sensitivity"  # what the archive has called a layer's ``mls`` from the first run on
+
 
 def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """Everything that :func:`flatlib.measure` tells of some samples, under flat names.
@@ -25,7 +27,8 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     A B C C_prime D                         the chain of Eq. (28)
     mean_log_sigma_1 ...                    mean of each singular value's logarithm
     lhs_13 rhs_13 ...                       both sides of each inequality, see `bound_keys`
-    conv1.sensitivity ...                   per layer: means over samples, and the norms of W
+    conv1.sensitivity ...                   per layer: means over samples, and the norms of W;
+                                            ``sensitivity`` is the layer's MLS
     ======================================  ==================================================
 
     Args:
@@ -89,7 +92,7 @@ def _layer_columns(m: Measurement) -> dict[str, float]:
     columns = {}
     for layer in m.layers:
         columns |= {
-            f"{layer.name}.sensitivity": float(layer.sensitivity.mean()),
+            f"{layer.name}.{MLS_COLUMN}": float(layer.mls.mean()),
             f"{layer.name}.log_volume": float(layer.log_volume.mean()),
             f"{layer.name}.weight_gradient_energy": float(layer.weight_gradient_energy.mean()),
             f"{layer.name}.weight_norm": layer.weight_norm,

@@ -7,7 +7,7 @@ changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 # Two float64 evaluations of one sample agree far better than this; a different answer does not.
 SAME_OUTPUT_TOLERANCE = 1e-9
+INDICES = (torch.int32, torch.int64)  # what an embedding looks up
+EMBED_FIRST = "embed them first and measure the rest of the network from the embedded vectors on"
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -86,11 +88,12 @@ def check_batch(net: nn.Module, x: Tensor, start: int = 0) -> None:
         raise TypeError(f"x is sparse ({x.layout}); pass x.to_dense()")
     if x.is_complex():
         raise TypeError(f"x is complex ({x.dtype}); pass real numbers")
-    if not x.is_floating_point():
+    looks_up = any(isinstance(module, nn.Embedding) for module in net.modules())
+    if not x.is_floating_point() and not (x.dtype in INDICES and looks_up):
         raise TypeError(
             f"x holds integers ({x.dtype}), along which nothing can be differentiated; pass "
-            "x.double() if they are numbers such as pixels; if they are indices of tokens, embed "
-            "them first and measure the rest of the network from the embedded vectors on"
+            "x.double() if they are numbers such as pixels; if they are indices of tokens, as "
+            f"int64 for a torch.nn.Embedding of the network, {EMBED_FIRST}"
         )
     if x.dim() < 2:
         raise ValueError(
@@ -131,6 +134,36 @@ def check_targets(y: Tensor, output: Tensor) -> None:
     if not all_finite(y):
         sample = first_not_finite(y.reshape(n, -1))
         raise ValueError(f"sample {sample} of y holds NaN or infinite values; clean the targets")
+
+
+def check_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, y: Tensor) -> Tensor:
+    """``loss(output, y)``, refused unless it is one finite number that depends on ``output``.
+
+    Targets that are no integers are float64, in the shape of the outputs.
+    """
+    if isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex():
+        if y.dim() == 0 or len(y) != len(output) or y.device != output.device:
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} on {y.device} and the network's outputs "
+                f"{tuple(output.shape)} on {output.device}; pass a label for each sample"
+            )
+    else:
+        check_targets(y, output)
+        y = y.double().reshape(output.shape)
+    value = loss(output, y)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"the loss returned {got}; it must return one number, a sum or mean over samples"
+        )
+    if not all_finite(value.detach()):
+        raise ValueError(f"the loss is {value.item()} on these outputs; clean outputs or targets")
+    if not value.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the outputs as far as autograd sees; remove detach() or "
+            "torch.no_grad() from it"
+        )
+    return value.reshape(())
 
 
 def check_output(output: object, n_samples: int) -> Tensor:

@@ -75,7 +75,7 @@ class LayerMeasurement(_Record):
     ...     def forward(self, x):
     ...         h = self.one(x)
     ...         return h + self.two(h)
-    >>> [float(layer.sensitivity) for layer in flatlib.measure(Skip(), torch.ones(1, 1)).layers]
+    >>> [float(layer.mls) for layer in flatlib.measure(Skip(), torch.ones(1, 1)).layers]
     [8.0, 3.0]
     """
 
@@ -87,8 +87,8 @@ class LayerMeasurement(_Record):
     output_gradient_energy: Tensor  # (n,) ||delta||_F^2 at the layer's output
     smallest_patch_norm: Tensor  # (n,) of the smallest vector that W multiplies
     # (n,) MLS from what this layer reads, Sec. 3.2; None if measured with ``layers=False``.
-    sensitivity: Tensor | None
-    # (n,) log volume from what this layer reads, Eq. (10); None like ``sensitivity``.
+    mls: Tensor | None
+    # (n,) log volume from what this layer reads, Eq. (10); None like ``mls``.
     log_volume: Tensor | None
     n_positions: int  # how many vectors W multiplies for one sample; 1 for a dense layer
     input_dimension: int  # numbers that the layer reads for one sample
@@ -118,10 +118,10 @@ class LayerMeasurement(_Record):
         return max(weight_norm(self.weight, geometry) for geometry in self.geometries)
 
     def __repr__(self) -> str:
-        sensitivity = "" if self.sensitivity is None else f", MLS {self.sensitivity.mean():.4g}"
+        mls = "" if self.mls is None else f", MLS {self.mls.mean():.4g}"
         return (
             f"LayerMeasurement({self.name!r}, {self.kind}, weight {tuple(self.weight.shape)}, "
-            f"P = {self.n_positions}{sensitivity})"
+            f"P = {self.n_positions}{mls})"
         )
 
 
@@ -135,7 +135,7 @@ class Measurement(_Record):
     log_volume: Tensor  # (n,) log of Eq. (10)
     local_dimensionality: Tensor  # (n,) Eq. (14)
     parameter_gradient_energy: Tensor  # (n,) ||grad_theta f||_F^2
-    input_norm: Tensor  # (n,) ||x_i||_2
+    input_norm: Tensor  # (n,) ||x_i||_2; x_i is embedded where the data are indices
     layers: tuple[LayerMeasurement, ...]  # in the order of their first call
     n_outputs: int  # N
     input_dimension: int  # M
@@ -162,16 +162,16 @@ class Measurement(_Record):
         return int((self.mls == 0).sum())
 
     @property
-    def has_sensitivities(self) -> bool:
-        """Whether each layer has a sensitivity and a volume; not with ``layers=False``."""
-        return all(layer.sensitivity is not None for layer in self.layers)
+    def has_layer_mls(self) -> bool:
+        """Whether each layer has an MLS and a volume; not with ``layers=False``."""
+        return all(layer.mls is not None for layer in self.layers)
 
     def summary(self) -> dict[str, float]:
         """Means over the samples, under the field's names.
 
         A zero Jacobian has no direction and no volume to speak of: unless all samples are like
         that, those `n_undefined` are left out of the means of log volumes and dimensionality.
-        ``nmls`` and ``nvr`` sum sensitivities and volumes over layers first, each from what the
+        ``nmls`` and ``nvr`` sum MLS and volumes over layers first, each from what the
         layer reads and through this layer alone, see `LayerMeasurement`; a layer that reads fewer
         than N numbers has volume 0 and adds nothing to ``nvr``. They are left out where layers
         have none.
@@ -187,9 +187,9 @@ class Measurement(_Record):
             "log_volume_top3": float(top[defined].mean()),
             "local_dimensionality": float(self.local_dimensionality[defined].mean()),
         }
-        if self.has_sensitivities:
+        if self.has_layer_mls:
             volumes = torch.stack([layer.log_volume for layer in self.layers])
-            means["nmls"] = float(sum(layer.sensitivity for layer in self.layers).mean())
+            means["nmls"] = float(sum(layer.mls for layer in self.layers).mean())
             means["nvr"] = float(volumes.logsumexp(dim=0).exp().mean())
         return means
 
@@ -267,7 +267,14 @@ class Measurement(_Record):
         Raises:
             OSError, ValueError: there is no such file, or another kind of file.
         """
-        return Measurement.from_dict(load_arrays(Path(path)))
+        plain = load_arrays(Path(path))
+        try:
+            return Measurement.from_dict(plain)
+        except (KeyError, TypeError) as fault:
+            raise ValueError(
+                f"{path} holds other fields than a measurement of this version of flatlib has "
+                f"({fault}); measure again"
+            ) from fault
 
     def __repr__(self) -> str:
         lines = [
@@ -330,7 +337,7 @@ def measure(
     max_memory: float | None = None,
     progress: bool | None = None,
 ) -> Measurement:
-    r"""Sharpness, sensitivity, volume and dimensionality of a network on a batch, exactly.
+    r"""Sharpness, MLS, volume and dimensionality of a network on a batch, exactly.
 
     One forward and N backward passes in float64 serve every quantity,
 
@@ -344,14 +351,17 @@ def measure(
             padding, dilation and groups), activations, pooling, normalization and dropout in
             eval mode, skip connections, modules used more than once, attention. Trainable
             parameters elsewhere count in the sharpness, frozen ones do not: scales and shifts (of
-            normalizations, position tables, class tokens) by formula, others by
-            ``torch.func.vmap``, or where it cannot be by n N backward passes of single samples.
-            What is measured is a private copy: the network itself is only read.
+            normalizations, position tables, class tokens) and tables of embeddings by formula,
+            others by ``torch.func.vmap``, or where it cannot be by n N backward passes of single
+            samples. What is measured is a private copy: the network itself is only read.
         data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
             such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
-            measured when it comes.
+            measured when it comes. Integers are indices, such as tokens, that one embedding of
+            the network looks up as they are. Then x is what the embedding returns: its norm, its
+            M numbers and the Jacobian along it are measured, and whatever else the forward makes
+            of the indices, such as a mask, stays fixed.
         layers: whether to keep the Jacobian at what each layer reads, ``(n, N, numbers read)``.
-            Without them a layer's ``sensitivity`` and ``log_volume`` are None, ``nmls`` and
+            Without them a layer's ``mls`` and ``log_volume`` are None, ``nmls`` and
             ``nvr`` are left out, and memory is what the input's Jacobian takes.
         max_memory: bytes that the derivatives may take at once; batches are split to fit. By
             default parts are of 128 MiB, and one sample may take what the device has free.
@@ -363,7 +373,8 @@ def measure(
         ``nan``; a rank-deficient one, as with more outputs than inputs, log volume ``-inf``.
 
     Raises:
-        TypeError: net or data of the wrong kind, integer or complex input.
+        TypeError: net or data of the wrong kind, complex input; integers that no embedding, or
+            more than one, looks up as they are.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
@@ -382,6 +393,9 @@ def measure(
     >>> m = measure(net, torch.tensor([[3.0, 4.0]]))
     >>> m.mls, m.sharpness  # sigma_1 = 4, S = N ||x||^2 = 50
     (tensor([4.], dtype=torch.float64), 50.0)
+    >>> looked_up = nn.Embedding.from_pretrained(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
+    >>> measure(nn.Sequential(looked_up, net), torch.tensor([[0], [1]])).input_norm.tolist()
+    [1.0, 5.0]
     """
     if max_memory is not None and not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
@@ -452,7 +466,7 @@ def _measure_part(
         energies, at_once = sample_energies(network, x, left, part.output)
         energy += energies
         how.update(dict.fromkeys(left, "vmap" if at_once else "loop"))
-    x = x.detach().double().flatten(1)
+    x = part.x.flatten(1)
     layers = []
     for derivatives in part.layers:
         jacobian = part.jacobian if at_layers else None
@@ -501,7 +515,7 @@ def _measure_layer(
         untied_gradient_energy=norms.untied,
         output_gradient_energy=norms.output,
         smallest_patch_norm=norms.smallest_patch.sqrt(),
-        sensitivity=None if from_here is None else geometry.mls(from_here),
+        mls=None if from_here is None else geometry.mls(from_here),
         log_volume=None if from_here is None else geometry.log_volume(from_here),
         n_positions=norms.n_positions,
         input_dimension=sum(x[0].numel() for x in layer.inputs),
@@ -548,7 +562,7 @@ def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
 def _path(part: Measurement) -> str:
     """Which layers a part called, in order, and how many vectors each one multiplied."""
     layers = ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
-    without = "" if part.has_sensitivities else ", without sensitivities"
+    without = "" if part.has_layer_mls else ", without the layers' MLS"
     return f"{layers}, {part.input_dimension} to {part.n_outputs} numbers{without}"
 
 

@@ -13,7 +13,7 @@ be ``2.2e-16 / d^2``, and sums could be negative.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +24,7 @@ from flatlib.derivatives import (
     Float64Network,
     checked_output,
     float64_network,
-    parameter_jacobian,
+    sample_parameter_gradients,
     trainable_names,
 )
 from flatlib.patches import is_transposed, output_positions, patches
@@ -139,20 +139,43 @@ class HessianTrace:
     n_probes: int  # Hessian-vector products that it took
 
 
-class _HessianProducts:
-    """Products of vectors with the Hessian of a scalar of the network's outputs."""
+def squared_loss(output: Tensor, y: Tensor) -> Tensor:
+    r"""The loss of Eq. (2), :math:`\frac1{2n}\sum_i\lVert f(x_i) - y_i\rVert^2`.
 
-    def __init__(self, network: Float64Network, x: Tensor, y: Tensor, residual_only: bool):
+    Args:
+        output: ``(n, N)``.
+        y: targets, as many numbers.
+
+    Returns:
+        One number. `torch.nn.functional.mse_loss`, a mean over samples and outputs, is 2/N of it.
+
+    Raises:
+        TypeError, ValueError: targets of another kind or shape.
+
+    >>> squared_loss(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2))
+    tensor(12.5000, dtype=torch.float64)
+    """
+    return _residual(output, y).square().sum() / (2 * len(output))
+
+
+def _residual(output: Tensor, y: Tensor) -> Tensor:
+    check_targets(y, output)
+    return output - y.double().reshape(output.shape)
+
+
+def _curved_by_network(output: Tensor, y: Tensor) -> Tensor:
+    """A number whose Hessian is the loss's but for the square of the first derivatives."""
+    return (_residual(output, y).detach() * output).sum() / len(output)
+
+
+class HessianProducts:
+    """Products of vectors with the Hessian of a loss, a number made of the network's outputs."""
+
+    def __init__(self, network: Float64Network, x: Tensor, loss: Callable[[Tensor], Tensor]):
         output = checked_output(network, x)
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
-        check_targets(y, output)
-        residual = output - y.double().reshape(output.shape)
-        if residual_only:
-            scalar = (residual.detach() * output).sum() / len(x)
-        else:
-            scalar = residual.square().sum() / (2 * len(x))
         found = torch.autograd.grad(
-            scalar, self.parameters, create_graph=True, materialize_grads=True
+            loss(output), self.parameters, create_graph=True, materialize_grads=True
         )
         self.gradient = torch.cat([part.flatten() for part in found])
 
@@ -223,7 +246,7 @@ def hessian_trace(
     if max_probes < MINIMUM_PROBES:
         raise ValueError(f"max_probes must be at least {MINIMUM_PROBES}, got {max_probes}")
     with float64_network(net) as network:
-        products = _HessianProducts(network, x, y, residual_only=False)
+        products = HessianProducts(network, x, lambda output: squared_loss(output, y))
         if method == "exact":
             return HessianTrace(products.trace(), 0.0, products.gradient.numel())
         generator = torch.Generator().manual_seed(seed)
@@ -269,13 +292,16 @@ def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     0.0
     """
     with float64_network(net) as network:
-        return _HessianProducts(network, x, y, residual_only=True).trace()
+        products = HessianProducts(network, x, lambda output: _curved_by_network(output, y))
+        return products.trace()
 
 
 def adaptive_sharpness(net: nn.Module, x: Tensor) -> float:
-    r"""Elementwise-adaptive sharpness at interpolation, for toys (n N backward passes).
+    r"""Elementwise-adaptive sharpness at interpolation, by n N backward passes of single samples.
 
     .. math:: \frac1n\sum_i\lVert\theta\odot\nabla_\theta f(x_i)\rVert_F^2
+
+    It is the limit of what `flatlib.comparisons.adaptive_sharpness_by_noise` estimates.
 
     Args:
         net: as for `flatlib.derivatives.parameter_jacobian`.
@@ -295,6 +321,14 @@ def adaptive_sharpness(net: nn.Module, x: Tensor) -> float:
     >>> abs(adaptive_sharpness(net, torch.tensor([[2.0]])) - 4 * w**2) < 1e-15
     True
     """
-    jacobian = parameter_jacobian(net, x)
-    theta = torch.cat([p.detach().double().flatten() for p in net.parameters() if p.requires_grad])
-    return float((jacobian * theta).square().sum() / len(x))
+    with float64_network(net) as network:
+        checked_output(network, x)
+        names = trainable_names(network)
+        theta = [network.parameters[name].detach() for name in names]
+        total = sum(
+            float((weight * part).square().sum())
+            for rows in sample_parameter_gradients(network, x, names)
+            for gradient in rows
+            for weight, part in zip(theta, gradient, strict=True)
+        )
+    return total / len(x)

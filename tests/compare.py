@@ -106,7 +106,7 @@ def _assert_layers(m, slow) -> None:
             if getattr(theirs, field) is None:
                 continue
             assert_close(getattr(mine, field), getattr(theirs, field), where + field, absolute)
-        assert_close(mine.sensitivity, theirs.singular_values[:, 0], where + "sensitivity")
+        assert_close(mine.mls, theirs.singular_values[:, 0], where + "MLS")
         assert_log_volume(mine.log_volume, theirs.singular_values, where + "log volume")
 
 
@@ -133,8 +133,8 @@ def _assert_summary(m, slow) -> None:
     assert_close(summary["log_volume"], m.log_volume[some].mean(), "log volume")
     mean = m.local_dimensionality[some].mean()
     assert_close(summary["local_dimensionality"], mean, "dimensionality")
-    sensitivities = sum(layer.singular_values[:, 0] for layer in slow.layers)
-    assert_close(summary["nmls"], sensitivities.mean(), "nmls")
+    every_mls = sum(layer.singular_values[:, 0] for layer in slow.layers)
+    assert_close(summary["nmls"], every_mls.mean(), "nmls")
     volumes = sum(
         layer.singular_values.prod(dim=1)
         for layer in slow.layers

@@ -520,6 +520,10 @@ def test_targets_of_a_single_output_need_no_axis():
         flatlib.sharpness.adaptive_sharpness,
         lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
         lambda net, x: flatlib.sharpness.sharpness_gap(net, x, torch.zeros(4, 2)),
+        flatlib.comparisons.iimls,
+        lambda net, x: flatlib.comparisons.relative_flatness(net, x, torch.zeros(4, 2)),
+        lambda net, x: flatlib.comparisons.adaptive_sharpness_by_noise(net, x, torch.zeros(4, 2)),
+        lambda net, x: flatlib.comparisons.largest_hessian_eigenvalue(net, x, torch.zeros(4, 2)),
     ],
 )
 def test_the_other_doors_refuse_the_same(function):
@@ -541,6 +545,8 @@ def test_the_other_doors_refuse_the_same(function):
         flatlib.derivatives.parameter_jacobian,
         flatlib.sharpness.adaptive_sharpness,
         lambda net, x: flatlib.hessian_trace(net, x, torch.zeros(4, 2)),
+        lambda net, x: flatlib.comparisons.adaptive_sharpness_by_noise(net, x, torch.zeros(4, 2)),
+        lambda net, x: flatlib.comparisons.largest_hessian_eigenvalue(net, x, torch.zeros(4, 2)),
     ],
 )
 def test_nothing_to_differentiate(function):

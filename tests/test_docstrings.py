@@ -10,7 +10,15 @@ import importlib
 
 import pytest
 
-MUST_HAVE_EXAMPLES = ("bounds", "derivatives", "geometry", "measurement", "nets", "sharpness")
+MUST_HAVE_EXAMPLES = (
+    "bounds",
+    "comparisons",
+    "derivatives",
+    "geometry",
+    "measurement",
+    "nets",
+    "sharpness",
+)
 
 
 @pytest.mark.parametrize("room", MUST_HAVE_EXAMPLES)

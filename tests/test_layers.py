@@ -50,9 +50,10 @@ def assert_energies(net: nn.Module, x: Tensor, **options) -> flatlib.Measurement
     for layer in m.layers:
         name = f"{layer.name}.weight"
         name = name if name in expected else f"{layer.name}_weight"
-        torch.testing.assert_close(
-            layer.weight_gradient_energy, expected[name], rtol=1e-10, atol=1e-25
-        )
+        if name in expected:  # a part of a parameter has no name of its own
+            torch.testing.assert_close(
+                layer.weight_gradient_energy, expected[name], rtol=1e-10, atol=1e-25
+            )
     return m
 
 
@@ -60,37 +61,54 @@ def assert_energies(net: nn.Module, x: Tensor, **options) -> flatlib.Measurement
 
 
 class PlainAttention(nn.Module):
-    """`torch.nn.MultiheadAttention` of a sequence to itself, from two layers that are called."""
+    """`torch.nn.MultiheadAttention` from layers that are called, one head at a time."""
 
     def __init__(self, fused: nn.MultiheadAttention):
         super().__init__()
-        width = fused.embed_dim
-        self.heads, self.batch_first = fused.num_heads, fused.batch_first
-        self.in_proj_bias, self._qkv_same_embed_dim = fused.in_proj_bias, False
-        self.in_proj = nn.Linear(width, 3 * width, bias=fused.in_proj_bias is not None)
-        self.in_proj.weight, self.in_proj.bias = fused.in_proj_weight, fused.in_proj_bias
-        self.out_proj = nn.Linear(width, width, bias=fused.out_proj.bias is not None)
-        self.out_proj.weight, self.out_proj.bias = fused.out_proj.weight, fused.out_proj.bias
+        self.heads, self.batch_first, self.width = fused.num_heads, fused.batch_first, fused.kdim
+        self._qkv_same_embed_dim, self.in_proj_bias = False, fused.in_proj_bias
+        packed, bias, width = fused.in_proj_weight, fused.in_proj_bias, fused.embed_dim
+        if packed is not None:
+            self.in_proj = self._linear(packed, bias)
+        for index, name in enumerate(("q_proj", "k_proj", "v_proj")):
+            rows = slice(index * width, (index + 1) * width)
+            weight = getattr(fused, f"{name}_weight") if packed is None else packed[rows]
+            own_bias = None if bias is None else bias[rows]
+            setattr(self, name, self._linear(weight, own_bias))
+        self.out_proj = self._linear(fused.out_proj.weight, fused.out_proj.bias)
+
+    @staticmethod
+    def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        layer.weight = nn.Parameter(weight.detach().clone())
+        layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        return layer
 
     def forward(self, x, key, value, key_padding_mask=None, attn_mask=None, **options):
-        x = x if self.batch_first else x.transpose(0, 1)
-        size = x.shape[2] // self.heads
-        outputs = []
-        q, k, v = self.in_proj(x).chunk(3, dim=2)
+        to_itself = x is key and x is value and hasattr(self, "in_proj")
+        if not self.batch_first:
+            x, key, value = (each.transpose(0, 1) for each in (x, key, value))
+        if to_itself:
+            q, k, v = self.in_proj(x).chunk(3, dim=2)
+        else:
+            q, k, v = self.q_proj(x), self.k_proj(key), self.v_proj(value)
+        outputs, size = [], x.shape[2] // self.heads
         for h in range(self.heads):
             part = slice(h * size, (h + 1) * size)
             scores = q[..., part] @ k[..., part].mT / math.sqrt(size)
             if attn_mask is not None:
-                scores = (
-                    scores.masked_fill(attn_mask, -math.inf)
-                    if attn_mask.dtype is torch.bool
-                    else scores + attn_mask
-                )
+                scores = self._masked(scores, attn_mask)
             if key_padding_mask is not None:
-                scores = scores.masked_fill(key_padding_mask[:, None], -math.inf)
+                scores = self._masked(scores, key_padding_mask[:, None])
             outputs.append(scores.softmax(dim=2) @ v[..., part])
         output = self.out_proj(torch.cat(outputs, dim=2))
         return (output if self.batch_first else output.transpose(0, 1)), None
+
+    @staticmethod
+    def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+        if mask.dtype is torch.bool:
+            return scores.masked_fill(mask, -math.inf)
+        return scores + mask
 
 
 def plain(net: nn.Module) -> nn.Module:
@@ -168,24 +186,148 @@ def test_a_transformer_encoder_matches_the_oracle(norm_first, batch_first):
     assert set(m.other_parameters.values()) == {"formula"} and len(m.other_parameters) == 2 + 8
 
 
-def test_attention_to_something_else_counts_among_the_others():
-    class Crosses(nn.Module):
+class Crosses(nn.Module):
+    """The first two tokens attend to all of them."""
+
+    def __init__(self, batch_first=True, mask=None, values=None, padding=False, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=batch_first, **options)
+        self.last, self.mask, self.values, self.padding = nn.Linear(4, 2), mask, values, padding
+        self.keys = nn.Linear(4, self.attention.kdim)
+
+    def forward(self, x):
+        hidden = torch.arange(x.shape[1]).expand(len(x), -1) >= 4 if self.padding else None
+        key = self.keys(x)
+        value = key if self.values is None else self.values(x)
+        queries = x[:, :2]
+        if not self.attention.batch_first:
+            queries, key = queries.transpose(0, 1), key.transpose(0, 1)
+            value = key if self.values is None else value.transpose(0, 1)
+        h, _ = self.attention(queries, key, value, key_padding_mask=hidden, attn_mask=self.mask)
+        return self.last(h if self.attention.batch_first else h.transpose(0, 1)).flatten(1)
+
+
+PROJECTIONS = ["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": False},
+        {"batch_first": False},
+        {"kdim": 3, "vdim": 3},
+        {"kdim": 3, "vdim": 3, "bias": False, "batch_first": False},
+        {"kdim": 3, "vdim": 4, "values": torch.sin},
+        {"values": torch.sin},
+        {"mask": CAUSAL[:2], "padding": True},
+    ],
+)
+@pytest.mark.parametrize("n", [1, 2, 5])  # as many as queries or keys, too
+def test_attention_to_something_else_matches_the_oracle(n, options):
+    net = drawn(lambda: Crosses(**options))
+    m = assert_matches_oracle(net, gaussian(n, 5, 4), twin=plain(net))
+    assert [layer.name for layer in m.layers] == ["keys", *PROJECTIONS, "last"]
+    assert all(layer.in_sharpness for layer in m.layers)
+    assert not m.other_layers and not m.other_parameters
+
+
+def test_frozen_projections_do_not_count():
+    net = drawn(lambda: Crosses(kdim=3, vdim=3))
+    (
+        net.attention.k_proj_weight.requires_grad_(False),
+        net.attention.in_proj_bias.requires_grad_(False),
+    )
+    m = assert_energies(net, gaussian(3, 5, 4))
+    counted = {layer.name for layer in m.layers if layer.in_sharpness}
+    assert counted == {"keys", "last", *PROJECTIONS} - {"attention.k_proj"}
+
+
+class AttendsTwice(nn.Module):
+    """One attention, to something else and then to something else again, or to itself."""
+
+    def __init__(self, again: str):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.last, self.again = nn.Linear(4, 2), again
+
+    def forward(self, x):
+        h = self.attention(x[:, :2], x, x)[0]
+        x = h if self.again == "itself" else x
+        return self.last(self.attention(h, x, x)[0]).flatten(1)
+
+
+def test_attention_that_is_called_twice_sums_before_squaring():
+    net = drawn(lambda: AttendsTwice("something else"))
+    m = assert_matches_oracle(net, gaussian(3, 5, 4), twin=plain(net))
+    assert [layer.name for layer in m.layers] == [*PROJECTIONS, "last"]
+    assert all(layer.in_sharpness for layer in m.layers)
+
+
+def test_a_weight_that_projects_as_a_whole_and_in_parts_counts_among_the_others():
+    net, x = drawn(lambda: AttendsTwice("itself")), gaussian(3, 5, 4)
+    m, total = flatlib.measure(net, x), sum(energies(net, x).values())
+    torch.testing.assert_close(m.parameter_gradient_energy, total, rtol=1e-10, atol=0)
+    counted = {layer.name for layer in m.layers if layer.in_sharpness}
+    assert counted == {"attention.out_proj", "last"}
+    assert set(m.other_parameters) == {"attention.in_proj_weight", "attention.in_proj_bias"}
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_transformer_decoder_matches_the_oracle(norm_first, batch_first):
+    class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attention, self.last = (
-                nn.MultiheadAttention(4, 2, batch_first=True),
-                nn.Linear(4, 2),
+            self.decoder = nn.TransformerDecoderLayer(
+                *(4, 2, 6), batch_first=batch_first, norm_first=norm_first, activation="gelu"
             )
+            self.queries, self.head = nn.Parameter(torch.ones(1, 2, 4)), nn.Linear(8, 2)
 
         def forward(self, x):
-            return self.last(self.attention(x[:, :2], x, x)[0]).flatten(1)
+            queries = self.queries.expand(len(x), -1, -1)
+            if batch_first:
+                return self.head(self.decoder(queries, x).flatten(1))
+            h = self.decoder(queries.transpose(0, 1), x.transpose(0, 1))
+            return self.head(h.transpose(0, 1).flatten(1))
 
-    m = assert_energies(drawn(Crosses), gaussian(3, 5, 4))
-    assert [layer.name for layer in m.layers] == ["last"]
+    net = drawn(Net)
+    nn.init.normal_(net.queries)
+    m = assert_matches_oracle(net, gaussian(3, 4, 4), twin=plain(net))
+    names = [layer.name.removeprefix("decoder.") for layer in m.layers]
+    assert names == [
+        *("self_attn.in_proj", "self_attn.out_proj"),
+        *(f"multihead_attn.{name}_proj" for name in ("q", "k", "v", "out")),
+        *("linear1", "linear2", "head"),
+    ]
+    assert all(layer.in_sharpness for layer in m.layers) and not m.other_layers
+    assert set(m.other_parameters.values()) == {"formula"} and len(m.other_parameters) == 1 + 6
+
+
+def test_a_whole_transformer_matches_the_oracle():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Transformer(4, 2, 1, 1, 6, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x, x[:, :2]).flatten(1))
+
+    net = drawn(Net)
+    m = assert_matches_oracle(net, gaussian(2, 3, 4), twin=plain(net))
+    assert len(m.layers) == 4 + 8 + 1 and not m.other_layers
+
+
+@pytest.mark.parametrize("kdim", [None, 3])
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_keys_that_come_from_no_input_count_among_the_others(options, kdim):
+    m = assert_energies(drawn(lambda: Crosses(kdim=kdim, vdim=kdim, **options)), gaussian(3, 5, 4))
+    assert [layer.name for layer in m.layers] == ["keys", "last"]
+    left = ["in_proj"] if kdim is None else ["q_proj", "k_proj", "v_proj"]
     assert m.other_layers == dict.fromkeys(
-        ["attention.in_proj", "attention.out_proj"], "its weight is used without calling it"
+        [f"attention.{name}" for name in (*left, "out_proj")],
+        "its weight is used without calling it",
     )
-    assert m.other_parameters["attention.in_proj_weight"] == "vmap"
 
 
 # --- rows that are not the samples -------------------------------------------------------------
@@ -289,7 +431,7 @@ def test_a_weight_used_in_linear_is_a_layer():
         slow, m = assert_matches_oracle(called, x), assert_energies(net, x)
         assert m.parameter_gradient_energy.tolist() == slow.parameter_gradient_energy.tolist()
         assert [layer.name for layer in m.layers] == ["called", "fused"]
-        assert torch.equal(m.layers[1].sensitivity, slow.layers[1].sensitivity)
+        assert torch.equal(m.layers[1].mls, slow.layers[1].mls)
 
 
 @pytest.mark.parametrize("way", ["another bias", "no bias"])

@@ -290,7 +290,7 @@ def test_the_layer_reads_its_input_alone():
     net = seeded(lambda: nn.Sequential(Residual(nn.Linear(3, 3))))
     m = assert_matches_oracle(net, gaussian(2, 3))
     W = net[0].body.weight.detach().double()
-    assert m.layers[0].sensitivity.tolist() == pytest.approx(
+    assert m.layers[0].mls.tolist() == pytest.approx(
         [float(torch.linalg.matrix_norm(W, 2))] * 2, rel=1e-12
     )
     assert m.mls[0].item() == pytest.approx(
@@ -299,7 +299,7 @@ def test_the_layer_reads_its_input_alone():
     assert not m.input_layer_is_dense
 
 
-def test_sensitivity_of_a_chain_is_the_gradient_at_each_hidden_layer():
+def test_mls_of_a_chain_is_the_gradient_at_each_hidden_layer():
     net, x = flatlib.nets.mlp((5, 6, 4, 3)).double(), gaussian(3, 5).double()
     m = flatlib.measure(net, x)
     for index, layer in enumerate(m.layers):
@@ -308,7 +308,7 @@ def test_sensitivity_of_a_chain_is_the_gradient_at_each_hidden_layer():
         for i in range(3):
             J = torch.autograd.functional.jacobian(rest, hidden[i])
             s = torch.linalg.svdvals(J)
-            assert layer.sensitivity[i].item() == pytest.approx(s[0].item(), rel=1e-12)
+            assert layer.mls[i].item() == pytest.approx(s[0].item(), rel=1e-12)
             assert layer.log_volume[i].item() == pytest.approx(s.log().sum().item(), rel=1e-10)
 
 
@@ -366,7 +366,7 @@ def test_splitting_the_batch_changes_nothing(case):
             rtol=1e-12,
             atol=1e-24 * float(a.untied_gradient_energy.max()),
         )
-        assert torch.allclose(a.sensitivity, b.sensitivity, rtol=1e-12, atol=0)
+        assert torch.allclose(a.mls, b.mls, rtol=1e-12, atol=0)
 
 
 def smooth(m: flatlib.Measurement) -> dict[str, Tensor]:
@@ -523,7 +523,7 @@ def test_a_linear_map_has_its_closed_forms():
     assert m.log_volume.tolist() == pytest.approx([float(s.log().sum())] * 5, rel=1e-11)
     participation = float(s.square().sum() ** 2 / s.pow(4).sum())
     assert m.local_dimensionality.tolist() == pytest.approx([participation] * 5, rel=1e-12)
-    assert m.layers[0].sensitivity.tolist() == m.mls.tolist()
+    assert m.layers[0].mls.tolist() == m.mls.tolist()
     assert m.summary()["nmls"] == pytest.approx(float(s[0]), rel=1e-12)
     assert m.summary()["nvr"] == pytest.approx(float(s.prod()), rel=1e-11)
 
@@ -536,7 +536,7 @@ def test_a_two_layer_linear_net_has_its_closed_forms():
     expected = U.square().sum() * x.square().sum(dim=1) + 2 * (x @ V.T).square().sum(dim=1)
     assert m.parameter_gradient_energy.tolist() == pytest.approx(expected.tolist(), rel=1e-12)
     assert m.mls[0].item() == pytest.approx(float(torch.linalg.matrix_norm(U @ V, 2)), rel=1e-12)
-    assert m.layers[1].sensitivity[0].item() == pytest.approx(
+    assert m.layers[1].mls[0].item() == pytest.approx(
         float(torch.linalg.matrix_norm(U, 2)), rel=1e-12
     )
 
@@ -1084,7 +1084,7 @@ def sharpness_by_differences(net: nn.Module, x: Tensor, h: float = 1e-6) -> floa
     return total / len(x)
 
 
-def sensitivities_by_differences(net: nn.Module, x: Tensor, h: float = 1e-6) -> Tensor:
+def mls_by_differences(net: nn.Module, x: Tensor, h: float = 1e-6) -> Tensor:
     """MLS of every sample from central differences of every input."""
     net, x = copy.deepcopy(net).double(), x.double()
     columns = []
@@ -1116,7 +1116,7 @@ def test_normalization_before_tokens_agrees_with_differences(norm, shape, size):
     net, x = seeded(lambda: Tokens(norm(4, affine=True))), gaussian(4, 2, *shape)
     m = flatlib.measure(net, x.split(size))
     assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
-    assert torch.allclose(m.mls, sensitivities_by_differences(net, x), rtol=1e-6)
+    assert torch.allclose(m.mls, mls_by_differences(net, x), rtol=1e-6)
     assert torch.allclose(flatlib.measure(net, x[:1]).mls, m.mls[:1], rtol=1e-9)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 import flatlib
 from flatlib import Measurement
+from flatlib.saving import save_arrays
 
 
 def network() -> nn.Module:
@@ -50,7 +51,7 @@ def test_measurements_of_the_same_are_equal():
         lambda m: {"other_layers": {"1": "for a reason"}},
         lambda m: {"layers": m.layers[:2]},
         lambda m: {"layers": (replace(m.layers[0], weight=m.layers[0].weight + 1), *m.layers[1:])},
-        lambda m: {"layers": (replace(m.layers[0], sensitivity=None), *m.layers[1:])},
+        lambda m: {"layers": (replace(m.layers[0], mls=None), *m.layers[1:])},
         lambda m: {"layers": (replace(m.layers[0], geometries=()), *m.layers[1:])},
     ],
 )
@@ -114,6 +115,16 @@ def test_a_file_that_holds_no_measurement_is_named(fault, tmp_path):
         Measurement.load(tmp_path / "none.npz")
 
 
+def test_a_file_with_the_fields_of_another_version_is_named(tmp_path):
+    path = tmp_path / "m.npz"
+    plain = measured().to_dict()
+    for layer in plain["layers"]:
+        layer["sensitivity"] = layer.pop("mls")
+    save_arrays(path, plain)
+    with pytest.raises(ValueError, match="m.npz holds other fields.*sensitivity.*measure again"):
+        Measurement.load(path)
+
+
 # --- shown -------------------------------------------------------------------------------------
 
 
@@ -133,10 +144,10 @@ def test_a_table_has_a_row_a_sample():
     assert [row["y"] for row in rows] == y.tolist()
     for name in ("mls", "log_volume", "parameter_gradient_energy", "input_norm"):
         assert [row[name] for row in rows] == getattr(m, name).tolist()
-    assert [row["3.sensitivity"] for row in rows] == m.layers[1].sensitivity.tolist()
+    assert [row["3.mls"] for row in rows] == m.layers[1].mls.tolist()
     assert [row["sigma_2"] for row in rows] == m.singular_values[:, 1].tolist()
     assert all(isinstance(value, (int, float)) for row in rows for value in row.values())
-    assert "y" not in m.rows()[0] and "3.sensitivity" not in measured(layers=False).rows()[0]
+    assert "y" not in m.rows()[0] and "3.mls" not in measured(layers=False).rows()[0]
     with pytest.raises(ValueError, match="y has 4 entries for 5 samples"):
         m.rows(y[:4])
 

@@ -158,7 +158,7 @@ def test_without_layers_everything_else_is_the_same(dense):
             torch.testing.assert_close(value, vars(bare)[name], rtol=1e-12, atol=0)
     assert bare.input_layer_is_dense == whole.input_layer_is_dense == dense
     for mine, its in zip(bare.layers, whole.layers, strict=True):
-        assert mine.sensitivity is None and mine.log_volume is None
+        assert mine.mls is None and mine.log_volume is None
         assert torch.equal(mine.weight_gradient_energy, its.weight_gradient_energy)
         assert mine.input_dimension == its.input_dimension
     summary = whole.summary()
@@ -178,7 +178,7 @@ def test_without_layers_everything_else_is_the_same(dense):
 def test_measurements_with_and_without_layers_are_not_joined():
     net, x = network(), gaussian(3, 2, 6)
     parts = [flatlib.measure(net, x), flatlib.measure(net, x, layers=False)]
-    with pytest.raises(ValueError, match="another way.*without sensitivities"):
+    with pytest.raises(ValueError, match="another way.*without the layers' MLS"):
         flatlib.Measurement.join(parts)
     with pytest.raises(ValueError, match="no measurement to join"):
         flatlib.Measurement.join([])

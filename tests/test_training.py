@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -351,11 +352,22 @@ class TestRow:
         assert row["max_residual"] == pytest.approx(
             float((net(x) - y).detach().norm(dim=1).max()), rel=1e-6
         )
-        assert row["linear2.sensitivity"] == float(m.layers[1].sensitivity.mean())
+        assert row["linear2.sensitivity"] == float(m.layers[1].mls.mean())
         for key, bound in bound_keys(flatlib.bounds.evaluate(m)).items():
             assert (row[f"lhs_{key}"], row[f"rhs_{key}"]) == (bound.lhs, bound.rhs)
         assert row["lhs_13"] == chain.A
         assert row["rhs_13"] == chain.D
+
+    def test_has_the_columns_of_the_archive(self):
+        """The archive calls a layer's MLS ``sensitivity``, and is continued in its own words."""
+        run = "mlp_fashion-mnist-first-2000_lr0.1_batch20_seed0"
+        table = Path(__file__).parents[1] / "results" / "laptop" / run / "measurements.csv"
+        header = table.read_text().partition("\n")[0].split(",")
+        net = nets.mlp((5, 7, 6, 4, 3), seed=2)
+        row = measurement_row(net, torch.rand(6, 5), torch.rand(6, 3))
+        assert "linear4.sensitivity" in row
+        in_layers = [name for name in row if name.startswith("linear")]
+        assert in_layers == [name for name in header if name.startswith("linear")]
 
     def test_keys_tell_inequalities_of_one_label_apart(self):
         m = flatlib.measure(nets.mlp((5, 7, 3)), torch.rand(4, 5))

@@ -11,7 +11,8 @@
 the same mathematics with its linear maps called one by one (``attention``).
 
 ``recording`` notes each call of a linear or convolutional layer, and each place where another
-parameter scales or shifts the rows of the batch: a normalization, a position table, a class token.
+parameter scales or shifts the rows of the batch: a normalization, a position table, a class token,
+or where rows of a table are looked up. What is looked up for indices takes the place of the input.
 ``mixing`` finds out by two backward passes how the rows at each of these places belong to the
 samples (``rows``). A layer whose rows belong to no sample counts among the other parameters; one
 that mixes them is refused.
@@ -20,11 +21,13 @@ that mixes them is refused.
 lets samples influence each other. From that run, ``memory`` knows what a sample costs.
 
 ``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
-and the sensitivities are made of them; those at what layers return are handed on, one output's at a
+and the MLS of layers are made of them; those at what layers return are handed on, one output's at a
 time. No gradient of a weight is formed: `flatlib.sharpness` gets their norms from these. Gradients
 of the other parameters are summed at the places where these act. What is left, such as a
 parameter that a function is applied to first, takes ``others``: ``torch.func.vmap`` over the
 samples, or, where an operation does not allow for it, one backward pass a sample and output.
+
+``last`` takes second derivatives, along what the last layer returns.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .float64 import Float64Network, float64_network
+from .float64 import Float64Network, float64_network, in_full
+from .last import curvature, dense_last_layer
 from .memory import check_fits, part_size
 from .others import sample_energies, sample_parameter_gradients
 from .passes import (
@@ -44,7 +48,8 @@ from .passes import (
     plan,
     trainable_names,
 )
-from .probing import checked_output
+from .probing import checked_forward, checked_output
+from .recording import in_company
 
 __all__ = [
     "Derivatives",
@@ -53,9 +58,14 @@ __all__ = [
     "Plan",
     "by_parts",
     "check_fits",
+    "checked_forward",
     "checked_output",
+    "curvature",
+    "dense_last_layer",
     "differentiate",
     "float64_network",
+    "in_company",
+    "in_full",
     "input_jacobian",
     "parameter_jacobian",
     "part_size",
@@ -71,7 +81,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
 
     Args:
         net: a network with at least one linear or convolutional layer, in eval mode.
-        x: ``(n, *input_shape)``.
+        x: ``(n, *input_shape)``, or indices as for `flatlib.measure`.
         max_memory: bytes that one part of the batch may take while it is differentiated.
 
     Returns:

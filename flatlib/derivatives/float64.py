@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output, is_out_of_memory
 
-from .attention import multi_head_attention
+from .attention import Part, multi_head_attention, projections
 from .copying import float64_copy
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
@@ -35,6 +35,11 @@ MAKERS = (  # of tensors whose precision is PyTorch's default unless it is given
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
     *(torch.as_tensor, torch.scalar_tensor, torch.arange, torch.linspace, torch.logspace),
 )
+
+
+def in_full(x: Tensor) -> Tensor:
+    """What a network is run on: float64 numbers, or indices to look up."""
+    return x.double() if x.is_floating_point() else x.long()
 
 
 class LayerFault(Exception):
@@ -75,13 +80,15 @@ class InFloat64(TorchFunctionMode):
     PyTorch's backward of batch and instance normalization confuses the axes of some memory
     layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
     Attention is PyTorch's plain one, since the fused one cannot be differentiated twice, and that
-    of `torch.nn.MultiheadAttention` calls its linear maps one by one.
+    of `torch.nn.MultiheadAttention` calls its linear maps one by one. The gradient of a table that
+    is looked up in is dense, and not divided by how often a row is looked up.
     """
 
     def __init__(self, user: dict[int, str]):
         super().__init__()
         self.user = user  # names of the user's own parameters, by id
         self.recorder: Recorder | None = None
+        self.input: Tensor | None = None  # what the network is called with
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -103,6 +110,8 @@ class InFloat64(TorchFunctionMode):
             with self:
                 attended = multi_head_attention(args, kwargs)
             return function(*args, **kwargs) if attended is None else attended
+        if function is F.embedding:
+            kwargs = {**kwargs, "sparse": False, "scale_grad_by_freq": False}
         if function in NORMALIZATIONS:
             return self._normalized(function, args, kwargs)
         output = self._call(function, args, kwargs)
@@ -145,15 +154,17 @@ class Float64Network:
     parameters: dict[str, Tensor]  # its leaves that require a gradient, by name
     layers: dict[str, nn.Module]  # its linear and convolutional layers, by name
     kinds: dict[str, str]
+    owned: dict[str, dict[str, Part]]  # the parameters that are a layer's "weight" and "bias"
     outside: dict[str, Tensor]  # leaves no output may rest on: see `check_graph` in `probing`
     trainable: frozenset[str]  # names of parameters that are not frozen
     mode: InFloat64
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output ``(n, N)`` for float64 ``x``, checked."""
+        """The output ``(n, N)`` for ``x`` as `in_full` makes it, checked."""
+        self.mode.input = x.clone()
         with torch.autocast(x.device.type, enabled=False), self.mode:
             try:
-                output = self.net(x.clone())
+                output = self.net(self.mode.input)
             except LayerFault as fault:
                 raise ValueError(str(fault)) from None
             except Exception as error:
@@ -178,22 +189,34 @@ def _kind(module: nn.Module) -> str | None:
     return None if own else kind
 
 
-def _in_projection(module: nn.Module) -> nn.Linear:
-    """The linear map to queries, keys and values, as a layer of its own."""
-    layer = nn.Linear(1, 1, device="meta")
-    layer.weight, layer.bias = module.in_proj_weight, module.in_proj_bias
-    return layer
+@dataclass(frozen=True)
+class _Layers:
+    """The linear and convolutional layers of a network, by name."""
+
+    modules: dict[str, nn.Module]
+    kinds: dict[str, str]
+    owned: dict[str, dict[str, Part]]  # the parameters that are a layer's "weight" and "bias"
 
 
-def _layers(net: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """Each linear and convolutional layer and its kind, by name; at least one."""
-    layers, kinds = {}, {}
-    for name, module in net.named_modules():
+def _layers(net: nn.Module) -> _Layers:
+    """Each linear and convolutional layer; at least one."""
+    layers, kinds, owned = {}, {}, {}
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    for path, module in net.named_modules():
+        found = {}
         if kind := _kind(module):
-            layers[name], kinds[name] = module, kind
-        elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            name = f"{name}.in_proj" if name else "in_proj"
-            layers[name], kinds[name] = _in_projection(module), "Linear"
+            own = {key: (module._parameters.get(key), 0, 1) for key in ("weight", "bias")}
+            found[path] = (module, kind, own)
+        elif isinstance(module, nn.MultiheadAttention):
+            for name, (projection, own) in projections(module).items():
+                found[f"{path}.{name}".lstrip(".")] = (projection, "Linear", own)
+        for name, (layer, kind, own) in found.items():
+            layers[name], kinds[name] = layer, kind
+            owned[name] = {
+                key: Part(names[id(parameter)], index, count)
+                for key, (parameter, index, count) in own.items()
+                if id(parameter) in names
+            }
     if not kinds:
         raise ValueError(
             f"{type(net).__name__} has no linear or convolutional layer that it calls; there is "
@@ -207,7 +230,7 @@ def _layers(net: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
                 f"the weight of layer {layer!r} has shape {tuple(parameter.shape)}, so no "
                 "numbers; remove the layer or give it a width"
             )
-    return layers, kinds
+    return _Layers(layers, kinds, owned)
 
 
 @contextmanager
@@ -221,7 +244,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)
-        layers, kinds = _layers(twin)
+        layers = _layers(twin)
         user = dict(net.named_parameters())
         yield Float64Network(
             net=twin,
@@ -230,8 +253,9 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
                 for name, parameter in twin.named_parameters()
                 if parameter.is_floating_point()
             },
-            layers=layers,
-            kinds=kinds,
+            layers=layers.modules,
+            kinds=layers.kinds,
+            owned=layers.owned,
             outside={**user, **computed},
             trainable=frozenset(name for name, p in user.items() if p.requires_grad),
             mode=InFloat64({id(parameter): name for name, parameter in user.items()}),

@@ -44,17 +44,25 @@ def find_rows(
     """
     named = [(name, call) for name, made in calls.items() for call in made]
     places = [*(call for _, call in named), *uses]
-    targets = [forward.x, *(call.output_edge for _, call in named), *(use.edge for use in uses)]
-    shapes = [forward.x.shape, *(call.output_shape for _, call in named), *(u.shape for u in uses)]
+    inputs = [] if forward.source is None else [forward.source]
+    targets = [*inputs, *(call.output_edge for _, call in named), *(use.edge for use in uses)]
+    shapes = [
+        *(forward.x.shape for _ in inputs),
+        *(call.output_shape for _, call in named),
+        *(use.shape for use in uses),
+    ]
     n, N = forward.output.shape
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
     factor = factors(n, forward.output)
     plain = [g.clone() for g in pulled_back(forward.output, direction, targets, shapes)]
     weighted = pulled_back(forward.output, factor[:, None] * direction, targets, shapes)
-    mixed = None if belonging(plain[0], weighted[0], factor, False) else "x"
+    mixed = None
+    for one, other in zip(plain[: len(inputs)], weighted, strict=False):
+        mixed = None if belonging(one, other, factor, False) else "x"
+    plain, weighted = plain[len(inputs) :], weighted[len(inputs) :]
     linear = [kinds[name] == "Linear" for name, _ in named] + [True] * len(uses)
-    for place, one, other, foldable in zip(places, plain[1:], weighted[1:], linear, strict=True):
+    for place, one, other, foldable in zip(places, plain, weighted, linear, strict=True):
         place.rows = belonging(one, other, factor, foldable)
     for name, call in named:
         if call.output_shape[0] == n and len(call.output_shape) > 1 and call.rows is None:

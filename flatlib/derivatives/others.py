@@ -10,7 +10,7 @@ from torch.func import functional_call, vjp, vmap
 
 from flatlib.checks import SAME_OUTPUT_TOLERANCE, is_out_of_memory
 
-from .float64 import Float64Network
+from .float64 import Float64Network, in_full
 from .recording import in_company
 
 AT_ONCE = 2**26  # bytes of gradients that `vmap` makes of one output
@@ -26,15 +26,16 @@ def sample_parameter_gradients(
         ``names``, in that order.
     """
     parameters = [network.parameters[name] for name in names]
-    for sample in x.detach().double().split(1):
-        rows_in = in_company(sample).requires_grad_()
+    for sample in in_full(x.detach()).split(1):
+        rows_in = in_company(sample)
+        along = [rows_in.requires_grad_()] if rows_in.is_floating_point() else []
         output = network(rows_in)[0]
         # The input's gradient is asked for since group_norm's backward in the channels_last
         # layout ends the process where it is not needed.
         yield (
             torch.autograd.grad(
-                value, [rows_in, *parameters], retain_graph=True, materialize_grads=True
-            )[1:]
+                value, [*along, *parameters], retain_graph=True, materialize_grads=True
+            )[len(along) :]
             for value in output
         )
 
@@ -47,7 +48,7 @@ def sample_energies(
     ``output`` is the network's ``(n, N)`` for ``x``. Tells whether `vmap` was good for it, or
     each sample and output needed a backward pass of its own.
     """
-    x = x.detach().double()
+    x = in_full(x.detach())
     found = _by_vmap(network, x, names, output)
     if found is not None:
         return found, True

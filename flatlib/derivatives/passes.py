@@ -15,11 +15,12 @@ from torch.autograd.graph import GradientEdge
 from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 from flatlib.patches import is_transposed
 
+from .attention import are_apart
 from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
 from .probing import Probe, probed, run_checked
-from .recording import Call, Forward, Graph, Use, graph_behind, in_company
+from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, in_company
 from .rows import Rows
 
 FLOAT64_BYTES = 8
@@ -67,6 +68,7 @@ class LayerDerivatives:
 class Derivatives:
     """The derivatives of one part of a batch."""
 
+    x: Tensor  # (n, *input_shape) float64: the input, or what is looked up for indices
     output: Tensor  # (n, N)
     jacobian: Tensor  # (n, N, M): jacobian[i, k] is the gradient of output k at sample i
     layers: tuple[LayerDerivatives, ...]  # in the order of their first call
@@ -96,13 +98,21 @@ def plan(network: Float64Network, x: Tensor, start: int = 0) -> Plan:
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
         probe, first = probed(network, x, start)
+        first.check_source()
     cost, without = (_cost(network, first, at_layers) for at_layers in (True, False))
     return Plan(probe, start, first.output.shape[1], cost, without)
 
 
 def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
     """Refuse an output whose graph does not hold the input."""
-    if not any(getattr(node, "variable", None) is forward.x for node in graph.nodes):
+    source = forward.source
+    leads = any(
+        getattr(node, "variable", None) is source
+        if isinstance(source, Tensor)
+        else node is source.node
+        for node in graph.nodes
+    )
+    if not leads:
         raise ValueError(
             "the output does not depend on x as far as autograd sees: the forward cuts the graph "
             "to x (x.long(), detach(), numpy() or torch.no_grad()?), so every derivative along x "
@@ -124,19 +134,22 @@ def _owners(
     network: Float64Network, forward: Forward, calls: dict[str, list[Call]], graph: Graph
 ) -> Owners:
     """Who counts the trainable parameters behind an output: a layer, a use, or nobody."""
-    names = {id(parameter): name for name, parameter in network.parameters.items()}
     by_layer, counted = set(), set()
+    claims: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
     for layer, made in calls.items():
-        for own in ("weight", "bias"):
-            name = names.get(id(network.layers[layer]._parameters.get(own)))
+        for own, part in network.owned[layer].items():
             n_counted = sum(
                 call.output_edge.node in graph.nodes and (own == "weight" or call.with_bias)
                 for call in made
             )
-            if name is not None and graph.uses[name] == n_counted > 0:
-                counted.add(name)
-                if name in network.trainable:
-                    by_layer.add((layer, own))
+            claims[part.name].append((layer, own, n_counted))
+    for name, claimed in claims.items():
+        n_counted = sum(number for _, _, number in claimed)
+        parts = [network.owned[layer][own] for layer, own, _ in claimed]
+        if graph.uses[name] == n_counted > 0 and are_apart(parts):
+            counted.add(name)
+            if name in network.trainable:
+                by_layer |= {(layer, own) for layer, own, _ in claimed}
     places: dict[str, list[Use]] = defaultdict(list)
     for use in forward.uses:
         for name, shape, _ in use.terms:
@@ -144,7 +157,9 @@ def _owners(
                 places[name].append(use)
     # In the network's own order: a set's would change the last bits from run to run.
     others = {
-        name: name in places and graph.used_alone_by(name, {u.edge.node for u in places[name]})
+        name: name in places
+        and graph.used_alone_by(name, {use.edge.node for use in places[name]})
+        and (len(places[name]) == 1 or not any(isinstance(u, Lookup) for u in places[name]))
         for name in network.parameters
         if name in network.trainable - counted and graph.uses[name] > 0
     }
@@ -161,20 +176,21 @@ def _other_layers(
 ) -> dict[str, str]:
     """Layers that are used and not measured as layers, and why."""
     names = {id(parameter): name for name, parameter in network.parameters.items()}
-    called = {id(network.layers[name]._parameters.get("weight")) for name in forward.calls}
+    weights = {layer: own["weight"] for layer, own in network.owned.items() if "weight" in own}
+    called = {weights[layer].name for layer in forward.calls if layer in weights}
     reasons = {}
     for path, module in [*network.net.named_modules(), *network.layers.items()]:
         if path in excluded:
             reasons[path] = "its rows are not the samples"
-            continue
-        weights = [p for p in module._parameters.values() if p is not None and p.dim() > 1]
-        used = any(graph.uses[names.get(id(weight))] for weight in weights)
-        if not used or path in forward.calls or any(id(weight) in called for weight in weights):
-            continue
-        if path in network.layers:
-            reasons[path] = "its weight is used without calling it"
+        elif path in network.layers:
+            weight = weights.get(path)
+            whole = weight is not None and weight.count == 1
+            if whole and graph.uses[weight.name] and weight.name not in called:
+                reasons[path] = "its weight is used without calling it"
         elif isinstance(module, LAYERS_OF_OTHER_KINDS):
-            reasons[path] = f"{type(module).__name__} is not among the kinds of layers"
+            own = [names.get(id(p)) for p in module._parameters.values() if p is not None]
+            if any(graph.uses[name] for name in own if network.parameters[name].dim() > 1):
+                reasons[path] = f"{type(module).__name__} is not among the kinds of layers"
     return reasons
 
 
@@ -334,6 +350,7 @@ def _backward(
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)
+    forward.check_source()
     _check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
     calls = {} if collect is None else forward.calls
@@ -356,7 +373,7 @@ def _backward(
     owners = _owners(network, forward, calls, graph)
     each = [call for made in calls.values() for call in made]
     kept = [
-        Target(forward.x, forward.x.shape, Rows(len(forward.x), "first")),
+        Target(forward.source, forward.x.shape, Rows(len(forward.x), "first")),
         *(
             Target(call.input_edge, call.value.shape, call.rows)
             for call in _kept(network, calls, at_layers)
@@ -402,6 +419,7 @@ def _backward(
         for name, made in calls.items()
     )
     return Derivatives(
+        forward.x[:n].detach(),
         forward.output[:n].detach(),
         jacobian,
         layers,

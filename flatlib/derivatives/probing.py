@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flatlib.checks import check_batch, check_same
 
-from .float64 import Float64Network
-from .mixing import find_rows
+from .float64 import Float64Network, in_full
+from .mixing import find_rows, refuse_mixed
 from .randomness import RandomState
 from .recording import Forward, graph_behind, in_company, run_recorded
 from .rows import Rows
@@ -75,14 +75,16 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
     rows = x[list(samples)].detach()
     named = tuple(start + sample for sample in samples)
     n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
-    other = 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0  # unlike any sample
+    other = _unlike(rows)
     company = torch.cat([rows, *[other] * n_others])
     random = RandomState(x.device)
     try:
         first = run_recorded(network, company, named)
     except ValueError:  # a network for some inputs only, such as numbers of a category
         others = [i for i in range(len(x)) if i not in samples]
-        other = x[others[:1]].detach() if others else rows[:1] * (1 - 1e-3)
+        other = x[others[:1]].detach() if others else rows[:1]
+        if not others and x.is_floating_point():
+            other = other * (1 - 1e-3)
         company = torch.cat([rows, *[other] * n_others])
         first = run_recorded(network, company, named)
     again = run_recorded(network, company, named)
@@ -110,6 +112,13 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
     return Probe(named, output, inputs, frozenset(first.calls) - frozenset(inputs)), first
 
 
+def _unlike(rows: Tensor) -> Tensor:
+    """A row that is no sample, ``(1, ...)``; of indices that are looked up it takes the largest."""
+    if not rows.is_floating_point():
+        return torch.full_like(rows[:1], int(rows.max()))
+    return 0.5 * rows[:1] + 0.5 * rows.abs().max() + 1.0
+
+
 def _are_samples(shape: torch.Size, n: int) -> bool:
     """Whether axis 0 can only be the n samples."""
     return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
@@ -131,9 +140,22 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
         TypeError, ValueError: as `plan`; samples influence each other.
     """
     probe, _ = probed(network, x)
-    output = network(in_company(x.double()))[: len(x)]
+    output = network(in_company(in_full(x)))[: len(x)]
     probe.check(output)
     return output
+
+
+def checked_forward(network: Float64Network, x: Tensor) -> Forward:
+    """The recorded forward pass behind `checked_output`; a single sample runs twice.
+
+    Raises:
+        TypeError, ValueError: as `checked_output`; a layer's rows are mixed.
+    """
+    probe, _ = probed(network, x)
+    forward = run_checked(network, in_company(x), range(len(x)))
+    probe.check(forward.output[: len(x)].detach())
+    refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
+    return forward
 
 
 def check_graph(network: Float64Network, output: Tensor) -> None:

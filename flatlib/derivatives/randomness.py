@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .float64 import Float64Network
+from .float64 import Float64Network, in_full
 
 
 class RandomState:
@@ -29,7 +29,7 @@ class RandomState:
             return
         drawing = _Drawing()  # or it was another thread
         with drawing:
-            network(x.double())
+            network(in_full(x))
         if drawing.operation is None:
             return
         torch.set_rng_state(self.before[0])

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from flatlib.checks import all_finite, first_not_finite
+from flatlib.checks import EMBED_FIRST, all_finite, first_not_finite
 from flatlib.patches import one_an_axis
 
-from .float64 import Float64Network, LayerFault
+from .attention import Part
+from .float64 import Float64Network, LayerFault, in_full
 from .rows import Rows
 
 UNBATCHED_DIMENSIONS = {
@@ -76,11 +77,53 @@ class Use:
 class Forward:
     """One recorded forward pass."""
 
-    x: Tensor
+    x: Tensor  # what it is differentiated along: the input, or what is looked up for it
+    source: Tensor | GradientEdge | None  # where gradients along x are taken; None for bare indices
     output: Tensor
     calls: dict[str, list[Call]]
     weights: dict[str, Tensor]  # what each called layer multiplies by
+    last: str | None = None  # the layer that is called last
     uses: list[Use] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)  # looked up in with other indices than x
+    tables_of_x: list[str] = field(default_factory=list)
+
+    def check_source(self) -> None:
+        """Refuse indices that not one table alone is looked up in with."""
+        if self.source is not None:
+            return
+        if self.tables_of_x:
+            fault = f"is looked up in {_listed(self.tables_of_x)}, so no one vector stands for it"
+        else:
+            fault = "is not itself what an embedding of the network looks up"
+            if self.tables:
+                fault += f" ({_listed(self.tables)} look up other indices)"
+        raise TypeError(f"x holds indices ({self.x.dtype}) and {fault}; {EMBED_FIRST}")
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(map(repr, names))
+
+
+@dataclass(eq=False)
+class Lookup(Use):
+    """One place where rows of a table are looked up, which is the only place of this table."""
+
+    indices: Tensor = field(kw_only=True)  # of shape ``shape[:-1]``
+    padding: int | None = field(kw_only=True)  # the row that is not trained
+
+    def gradients(self, delta: Tensor, n: int) -> Iterator[tuple[str, Tensor]]:
+        """The table's gradient for each sample, rows that are not looked up left out."""
+        ((name, _, _),) = self.terms
+        indices = self.rows.arranged(self.indices)[:n].reshape(n, -1)
+        delta = self.rows.arranged(delta)[:n].reshape(n, indices.shape[1], -1)
+        if self.padding is not None:
+            delta = delta.masked_fill((indices == self.padding)[..., None], 0.0)
+        # Places that look up the same row add up: number the different rows of each sample.
+        ordered, order = indices.sort(dim=1)
+        new = torch.nn.functional.pad(ordered.diff(dim=1) != 0, (1, 0))
+        number = torch.empty_like(indices).scatter_(1, order, new.cumsum(dim=1))
+        summed = torch.zeros_like(delta).scatter_add_(1, number[..., None].expand_as(delta), delta)
+        yield name, summed.flatten(1)
 
 
 def in_company(x: Tensor) -> Tensor:
@@ -97,13 +140,22 @@ class Recorder:
         self.network = network
         self.calls: dict[str, list[Call]] = {}
         self.weights: dict[str, Tensor] = {}
+        self.last: str | None = None
         self.uses: list[Use] = []
+        self.tables: dict[bool, list[str]] = {True: [], False: []}  # whether looked up in with x
+        self.source: GradientEdge | None = None  # of what was looked up for x
+        self.looked_up: Tensor | None = None
         self.in_layer = False  # whether a layer's own forward runs
         self.names = {id(p): name for name, p in network.parameters.items()}
         self.layer_of = {
-            id(layer._parameters.get("weight")): name
-            for name, layer in reversed(network.layers.items())
+            self._key(own["weight"]): name
+            for name, own in reversed(network.owned.items())
+            if "weight" in own
         }
+
+    def _key(self, part: Part) -> tuple[int, int, int]:
+        """What `_part_of` says of this part of a parameter."""
+        return (id(self.network.parameters[part.name]), part.index, part.count)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -162,7 +214,7 @@ class Recorder:
     def _returned(self, name: str, output: Tensor) -> Tensor:
         """Note what a layer returns."""
         module, kind = self.network.layers[name], self.network.kinds[name]
-        self.weights[name] = module.weight.detach()
+        self.weights[name], self.last = module.weight.detach(), name
         kernel = tuple(self.weights[name].shape[2:])
         if kind != "Linear" and kernel != one_an_axis(module, module.kernel_size):
             raise LayerFault(
@@ -179,6 +231,8 @@ class Recorder:
         """``function(*args, **kwargs)``, recorded if a layer or a parameter takes part."""
         if function is F.linear:
             return self._linear(function, *_linear_arguments(args, kwargs))
+        if function is F.embedding:
+            return self._embedding(function(*args, **kwargs), *args[:2], kwargs["padding_idx"])
         if function in SIGNATURES:
             given = SIGNATURES[function].bind(*args, **kwargs).arguments
             return self._normalized(function, given)
@@ -193,12 +247,34 @@ class Recorder:
         self, function: Callable, input: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         """A linear map that is given its weight: a call of the layer that has it."""
-        name = self.layer_of.get(id(weight))
-        if name is None or self.in_layer:
+        name = None if self.in_layer else self.layer_of.get(_part_of(weight))
+        if name is None:
             return function(input, weight, bias)
-        own_bias = self.network.layers[name]._parameters.get("bias")
-        alias = self._read(name, input, False, bias is own_bias)
+        own = self.network.owned[name].get("bias")
+        with_bias = bias is not None and own is not None and _part_of(bias) == self._key(own)
+        alias = self._read(name, input, False, with_bias)
         return self._returned(name, function(alias, weight, bias))
+
+    def _embedding(
+        self, output: Tensor, indices: Tensor, weight: Tensor, padding: int | None
+    ) -> Tensor:
+        """Rows of a table that are looked up, be it for the input itself."""
+        name = self.names.get(id(weight), "a table that is no parameter")
+        if id(weight) in self.names and output.requires_grad:
+            terms = [(name, torch.Size((1,) * output.dim()), None)]
+            edge, shape = get_gradient_edge(output), output.shape
+            row = None if padding is None else padding % len(weight)
+            self.uses.append(Lookup(edge, shape, terms, indices=indices, padding=row))
+        x = self.network.mode.input
+        own = indices.data_ptr() == x.data_ptr() and indices.shape == x.shape
+        self.tables[own].append(name)
+        if not own:
+            return output
+        self.looked_up, output = output.detach(), output.clone()
+        if not output.requires_grad:
+            output.requires_grad_()
+        self.source = get_gradient_edge(output)
+        return output
 
     def _normalized(self, function: Callable, given: dict) -> Tensor:
         """A normalization; its scale and shift, if they are parameters, act on the rows."""
@@ -248,6 +324,15 @@ class Recorder:
         return spread
 
 
+def _part_of(tensor: Tensor) -> tuple[int, int, int]:
+    """Which of how many equal parts of the rows of which tensor, by its id, a tensor is."""
+    base = tensor._base if tensor._is_view() else tensor
+    parts, rest = divmod(base.numel(), max(tensor.numel(), 1))
+    part, off = divmod(tensor.storage_offset() - base.storage_offset(), max(tensor.numel(), 1))
+    whole = tensor.shape[1:] == base.shape[1:] and tensor.is_contiguous() and not rest + off
+    return (id(base), part, parts) if whole else (id(tensor), 0, 1)
+
+
 def _linear_arguments(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor, Tensor | None]:
     """Input, weight and bias of a call of `torch.nn.functional.linear`."""
     given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
@@ -267,7 +352,8 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
     ``samples`` are the indices of the first rows of ``x`` in the user's batch; rows beyond them
     are company, whose outputs nobody reads.
     """
-    x = x.detach().to(torch.float64, copy=True).requires_grad_()
+    x = in_full(x.detach()).clone()
+    source = x.requires_grad_() if x.is_floating_point() else None
     recorder = Recorder(network)
     with recorder.recording():
         output = network(x)
@@ -293,7 +379,13 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
                 f"what layer {name!r} read is overwritten in place later in the forward pass, so "
                 "its gradient is lost; replace the in-place operation after it"
             )
-    return Forward(x, output, calls, recorder.weights, recorder.uses)
+    if source is None and len(recorder.tables[True]) == 1:
+        x, source = recorder.looked_up, recorder.source
+    return Forward(
+        *(x, source, output, calls, recorder.weights, recorder.last, recorder.uses),
+        tables=recorder.tables[False],
+        tables_of_x=recorder.tables[True],
+    )
 
 
 @dataclass(frozen=True)

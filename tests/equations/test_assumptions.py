@@ -273,7 +273,7 @@ def test_past_a_skip_the_derivatives_are_those_through_the_layer_alone():
     through, after = case.layers[1], case.layers[2]
     total = through.grad_x + after.grad_x @ case.pasts[1]
     found = measure(case.net, case.x).layers[1]
-    assert torch.allclose(found.sensitivity, through.grad_x_2, rtol=1e-12)
+    assert torch.allclose(found.mls, through.grad_x_2, rtol=1e-12)
     assert float((spectral(total) / through.grad_x_2).min()) > 1.5
     right = through.norm_W_2 * through.grad_W_F  # of (N.11)
     assert bool((through.norm_x * through.grad_x_2 <= right).all())
