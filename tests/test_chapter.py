@@ -1,12 +1,14 @@
-"""flatlib.lab.chapter: which parameters a chapter takes, and what it says of the others."""
+"""flatlib.lab.chapter: the parameters that a chapter takes, and its tables."""
 
 from __future__ import annotations
 
 import math
+from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
-from flatlib.lab.chapter import check_parameters
+from flatlib.lab.chapter import check_parameters, table_html
 
 DECLARED = """\
 widths: list = [3, 4, 2]  # M, hidden widths, N
@@ -87,3 +89,60 @@ def test_a_parameter_that_the_chapter_does_not_declare_is_refused():
 def test_names_of_the_chapters_own_cells_are_no_parameters():
     """A reader may run the first cell again after the others."""
     check("n_probes = 100\n# Parameters\nrate = 3", n_probes=100, rate=3)
+
+
+class Cells(HTMLParser):
+    """What a table holds, as a screen reader walks it: each cell with its tag and attributes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes), ""))
+
+    def handle_data(self, data):
+        tag, attributes, text = self.found[-1]
+        self.found[-1] = tag, attributes, text + data
+
+    def of(self, tag: str) -> list[tuple[dict, str]]:
+        return [(attributes, text) for name, attributes, text in self.found if name == tag]
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_a_table_names_every_cell(levels):
+    """By its column and, where the frame has an index, by the names of its row."""
+    frame = pd.DataFrame({"net <a>": ["x", "y"], "rate": [0.05, 0.2], "loss & more": [1.5, -2.0]})
+    if levels:
+        frame = frame.set_index(list(frame.columns[:levels]))
+    page = table_html(frame, "What <b>is</b> shown.", "11.2")
+    cells = Cells(page)
+    names = ["net <a>", "rate", "loss & more"]
+    assert [text for _, text in cells.of("th")[:3]] == names
+    assert [found["scope"] for found, _ in cells.of("th")] == ["col"] * 3 + ["row"] * 2 * levels
+    rows = [["x", "0.05", "1.5"], ["y", "0.2", "−2"]]
+    expected = [list(zip(names, row, strict=True))[levels:] for row in rows]
+    found = [(labels["data-label"], text) for labels, text in cells.of("td")]
+    assert found == sum(expected, [])
+    assert "Table 11.2.</b> What &lt;b&gt;is&lt;/b&gt; shown." in page
+
+
+@pytest.mark.parametrize(
+    ("frame", "caption", "message"),
+    [
+        (pd.DataFrame({"a": [1]}), " ", "caption is empty"),
+        (pd.DataFrame({"a": []}), "Losses.", r"a frame of shape \(0, 1\)"),
+        (pd.DataFrame({"a": [1]}, index=["x"]), "Losses.", r"column 1 of \['', 'a'\] has none"),
+        (pd.DataFrame({"a": [1], "": [2]}), "Losses.", r"column 2 of \['a', ''\] has none"),
+    ],
+)
+def test_a_table_that_a_reader_could_not_read_is_refused(frame, caption, message):
+    with pytest.raises(ValueError, match=message):
+        table_html(frame, caption)
+
+
+def test_a_table_on_two_levels_of_columns_joins_their_names():
+    parts = {"ReLU": pd.DataFrame({"loss": [1]}), "tanh": pd.DataFrame({"loss": [2]})}
+    cells = Cells(table_html(pd.concat(parts, axis=1), "Both."))
+    assert [text for _, text in cells.of("th")] == ["ReLU, loss", "tanh, loss"]

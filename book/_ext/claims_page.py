@@ -61,8 +61,8 @@ def word_html(word: str) -> str:
 def table_html(heads: list[str], rows: list[list[str]]) -> str:
     """A table that a telephone shows as one card a row; cells are HTML.
 
-    >>> table_html(["a"], [["1"]])[:35]
-    '<div class="claims-table full-width'
+    >>> table_html(["a"], [["1"]])[:33]
+    '<div class="card-table full-width'
     """
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
     body = "".join(
@@ -75,7 +75,7 @@ def table_html(heads: list[str], rows: list[list[str]]) -> str:
         for row in rows
     )
     return (
-        '<div class="claims-table full-width"><table class="table">'
+        '<div class="card-table full-width"><table class="table">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

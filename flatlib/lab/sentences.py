@@ -9,6 +9,7 @@ import pandas as pd
 
 from flatlib.lab import claims
 from flatlib.lab.archive import Runs
+from flatlib.lab.chapter import number
 from flatlib.lab.claims import Claim
 from flatlib.lab.verdicts import (
     CONDITION_UNMET,
@@ -60,17 +61,6 @@ REASONS = {
     CONDITION_UNMET: f"fewer than {claims.SEEDS} seeds meet the condition",
     DESIGNED_SETTINGS: DESIGNED_SETTINGS,
 }
-
-
-def number(value: float) -> str:
-    """Three digits, with a true minus.
-
-    >>> number(-1.2345), number(1234.5), number(0.5)
-    ('−1.23', '1,230', '0.5')
-    """
-    rounded = float(f"{value:.3g}")
-    text = f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
-    return text.replace("-", "−")
 
 
 def claim_words(claim: Claim) -> str:
