@@ -1,4 +1,8 @@
-"""What the suite shares: one thread, and property tests that draw the same cases every time."""
+"""What the suite shares: one thread, and property tests that draw the same cases every time.
+
+``pytest --hypothesis-profile=nightly`` draws other cases each time and prints how to draw a failing
+one again.
+"""
 
 from __future__ import annotations
 
@@ -13,5 +17,8 @@ settings.register_profile(
     database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "nightly", settings.get_profile("reproducible"), derandomize=False, print_blob=True
 )
 settings.load_profile("reproducible")
