@@ -4,7 +4,9 @@ Plain autograd throughout, so that nothing here rests on what the library conclu
 """
 
 import math
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -408,3 +410,12 @@ def test_16_needs_the_sum_over_parameters_and_15_is_about_theta():
     assert all(abs(whole - part) > 1e-3 * abs(whole) for part in parts)
     assert abs(gap(0.0)) < 1e-12 < abs(whole)  # at theta*: equal, whatever epsilon
     assert math.isclose(gap(0.2), 2 * whole, rel_tol=1e-9)
+
+
+def test_the_table_of_the_chapter_lists_every_erratum_in_order():
+    path = Path(__file__).resolve().parents[1] / "notebooks" / "09-errata.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    lines = "\n".join(c.source for c in cells if c.cell_type == "markdown").splitlines()
+    headings = [line.removeprefix("### ") for line in lines if line.startswith("### ")]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")]
+    assert rows == ["where", *headings]
