@@ -162,7 +162,7 @@ def normalized_nmls(m: Measurement) -> float:
         A float.
 
     Raises:
-        ValueError: measured with ``layers=False``.
+        ValueError: not measured with ``layers=True``.
 
     Source: the paper's later versions.
 
@@ -172,7 +172,7 @@ def normalized_nmls(m: Measurement) -> float:
     True
     """
     if not m.has_layer_mls:
-        raise ValueError("the layers have no MLS; measure again without layers=False")
+        raise ValueError("not every layer has an MLS; measure again with layers=True")
     return sum(float((layer.input_norm * layer.mls).mean()) for layer in m.layers)
 
 
@@ -246,7 +246,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
 
     Returns:
         `Bound` for each, in the order of the paper; N.6 and N.7 only for a convolution in
-        front; N.6, N.7 and N.9 to N.12 only if ``m`` was measured with its layers.
+        front; N.6, N.7 and N.9 to N.12 only if ``m`` was measured with all its layers.
 
     Raises:
         ValueError: a sample has input norm 0.

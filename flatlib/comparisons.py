@@ -298,14 +298,14 @@ def iimls(net: nn.Module, x: Tensor) -> Tensor:
     True
     """
     with float64_network(net) as network:
-        planned = plan(network, x)
-        check_fits(planned.cost_without_layers, None, None, x.device)
+        planned = plan(network, x, at_layers=False)
+        check_fits(planned.cost, None, None, x.device)
 
         def measured(rows: Tensor, start: int) -> Tensor:
-            found = differentiate(network, rows, start, planned, at_layers=False)
+            found = differentiate(network, rows, start, planned)
             J = found.jacobian
             moved = J @ found.x.reshape(len(J), -1, 1)
             return moved.square().sum(dim=(1, 2)) / J.shape[2]
 
         size = part_size(None, x.device)
-        return torch.cat(by_parts(x, planned, size, measured, at_layers=False))
+        return torch.cat(by_parts(x, planned, size, measured))

@@ -86,7 +86,7 @@ class LayerMeasurement(_Record):
     untied_gradient_energy: Tensor  # (n,) the same with one copy of W a position
     output_gradient_energy: Tensor  # (n,) ||delta||_F^2 at the layer's output
     smallest_patch_norm: Tensor  # (n,) of the smallest vector that W multiplies
-    # (n,) MLS from what this layer reads, Sec. 3.2; None if measured with ``layers=False``.
+    # (n,) MLS from what this layer reads, Sec. 3.2; None if not among the ``layers`` measured.
     mls: Tensor | None
     # (n,) log volume from what this layer reads, Eq. (10); None like ``mls``.
     log_volume: Tensor | None
@@ -163,7 +163,7 @@ class Measurement(_Record):
 
     @property
     def has_layer_mls(self) -> bool:
-        """Whether each layer has an MLS and a volume; not with ``layers=False``."""
+        """Whether each layer has an MLS and a volume; only with ``layers=True``."""
         return all(layer.mls is not None for layer in self.layers)
 
     def summary(self) -> dict[str, float]:
@@ -333,7 +333,7 @@ def measure(
     net: nn.Module,
     data: Tensor | Iterable,
     *,
-    layers: bool = True,
+    layers: bool | Iterable[str] = True,
     max_memory: float | None = None,
     progress: bool | None = None,
 ) -> Measurement:
@@ -362,7 +362,8 @@ def measure(
             of the indices, such as a mask, stays fixed.
         layers: whether to keep the Jacobian at what each layer reads, ``(n, N, numbers read)``.
             Without them a layer's ``mls`` and ``log_volume`` are None, ``nmls`` and
-            ``nvr`` are left out, and memory is what the input's Jacobian takes.
+            ``nvr`` are left out, and memory is what the input's Jacobian takes. Names of modules,
+            as in ``["fc1", "blocks.0"]``, keep it at these layers, or at those inside, alone.
         max_memory: bytes that the derivatives may take at once; batches are split to fit. By
             default parts are of 128 MiB, and one sample may take what the device has free.
         progress: True shows a bar if it takes longer than two seconds, False none; by default
@@ -380,7 +381,8 @@ def measure(
             a network that is not deterministic or has no layer of these kinds; a layer whose row
             for one sample reaches another's output; an output that autograd does not lead back
             to x; something that cannot be copied; parts of the batch for which the network
-            calls other layers; another device; max_memory below 1; data that yields no batch.
+            calls other layers; another device; max_memory below 1; data that yields no batch;
+            a name in ``layers`` of no layer that is called.
         IncompleteError: a ValueError; data failed after some batches, or one was refused: its
             ``measured`` is the measurement of those before.
         MemoryError: one sample takes more than there is, told beforehand; memory ran out.
@@ -399,6 +401,8 @@ def measure(
     """
     if max_memory is not None and not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
+    if not isinstance(layers, bool):
+        layers = _names(layers)
     one = isinstance(data, Tensor)
     parts: list[Measurement] = []
     with float64_network(net) as network, progress_bar(progress) as bar:
@@ -407,10 +411,10 @@ def measure(
             try:
                 x = next(incoming)
                 start = sum(part.n for part in parts)
-                planned = plan(network, x, start)
+                planned = plan(network, x, start, layers)
                 n_batches = 1 if one else length_hint(data)  # 0 if it does not know
                 bar.expect(n_batches * len(x) * planned.n_outputs)
-                part = _measure_batch(network, x, planned, layers, max_memory, bar)
+                part = _measure_batch(network, x, planned, max_memory, bar)
                 _check_same_way([*parts[:1], part], start)
                 parts.append(part)
             except StopIteration:
@@ -431,20 +435,19 @@ def _measure_batch(
     network: Float64Network,
     x: Tensor,
     planned: Plan,
-    layers: bool,
     max_memory: float | None,
     bar: Progress,
 ) -> Measurement:
     """The measurement of one batch."""
-    cost, without = planned.cost, planned.cost_without_layers
-    check_fits(*((cost, without) if layers else (without, None)), max_memory, x.device)
+    without = planned.cost_without_layers if planned.at_layers else None
+    check_fits(planned.cost, without, max_memory, x.device)
 
     def measure_part(rows: Tensor, first: int) -> Measurement:
-        found = differentiate(network, rows, first, planned, NormSums, layers, bar.done)
-        return _measure_part(found, network, rows, layers)
+        found = differentiate(network, rows, first, planned, NormSums, bar.done)
+        return _measure_part(found, network, rows, planned.at_layers)
 
     size = part_size(max_memory, x.device)
-    whole = Measurement.join(by_parts(x, planned, size, measure_part, layers))
+    whole = Measurement.join(by_parts(x, planned, size, measure_part))
     if not all_finite(whole.parameter_gradient_energy):
         sample = planned.start + first_not_finite(whole.parameter_gradient_energy)
         raise ValueError(
@@ -455,7 +458,7 @@ def _measure_batch(
 
 
 def _measure_part(
-    part: Derivatives, network: Float64Network, x: Tensor, at_layers: bool
+    part: Derivatives, network: Float64Network, x: Tensor, at_layers: frozenset[str]
 ) -> Measurement:
     """The measurement of one part of the batch."""
     s = geometry.singular_values(part.jacobian)
@@ -469,7 +472,7 @@ def _measure_part(
     x = part.x.flatten(1)
     layers = []
     for derivatives in part.layers:
-        jacobian = part.jacobian if at_layers else None
+        jacobian = part.jacobian if derivatives.name in at_layers else None
         layer, bias_energy = _measure_layer(derivatives, jacobian, s)
         layers.append(layer)
         if layer.in_sharpness:
@@ -498,7 +501,7 @@ def _measure_layer(
 ) -> tuple[LayerMeasurement, Tensor]:
     """One layer of one part, and the squared norms of its bias's gradients.
 
-    ``jacobian`` is that of the input, None where no layer has one.
+    ``jacobian`` is that of the input, None where the layer has none.
     """
     norms = layer.collected.norms()
     from_here = None
@@ -562,8 +565,23 @@ def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
 def _path(part: Measurement) -> str:
     """Which layers a part called, in order, and how many vectors each one multiplied."""
     layers = ", ".join(f"{layer.name!r} (P = {layer.n_positions})" for layer in part.layers)
-    without = "" if part.has_layer_mls else ", without the layers' MLS"
-    return f"{layers}, {part.input_dimension} to {part.n_outputs} numbers{without}"
+    kept = [layer.name for layer in part.layers if layer.mls is not None]
+    without = f", with MLS of {', '.join(map(repr, kept))}" if kept else ", without the layers' MLS"
+    return (
+        f"{layers}, {part.input_dimension} to {part.n_outputs} numbers"
+        f"{'' if part.has_layer_mls else without}"
+    )
+
+
+def _names(layers: Iterable[str]) -> tuple[str, ...]:
+    """Names of modules, refused if they are anything else."""
+    names = () if isinstance(layers, str) or not isinstance(layers, Iterable) else tuple(layers)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "layers must be True, False or a list of names of modules such as "
+            f'["fc1", "blocks.0"], got {layers!r}'
+        )
+    return names
 
 
 def _per_sample(record: Measurement | LayerMeasurement) -> dict[str, Tensor]:

@@ -171,7 +171,7 @@ def test_without_layers_everything_else_is_the_same(dense):
             assert twin[0].lhs == pytest.approx(bound.lhs, rel=1e-11)
             assert twin[0].proven == bound.proven
     assert {"5", "13", "28"} <= labels and not labels & {"N.9", "N.10", "N.11", "N.12"}
-    with pytest.raises(ValueError, match="measure again without layers=False"):
+    with pytest.raises(ValueError, match="measure again with layers=True"):
         flatlib.bounds.normalized_nmls(bare)
 
 

@@ -99,7 +99,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     True
     """
     with float64_network(net) as network:
-        planned = plan(network, x)
+        planned = plan(network, x, at_layers=False)
 
         def jacobian(rows: Tensor, start: int) -> Tensor:
             return differentiate(network, rows, start, planned).jacobian

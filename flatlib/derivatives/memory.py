@@ -59,7 +59,7 @@ def check_fits(
 ) -> None:
     """Refuse a network of which not even one sample fits.
 
-    ``without_layers`` is the cost with ``layers=False``, None where that is asked for already.
+    ``without_layers`` is the cost with ``layers=False``, None where this is asked for already.
     """
     limit = free_memory(device) if max_memory is None else max_memory
     if cost.one_sample <= limit:

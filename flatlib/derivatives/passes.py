@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 from flatlib.patches import is_transposed
 
 from .attention import are_apart
+from .choosing import chosen_layers
 from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
@@ -84,23 +84,32 @@ class Plan:
     probe: Probe
     start: int  # index of the first of x among all samples
     n_outputs: int  # N
-    cost: Cost  # of the derivatives, those at each layer's input among them
-    cost_without_layers: Cost
+    at_layers: frozenset[str]  # the layers at whose inputs gradients are kept
+    cost: Cost  # of the derivatives
+    cost_without_layers: Cost  # with ``at_layers`` empty
 
 
-def plan(network: Float64Network, x: Tensor, start: int = 0) -> Plan:
+def plan(
+    network: Float64Network, x: Tensor, start: int = 0, at_layers: bool | Iterable[str] = True
+) -> Plan:
     """Probe ``network`` on a few samples of ``x``, in other company than in the batch.
 
-    ``start`` is the index of the first of them among all samples.
+    ``start`` is the index of the first of them among all samples; ``at_layers`` says where
+    gradients are kept, at all layers, none or those of these modules.
 
     Raises:
-        ValueError: the network is not deterministic.
+        ValueError: the network is not deterministic; no layer of such a name is called.
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
         probe, first = probed(network, x, start)
         first.check_source()
-    cost, without = (_cost(network, first, at_layers) for at_layers in (True, False))
-    return Plan(probe, start, first.output.shape[1], cost, without)
+    called = [name for name in first.calls if name not in probe.excluded]
+    if isinstance(at_layers, bool):
+        chosen = frozenset(called if at_layers else ())
+    else:
+        chosen = chosen_layers(network.net, network.layers, called, at_layers)
+    cost, without = (_cost(network, first, at) for at in (chosen, frozenset()))
+    return Plan(probe, start, first.output.shape[1], chosen, cost, without)
 
 
 def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
@@ -194,16 +203,16 @@ def _other_layers(
     return reasons
 
 
-def _kept(network: Float64Network, calls: dict[str, list[Call]], at_layers: bool) -> list[Call]:
-    """The calls at whose inputs gradients are kept: all, or the first if it is dense."""
+def _kept(
+    network: Float64Network, calls: dict[str, list[Call]], at_layers: frozenset[str]
+) -> list[Call]:
+    """The calls at whose inputs gradients are kept: of these layers, and the first if dense."""
     named = [(name, call) for name, made in calls.items() for call in made]
-    if not at_layers:
-        named = [
-            (name, call)
-            for name, call in named[:1]
-            if network.kinds[name] == "Linear" and call.value.dim() == 2
-        ]
-    return [call for _, call in named]
+    kept = [call for name, call in named if name in at_layers]
+    for name, call in named[:1]:
+        if name not in at_layers and network.kinds[name] == "Linear" and call.value.dim() == 2:
+            kept.append(call)
+    return kept
 
 
 def _is_batched(network: Float64Network, forward: Forward) -> bool:
@@ -212,7 +221,7 @@ def _is_batched(network: Float64Network, forward: Forward) -> bool:
     return all(network.kinds[name] == "Linear" for name in forward.calls)
 
 
-def _cost(network: Float64Network, forward: Forward, at_layers: bool) -> Cost:
+def _cost(network: Float64Network, forward: Forward, at_layers: frozenset[str]) -> Cost:
     """Memory that derivatives take, patches of convolutions included."""
     n, N = forward.output.shape
     at_output = N + 3 if _is_batched(network, forward) else 4
@@ -340,7 +349,6 @@ def _backward(
     start: int,
     planned: Plan,
     collect: Collect | None,
-    at_layers: bool,
     done: Callable[[int], object],
 ) -> Derivatives:
     """One recorded forward pass on ``x`` and one backward pass for each output."""
@@ -372,12 +380,10 @@ def _backward(
         )
     owners = _owners(network, forward, calls, graph)
     each = [call for made in calls.values() for call in made]
+    at_calls = _kept(network, calls, planned.at_layers)
     kept = [
         Target(forward.source, forward.x.shape, Rows(len(forward.x), "first")),
-        *(
-            Target(call.input_edge, call.value.shape, call.rows)
-            for call in _kept(network, calls, at_layers)
-        ),
+        *(Target(call.input_edge, call.value.shape, call.rows) for call in at_calls),
     ]
     shown = [
         *(Target(call.output_edge, call.output_shape, call.rows) for call in each),
@@ -402,7 +408,7 @@ def _backward(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
             "values, though its output does not; look for a square root or division at 0"
         )
-    at_inputs = iter(at_inputs)
+    at_inputs = {id(call): found for call, found in zip(at_calls, at_inputs, strict=True)}
     layers = tuple(
         LayerDerivatives(
             name,
@@ -410,7 +416,7 @@ def _backward(
             network.layers[name],
             forward.weights[name],
             inputs[name],
-            tuple(islice(at_inputs, len(made))),
+            tuple(at_inputs[id(call)] for call in made if id(call) in at_inputs),
             collectors[name],
             tuple(call.output_shape for call in made),
             (name, "weight") in owners.by_layer,
@@ -434,16 +440,14 @@ def by_parts(
     planned: Plan,
     max_memory: float,
     measure: Callable[[Tensor, int], Made],
-    at_layers: bool = True,
 ) -> list[Made]:
     """``measure(part, start)`` of consecutive parts of the batch, each within ``max_memory``.
 
     At least one sample, which runs as two, is always taken.
     """
-    cost = planned.cost if at_layers else planned.cost_without_layers
     made, start = [], planned.start
-    for part in x.split(int(min(cost.samples_at_once(max_memory), len(x)))):
-        size = len(part) * cost.each
+    for part in x.split(int(min(planned.cost.samples_at_once(max_memory), len(x)))):
+        size = len(part) * planned.cost.each
         task = (
             f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "
             f"{size:.3g} bytes of max_memory = {max_memory:.3g}"
@@ -460,7 +464,6 @@ def differentiate(
     start: int,
     planned: Plan,
     collect: Collect | None = None,
-    at_layers: bool = True,
     done: Callable[[int], object] = int,
 ) -> Derivatives:
     """The derivatives of ``network`` at one part of a batch.
@@ -471,7 +474,6 @@ def differentiate(
         start: the index of its first row among all samples.
         planned: from `plan`.
         collect: sees the gradients at each layer's output; without it they are not taken.
-        at_layers: whether to keep the gradients at what each layer reads.
         done: is told the number of samples whenever one output has its gradients.
 
     Raises:
@@ -479,7 +481,7 @@ def differentiate(
             the input; output or gradient not finite; no layer is called; what `plan` refuses, in
             a part of the network that it did not reach.
     """
-    return _backward(network, x, start, planned, collect, at_layers, done)
+    return _backward(network, x, start, planned, collect, done)
 
 
 def trainable_names(network: Float64Network) -> tuple[str, ...]:

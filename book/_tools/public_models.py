@@ -1,0 +1,227 @@
+"""Measure public models as they are, hold them against plain autograd, and write a table.
+
+    python book/_tools/public_models.py [MODEL ...]
+
+Without names all classification models of torchvision are measured that the table lacks; a name
+such as ``timm/resnet10t`` is built by timm, where it is installed. A model runs in a process of
+its own, on one thread, with two minutes of processor time and 6 GB: what needs more is entered as
+not run, and nothing is entered for what nobody asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import io
+import multiprocessing
+import resource
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import flatlib
+from flatlib.checks import is_out_of_memory
+from flatlib.files import write_atomically
+from flatlib.lab.data import vision
+
+TABLE = Path(__file__).resolve().parents[1] / "public-models.csv"
+N_OUTPUTS, N_SAMPLES = 10, 2
+SIZES = (32, 64, 75, 96, 128, 192, 224, 299)  # pixels, until the model takes them
+SECONDS, MEMORY = 120, 6 * 2**30
+COLUMNS = (
+    *("model", "parameters", "pixels", "layers", "layers left out", "other parameters"),
+    *("largest relative error", "seconds", "result"),
+)
+AGREES = 1e-8
+
+
+def torchvision_models():
+    """torchvision's models, whatever build of torch it was made for."""
+    vision.datasets()
+    from torchvision import models
+
+    return models
+
+
+def names() -> list[str]:
+    """torchvision's classification models, those of fewer operations first."""
+    models = torchvision_models()
+    operations = {
+        name: models.get_model_weights(name).DEFAULT.meta["_ops"]
+        for name in models.list_models(module=models)
+    }
+    return sorted(operations, key=operations.get)
+
+
+def build(name: str, size: int) -> nn.Module:
+    """The model with random weights and ten classes, for images of so many pixels a side."""
+    package, _, own = name.rpartition("/")
+    if package == "timm":
+        import timm
+
+        return timm.create_model(own, num_classes=N_OUTPUTS).eval()
+    options = {}
+    if own.startswith("vit_"):
+        options = {"image_size": size // int(own[-2:]) * int(own[-2:])}
+    if own.startswith("maxvit"):
+        options = {"input_size": (size, size)}
+    if own in ("googlenet", "inception_v3"):
+        options = {"init_weights": False}
+    return torchvision_models().get_model(own, num_classes=N_OUTPUTS, **options).eval()
+
+
+def smallest(name: str) -> tuple[nn.Module, Tensor]:
+    """The model, and samples of the smallest size that it takes."""
+    for size in SIZES:
+        torch.manual_seed(0)
+        try:
+            net = build(name, size)
+            side = getattr(net, "image_size", size)
+            x = torch.randn(N_SAMPLES, 3, side, side)
+            with torch.no_grad():
+                net(x)
+            return net, x
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            if is_out_of_memory(error) or size == SIZES[-1]:
+                raise
+    raise AssertionError("the last size is taken or raises")
+
+
+def plainly(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The Jacobian ``(n, N, M)``, and ``(n,)`` of each parameter's gradient energy, by autograd.
+
+    One sample and one output at a time, in float64.
+    """
+    twin = copy.deepcopy(net).double()
+    parameters = dict(twin.named_parameters())
+    energies = {name: torch.zeros(len(x), dtype=torch.float64) for name in parameters}
+    jacobian = []
+    for i, sample in enumerate(x.double().split(1)):
+        sample.requires_grad_()
+        rows = []
+        for value in twin(sample)[0]:
+            along, *found = torch.autograd.grad(
+                *(value, [sample, *parameters.values()]),
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            rows.append(along.flatten())
+            for energy, gradient in zip(energies.values(), found, strict=True):
+                energy[i] += gradient.square().sum()
+        jacobian.append(torch.stack(rows))
+    return torch.stack(jacobian), energies
+
+
+def largest_error(m: flatlib.Measurement, jacobian: Tensor, energies: dict[str, Tensor]) -> float:
+    """The largest relative error of sharpness, MLS, G and the weights' energies, sample by sample.
+
+    A weight's energy below 1e-12 of all parameters' is compared as a share of these.
+    """
+    total = sum(energies.values())
+    s = torch.linalg.svdvals(jacobian)
+    pairs = [
+        (m.parameter_gradient_energy, total),
+        (m.mls, s[:, 0]),
+        (m.gradient_energy, jacobian.square().sum(dim=(1, 2))),
+    ]
+    errors = [((mine - plain).abs() / plain).max() for mine, plain in pairs]
+    for layer in m.layers:
+        for name in (f"{layer.name}.weight", f"{layer.name}_weight"):
+            if name in energies:
+                plain = energies[name]
+                off = (layer.weight_gradient_energy - plain).abs()
+                errors.append((off / torch.maximum(plain, 1e-12 * total)).max())
+    return float(torch.stack(errors).max())
+
+
+def row(name: str) -> dict[str, object]:
+    """One model's row of the table."""
+    net, x = smallest(name)
+    started = time.process_time()
+    m = flatlib.measure(net, x)
+    seconds = time.process_time() - started
+    ways = Counter(m.other_parameters.values())
+    error = largest_error(m, *plainly(net, x))
+    return {
+        "model": name,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "pixels": x.shape[-1],
+        "layers": len(m.layers),
+        "layers left out": len(m.other_layers),
+        "other parameters": ", ".join(f"{ways[how]} by {how}" for how in sorted(ways)),
+        "largest relative error": f"{error:.1e}",
+        "seconds": f"{seconds:.1f}",
+        "result": "agrees" if error <= AGREES else "disagrees",
+    }
+
+
+def _limited(name: str, send) -> None:
+    """`row` within the limits, or why not."""
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+    try:
+        send.send(row(name))
+    except Exception as error:
+        lacks = is_out_of_memory(error)
+        why = "not run: needs more than 6 GB" if lacks else f"refused: {error}"
+        send.send({"model": name, "result": why})
+
+
+def within_limits(name: str) -> dict[str, object]:
+    """The row of a model that runs in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_limited, args=(name, send))
+    process.start()
+    send.close()
+    try:
+        return receive.recv()
+    except EOFError:
+        process.join()
+        slow = -process.exitcode in (signal.SIGXCPU, signal.SIGKILL)
+        why = "takes more than two minutes of processor time" if slow else "its process ended"
+        return {"model": name, "result": f"not run: {why}"}
+    finally:
+        process.join()
+
+
+def read(table: Path) -> dict[str, dict[str, object]]:
+    """The rows of a table by model."""
+    if not table.exists():
+        return {}
+    with table.open(encoding="utf-8", newline="") as file:
+        return {line["model"]: line for line in csv.DictReader(file)}
+
+
+def write(table: Path, rows: dict[str, dict[str, object]]) -> None:
+    """The table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[name] for name in sorted(rows))
+    write_atomically(table, lambda file: file.write(text.getvalue().encode()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--output", type=Path, default=TABLE)
+    chosen = parser.parse_args(arguments)
+    rows = read(chosen.output)
+    for name in chosen.models or [name for name in names() if name not in rows]:
+        rows[name] = within_limits(name)
+        print(name, rows[name]["result"], rows[name].get("seconds", ""), flush=True)
+        write(chosen.output, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The table of public models: made as it says, and able to disagree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from inputs import gaussian
+
+import flatlib
+
+pytest.importorskip("resource", reason="limits processes by Unix's means")
+import public_models  # noqa: E402
+
+SMALL = ("mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_public_model_is_as_the_table_says(name):
+    found, told = public_models.row(name), public_models.read(public_models.TABLE)[name]
+    assert found["result"] == "agrees" and float(found["largest relative error"]) <= 1e-8
+    timed = {"seconds", "largest relative error"}
+    same = set(public_models.COLUMNS) - timed
+    assert {column: str(found[column]) for column in same} == {c: told[c] for c in same}
+
+
+def test_the_table_holds_only_models_that_agree_or_were_not_run():
+    rows = public_models.read(public_models.TABLE)
+    assert set(rows) <= set(public_models.names()) and len(public_models.names()) == 80
+    for row in rows.values():
+        if row["result"] == "agrees":
+            assert float(row["largest relative error"]) <= public_models.AGREES
+            assert int(row["layers"]) > 0 and int(row["parameters"]) > 0
+        else:
+            assert row["result"].startswith("not run: ") and not row["largest relative error"]
+
+
+@pytest.mark.parametrize("field", ["mls", "gradient_energy", "parameter_gradient_energy", "layers"])
+def test_the_comparison_of_public_models_sees_a_fault(field):
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), gaussian(2, 3, 2, 2)
+    m, plain = flatlib.measure(net, x), public_models.plainly(net, x)
+    assert public_models.largest_error(m, *plain) < 1e-14
+    fault = torch.tensor([1.0, 1.0 + 1e-6], dtype=torch.float64)
+    if field == "layers":
+        layer = m.layers[0]
+        changed = (replace(layer, weight_gradient_energy=layer.weight_gradient_energy * fault),)
+    else:
+        changed = getattr(m, field) * fault
+    wrong = replace(m, **{field: changed})
+    assert public_models.largest_error(wrong, *plain) == pytest.approx(1e-6, rel=1e-3)
+
+
+def spin(name):
+    while True:
+        pass
+
+
+def hoard(name):
+    return torch.ones(10**12)
+
+
+def fail(name):
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        (spin, "not run: takes more than two minutes of processor time"),
+        (hoard, "not run: needs more than 6 GB"),
+        (fail, "refused: no such thing"),
+    ],
+)
+def test_a_model_beyond_the_limits_is_told(row, told, monkeypatch):
+    monkeypatch.setattr(public_models, "row", row)
+    monkeypatch.setattr(public_models, "SECONDS", 1)
+    found = public_models.within_limits("some model")
+    assert found == {"model": "some model", "result": told}
+
+
+def test_a_table_is_added_to(tmp_path, monkeypatch):
+    table = tmp_path / "table.csv"
+    monkeypatch.setattr(
+        public_models, "within_limits", lambda name: {"model": name, "result": "agrees"}
+    )
+    public_models.main(["b", "--output", str(table)])
+    public_models.main(["a", "--output", str(table)])
+    rows = public_models.read(table)
+    assert list(rows) == ["a", "b"] and rows["b"]["result"] == "agrees"
