@@ -103,7 +103,7 @@ def plan(network: Float64Network, x: Tensor, start: int = 0) -> Plan:
     return Plan(probe, start, first.output.shape[1], cost, without)
 
 
-def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
+def check_leads_to_input(forward: Forward, graph: Graph) -> None:
     """Refuse an output whose graph does not hold the input."""
     source = forward.source
     leads = any(
@@ -351,7 +351,7 @@ def _backward(
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
-    _check_leads_to_input(forward, graph)
+    check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
     calls = {} if collect is None else forward.calls
     mixed = find_rows(forward, network.kinds, calls, forward.uses if calls else [])
