@@ -12,7 +12,7 @@ is random does, but for a chance that falls off with every product (Kuczynski an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 STEPS = 8  # at least, if the matrix is as large: a start near another singular vector moves off it
+SAME = 1e-6  # of ||J^T u||^2: u . J J^T u is the same number
 NOTHING = 1e-13  # of the largest eigenvalue: what rounding leaves once the space holds its image
 
 
@@ -47,7 +48,7 @@ class Top:
 def largest_singular_values(
     products: Products,
     start: Tensor,
-    n: int,
+    samples: Sequence[int],
     tolerance: float,
     max_products: int,
     done: Callable[[int], object] = int,
@@ -57,10 +58,13 @@ def largest_singular_values(
     Args:
         products: with the Jacobians of n samples.
         start: random, ``(N,)``.
-        n: number of samples.
+        samples: their indices, for errors.
         tolerance: a sample is finished once its residual is no more than this share of its value.
         max_products: the most products a sample takes; at least 2.
         done: is told the number of samples that each product was made for.
+
+    Raises:
+        ValueError: what should be products with J are no transpose of those with J^T.
 
     >>> class Diagonal:
     ...     def transposed(self, u):
@@ -68,11 +72,11 @@ def largest_singular_values(
     ...
     ...     __call__ = transposed
     >>> start = torch.tensor([0.6, 0.8]).double()
-    >>> top = largest_singular_values(Diagonal(), start, 1, 1e-8, 100)[0]
+    >>> top = largest_singular_values(Diagonal(), start, [0], 1e-8, 100)[0]
     >>> round(top.value, 12), top.n_products
     (4.0, 4)
     """
-    N = len(start)
+    n, N = len(samples), len(start)
     most = min(N, max_products // 2)
     basis = start.new_zeros(n, N, most)
     images = torch.zeros_like(basis)  # A of each column of the basis
@@ -84,7 +88,9 @@ def largest_singular_values(
         if scale is None:  # the square of J may leave the range of float64
             scale = at_input.abs().amax(dim=1, keepdim=True)
             scale = scale.masked_fill(scale == 0, 1.0)
-        image = products(at_input / scale) / scale
+        at_input = at_input / scale
+        image = products(at_input) / scale
+        _check_transposed(at_input.square().sum(dim=1), (v * image).sum(dim=1), samples)
         done(2 * n)
         basis[:, :, k - 1], images[:, :, k - 1] = v, image
         V, AV = basis[:, :, :k], images[:, :, :k]
@@ -105,6 +111,19 @@ def largest_singular_values(
         if all(found):
             break
     return found
+
+
+def _check_transposed(energy: Tensor, product: Tensor, samples: Sequence[int]) -> None:
+    """Refuse ``||J^T u||^2`` and ``u . J J^T u`` that differ."""
+    differ = ~((energy - product).abs() <= SAME * energy)
+    if bool(differ.any()):
+        sample = samples[int(differ.nonzero()[0, 0])]
+        raise ValueError(
+            f"the second derivative of the network is wrong for sample {sample}: products with its "
+            "Jacobian and with the transpose do not belong to one matrix (a "
+            "torch.autograd.Function whose backward is once_differentiable or leaves autograd?); "
+            'mend its backward, or use method="exact"'
+        )
 
 
 def _top(square: Tensor, residual: Tensor, scale: Tensor, V: Tensor, projected: Tensor) -> Top:

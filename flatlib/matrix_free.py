@@ -333,7 +333,12 @@ class _Run:
             self.bar.expect(n_batches * n * (most + min(self.probes, N)))
         products = JacobianProducts(self.network, x, first, planned)
         tops = largest_singular_values(
-            products, self.start, len(x), self.tolerance, self.max_products, self.bar.done
+            products,
+            self.start,
+            range(first, first + len(x)),
+            self.tolerance,
+            self.max_products,
+            self.bar.done,
         )
         del products  # and the graph that it holds
         self.bar.done(len(x) * (most - max(top.n_products for top in tops)))
@@ -353,8 +358,7 @@ class _Run:
                     "network"
                 )
             energies.append(values.sum(dim=0) if exact else values.mean(dim=0))
-            spread = values.var(dim=0) / n_probes
-            errors.append(torch.zeros_like(spread) if exact else spread.sqrt())
+            errors.append(values.new_zeros(2) if exact else (values.var(dim=0) / n_probes).sqrt())
             self.bar.done(n_probes)
         energy, error = torch.stack(energies).T, torch.stack(errors).T
         return MatrixFreeMeasurement(

@@ -87,19 +87,16 @@ def probes_needed(variance: float, degrees_of_freedom: int, target: float) -> in
         degrees_of_freedom: of the variance; the fewer, the larger the true one may be.
         target: the standard error that is wanted; 0 if none is small enough.
 
-    Returns:
-        At least the size of the pilot, `PILOT`.
-
     >>> probes_needed(4.0, 10**9, 0.2)
     101
     """
     from scipy.special import chdtri
 
     if variance == 0.0:
-        return PILOT
+        return 1
     upper = variance * degrees_of_freedom / chdtri(degrees_of_freedom, CAUTION)
     needed = upper / target**2 if target**2 > 0.0 else math.inf
-    return max(PILOT, math.ceil(min(needed, 2.0**62)))
+    return max(1, math.ceil(min(needed, 2.0**62)))
 
 
 def draw(
@@ -123,4 +120,4 @@ def draw(
         return values(max_probes), 0
     pilot = values(PILOT)
     needed = probes_needed(float(pilot.var()), PILOT - 1, target(float(pilot.mean())))
-    return values(min(needed, max_probes - PILOT)), PILOT
+    return values(min(max(needed, PILOT), max_probes - PILOT)), PILOT

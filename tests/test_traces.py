@@ -102,10 +102,12 @@ def test_a_mean_of_estimates_has_an_interval_of_its_own(n, dof):
 
 
 def test_numbers_that_need_no_probes_or_too_many():
-    assert traces.probes_needed(0.0, 15, 0.0) == traces.PILOT
+    assert traces.probes_needed(0.0, 15, 0.0) == 1
     assert traces.probes_needed(1.0, 15, 0.0) > 10**15
     assert traces.probes_needed(1.0, 15, 1e-200) > 10**15
-    assert traces.probes_needed(1e-9, 15, 1.0) == traces.PILOT
+    assert traces.probes_needed(1e-9, 15, 1.0) == 1
+    constant = traces.draw(lambda: 2.0, lambda trace: 0.01 * trace, 1000)
+    assert constant[0].tolist() == [2.0] * 16 and constant[1] == 16
     assert traces.Estimate(3.0, 0.0, 5).interval == (3.0, 3.0)
     assert traces.mean_of_estimates(torch.ones(3), torch.zeros(3), 5).interval == (1.0, 1.0)
 
