@@ -311,11 +311,16 @@ class _Run:
     def batch(self, x: Tensor, start: int, n_batches: int) -> MatrixFreeMeasurement:
         """The measurement of one batch, whose first row is sample ``start``."""
         planned = plan_products(self.network, x, start, self.max_products)
-        check_fits(planned.cost, None, self.max_memory, x.device)
+        check_fits(planned.cost, None, self.max_memory, x.device, matrix_free=True)
         if self.start is None:
             self.start = torch.randn(
                 planned.n_outputs, generator=self.generator, dtype=torch.float64
             ).to(x.device)
+        if planned.n_outputs != len(self.start):
+            raise ValueError(
+                f"the network returns {planned.n_outputs} numbers for samples from {start} on and "
+                f"{len(self.start)} for those before; measure them apart"
+            )
         size = part_size(self.max_memory, x.device)
 
         def part(rows: Tensor, first: int) -> MatrixFreeMeasurement:
@@ -360,10 +365,11 @@ class _Run:
             energies.append(values.sum(dim=0) if exact else values.mean(dim=0))
             errors.append(values.new_zeros(2) if exact else (values.var(dim=0) / n_probes).sqrt())
             self.bar.done(n_probes)
-        energy, error = torch.stack(energies).T, torch.stack(errors).T
+        energy, error = (torch.stack(each).T.to(x.device) for each in (energies, errors))
+        like = {"dtype": torch.float64, "device": x.device}
         return MatrixFreeMeasurement(
-            mls=torch.tensor([top.value for top in tops], dtype=torch.float64),
-            mls_residual=torch.tensor([top.residual for top in tops], dtype=torch.float64),
+            mls=torch.tensor([top.value for top in tops], **like),
+            mls_residual=torch.tensor([top.residual for top in tops], **like),
             gradient_energy=energy[0],
             gradient_energy_error=error[0],
             parameter_gradient_energy=energy[1],

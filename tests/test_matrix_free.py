@@ -351,6 +351,21 @@ def test_what_was_measured_before_a_fault_is_not_lost():
     assert fault.value.measured == measure(net, x[:4].split(2), probes=3)
 
 
+def test_batches_with_other_outputs_are_refused():
+    net = Calls(lambda h: h)
+    net.last = nn.Identity()
+    net.function = lambda h: h[:, :3] if h.mean() > 50 else h
+    x = gaussian(4, 4)
+    far = 1e4 * net.first.weight.detach().sum(dim=0).sign().expand(2, 4)
+    with pytest.raises(flatlib.IncompleteError, match="returns 3 numbers for samples from 4 on"):
+        measure(net, [x, far])
+
+
+def test_the_exact_method_names_this_one_where_memory_is_short():
+    with pytest.raises(MemoryError, match=r'method="matrix-free", smaller samples'):
+        flatlib.measure(flatlib.nets.mlp(WIDE), gaussian(2, 4), max_memory=9)
+
+
 def test_an_interrupt_goes_through_and_leaves_nothing_behind():
     net, x = flatlib.nets.mlp(WIDE), gaussian(2, WIDE[0])
 
@@ -370,6 +385,7 @@ def test_a_small_limit_splits_and_one_too_small_is_told(monkeypatch):
     net, x = made(NETS["convolutions"][0]), gaussian(5, 2, 6, 6)
     with pytest.raises(MemoryError, match="need about [0-9,]+ bytes and max_memory is 9") as fault:
         measure(net, x, max_memory=9)
+    assert "pass a larger max_memory, smaller samples, or a smaller network" in str(fault.value)
     limit = int(str(fault.value).split("about ")[1].split(" ")[0].replace(",", ""))
     sizes = []
     inside = matrix_free.JacobianProducts
