@@ -345,17 +345,18 @@ class _Run:
             self.max_products,
             self.bar.done,
         )
+        input_dimension = products.input_dimension
         del products  # and the graph that it holds
         self.bar.done(len(x) * (most - max(top.n_products for top in tops)))
         n_products = sum(top.n_products for top in tops)
         if self.probes is None:
-            self.probes, n_pilot = self._plan_probes(x, tops, n)
+            self.probes, n_pilot = self._plan_probes(x, first, tops, n)
             n_products += n_pilot
         n_probes = min(self.probes, N)
         exact = n_probes == N
         energies, errors = [], []
         for row, sample in enumerate(x.split(1)):
-            values = self._probed(sample, tops[row], n_probes, exact)
+            values = self._probed(sample, first + row, tops[row], n_probes, exact)
             if not bool(torch.isfinite(values).all()):
                 raise ValueError(
                     f"the gradients of sample {first + row} are NaN, infinite or too large to "
@@ -375,19 +376,19 @@ class _Run:
             parameter_gradient_energy=energy[1],
             parameter_gradient_energy_error=error[1],
             n_outputs=N,
-            input_dimension=x[0].numel(),
+            input_dimension=input_dimension,
             tolerance=self.tolerance,
             n_probes=n_probes,
             n_products=n_products + n_probes * len(x),
             seed=self.seed,
         )
 
-    def _probed(self, sample: Tensor, top: Top, number: int, exact: bool) -> Tensor:
+    def _probed(self, sample: Tensor, index: int, top: Top, number: int, exact: bool) -> Tensor:
         """``||J^T z||^2``, controlled, and ``||J_theta^T z||^2``: ``(number, 2)``.
 
         z are random signs, or, for exact norms, the unit vectors.
         """
-        gradients = SampleGradients(self.network, sample, self.names)
+        gradients = SampleGradients(self.network, sample, index, self.names)
         N = len(gradients.output)
         z = torch.eye(N).double() if exact else traces.signs((number, N), self.generator)
         values = torch.tensor(
@@ -399,12 +400,12 @@ class _Run:
             values[:, 0] += (top.projected.trace() - known).cpu()
         return values
 
-    def _plan_probes(self, x: Tensor, tops: list[Top], n: int) -> tuple[int, int]:
+    def _plan_probes(self, x: Tensor, first: int, tops: list[Top], n: int) -> tuple[int, int]:
         """How many probes bring the means over ``n`` samples to the target; products it took."""
         pilot = torch.stack(
             [
-                self._probed(sample, top, traces.PILOT, False)
-                for sample, top in zip(x[:PILOT_SAMPLES].split(1), tops, strict=False)
+                self._probed(sample, first + row, tops[row], traces.PILOT, False)
+                for row, sample in enumerate(x[:PILOT_SAMPLES].split(1))
             ]
         )
         needed = [

@@ -222,6 +222,15 @@ def test_a_zero_jacobian():
     assert m.gradient_energy_error.tolist() == [0.0, 0.0] and m.converged.all()
 
 
+def test_indices_that_are_looked_up_count_as_what_the_table_returns():
+    net = made(lambda: nn.Sequential(nn.Embedding(9, 8), Attention()))
+    x = torch.tensor([[0, 3, 3, 8, 1], [7, 2, 5, 5, 5]])
+    exact, m = flatlib.measure(net, x), measure(net, x, tolerance=1e-9)
+    assert m.input_dimension == exact.input_dimension == 40
+    for name in ("mls", "gradient_energy", "parameter_gradient_energy"):
+        assert_close(getattr(m, name), getattr(exact, name), name)
+
+
 def test_frozen_parameters_do_not_count():
     net, x = flatlib.nets.mlp((3, 4, 2)), gaussian(3, 3)
     for frozen in ("linear1.weight", "linear2.bias", "linear2.weight", "linear1.bias"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 
 from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
 
@@ -13,7 +13,7 @@ from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
 from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input
 from .probing import probed, run_checked
-from .recording import graph_behind, in_company
+from .recording import Forward, graph_behind, in_company, run_recorded
 
 # Beside what autograd keeps, a pass has numbers on the way.
 ON_THE_WAY = 1.3
@@ -39,23 +39,24 @@ class JacobianProducts:
         self.n, self.start = len(x), start
         forward = run_checked(network, in_company(x), range(start, start + self.n))
         planned.probe.check(forward.output[: self.n].detach(), start)
+        forward.check_source()
         check_leads_to_input(forward, graph_behind(forward.output, network.parameters))
         refuse_mixed(find_rows(forward, network.kinds, {}, []))
-        self.x, self.output = forward.x, forward.output
-        self.direction = torch.zeros_like(self.output, requires_grad=True)
-        self.gradient = _twice(self.output, self.x, self.direction, create_graph=True)
+        self.input_dimension = forward.x[0].numel()
+        self.output, self.source, self.shape = forward.output, forward.source, forward.x.shape
+        self.direction, self.gradient = _gradient_along_any_direction(forward)
 
     def transposed(self, u: Tensor) -> Tensor:
         """``J^T u`` for each sample, ``(n, N)`` to ``(n, M)``."""
-        found = pulled_back(self.output, self._padded(u), [self.x], [self.x.shape])[0]
+        found = pulled_back(self.output, self._padded(u), [self.source], [self.shape])[0]
         return self._checked(found.flatten(1))
 
     def __call__(self, v: Tensor) -> Tensor:
         """``J v`` for each sample, ``(n, M)`` to ``(n, N)``."""
-        if not self.gradient.requires_grad:  # no derivative but 0
+        if self.gradient is None or not self.gradient.requires_grad:  # no derivative but 0
             return self.output.new_zeros(self.n, self.output.shape[1])
-        along = self._padded(v).view_as(self.gradient)
-        return self._checked(_twice(self.gradient, self.direction, along, retain_graph=True))
+        found = _twice(self.gradient, self.direction, self._padded(v).view(self.shape))
+        return self._checked(self.output.new_zeros(self.output.shape) if found is None else found)
 
     def _checked(self, rows: Tensor) -> Tensor:
         """The samples' rows, refused if not finite."""
@@ -70,14 +71,26 @@ class JacobianProducts:
 
     def _padded(self, rows: Tensor) -> Tensor:
         """``rows`` and zeros for the company."""
-        missing = len(self.x) - len(rows)
+        missing = self.shape[0] - len(rows)
         return rows if missing == 0 else torch.cat([rows, rows.new_zeros(missing, rows.shape[1])])
 
 
-def _twice(output: Tensor, along: Tensor, direction: Tensor, **options) -> Tensor:
-    """A gradient that is differentiated again, or is a gradient of such a one."""
+def _gradient_along_any_direction(forward: Forward) -> tuple[Tensor, Tensor | None]:
+    """A direction ``(n, N)`` and the gradient along it, as a function of it; None if there is none.
+
+    The direction is 0, which is as good as any, since the gradient is linear in it.
+    """
+    direction = torch.zeros_like(forward.output, requires_grad=True)
+    return direction, _twice(forward.output, forward.source, direction)
+
+
+def _twice(output: Tensor, along: Tensor | GradientEdge, direction: Tensor) -> Tensor | None:
+    """A gradient that can be differentiated again, or is the gradient of such a one."""
+    again = direction.requires_grad
     try:
-        found = torch.autograd.grad(output, along, direction, materialize_grads=True, **options)
+        return torch.autograd.grad(
+            output, along, direction, create_graph=again, retain_graph=True, allow_unused=True
+        )[0]
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -85,7 +98,6 @@ def _twice(output: Tensor, along: Tensor, direction: Tensor, **options) -> Tenso
             "the network cannot be differentiated twice, which products with its Jacobian take "
             f'({error}); use method="exact", or an operation with a second derivative'
         ) from error
-    return found[0]
 
 
 class SampleGradients:
@@ -94,13 +106,14 @@ class SampleGradients:
     Args:
         network: from `float64_network`.
         sample: ``(1, *input_shape)``.
+        index: of it among all samples.
         names: of the parameters; there may be none.
     """
 
-    def __init__(self, network: Float64Network, sample: Tensor, names: tuple[str, ...]):
-        rows = in_company(sample.detach().double()).requires_grad_()
-        self.output = network(rows)[0]
-        self.targets = [rows, *(network.parameters[name] for name in names)]
+    def __init__(self, network: Float64Network, sample: Tensor, index: int, names: tuple[str, ...]):
+        forward = run_recorded(network, in_company(sample), [index])
+        self.output = forward.output[0]
+        self.targets = [forward.source, *(network.parameters[name] for name in names)]
 
     def energies(self, u: Tensor) -> tuple[float, float]:
         """Squared norms of the gradients of ``u . f``, ``u`` of shape ``(N,)``.
@@ -124,17 +137,18 @@ def plan_products(network: Float64Network, x: Tensor, start: int, n_vectors: int
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
         probe, first = probed(network, x, start)
-        N = first.output.shape[1]
+        first.check_source()
+        M, N = first.x[0].numel(), first.output.shape[1]
         del first
-        kept = _kept_by_autograd(network, x[:1]) // 2  # it runs as two
-    vectors = FLOAT64_BYTES * (4 * x[0].numel() + n_vectors * N)
+        kept = _kept_by_autograd(network, x[:1], start) // 2  # it runs as two
+    vectors = FLOAT64_BYTES * (4 * M + n_vectors * N)
     each = int(ON_THE_WAY * kept) + vectors
     parameters = sum(parameter.nbytes for parameter in network.parameters.values())
     cost = Cost(each=each, one_sample=2 * each + parameters)
     return Plan(probe, start, N, cost, cost)
 
 
-def _kept_by_autograd(network: Float64Network, sample: Tensor) -> int:
+def _kept_by_autograd(network: Float64Network, sample: Tensor, index: int) -> int:
     """Bytes that autograd keeps for `JacobianProducts` of one sample, which runs as two."""
     sizes: dict[int, int] = {}
 
@@ -144,11 +158,8 @@ def _kept_by_autograd(network: Float64Network, sample: Tensor) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        rows = in_company(sample.detach().double()).requires_grad_()
-        output = network(rows)
-        direction = torch.zeros_like(output, requires_grad=True)
-        if output.requires_grad:
-            _twice(output, rows, direction, create_graph=True)
+        forward = run_recorded(network, in_company(sample), [index])
+        _gradient_along_any_direction(forward)
     for parameter in network.parameters.values():
         sizes.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(sizes.values())
