@@ -321,7 +321,8 @@ class _Run:
                 f"the network returns {planned.n_outputs} numbers for samples from {start} on and "
                 f"{len(self.start)} for those before; measure them apart"
             )
-        size = part_size(self.max_memory, x.device)
+        # A single sample runs as two rows, so that two samples take no more.
+        size = max(part_size(self.max_memory, x.device), 2 * planned.cost.each)
 
         def part(rows: Tensor, first: int) -> MatrixFreeMeasurement:
             return self._part(rows, first, planned, len(x), n_batches)
