@@ -119,6 +119,14 @@ def test_a_start_beside_a_smaller_singular_vector_does_not_stay_there(at_first):
     assert top_of(J, 0.05, start=start).value == pytest.approx(2.0, rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_a_matrix_whose_square_float64_cannot_hold(scale):
+    J = with_values(SPECTRA["slowly falling"], 80)
+    top = top_of(scale * J)
+    assert top.value == pytest.approx(scale, rel=1e-10)
+    assert top.residual == pytest.approx(scale * top_of(J).residual, rel=1e-3)
+
+
 def test_a_sample_does_not_feel_its_company():
     batch = torch.stack(
         [
