@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from operator import length_hint
 from pathlib import Path
 
 import torch
@@ -26,35 +25,17 @@ from flatlib.derivatives import (
     plan,
     sample_energies,
 )
+from flatlib.matrix_free import MatrixFreeMeasurement, measure_matrix_free
 from flatlib.operators import ConvolutionGeometry, geometry_of, weight_norm
-from flatlib.saving import load_arrays, save_arrays
+from flatlib.saving import Record, load_arrays, save_arrays
 from flatlib.sharpness import NormSums
-from flatlib.streaming import IncompleteError, Progress, batches, progress_bar
+from flatlib.streaming import Progress, over_batches, progress_bar
 
 TOP_VOLUME = 3
 
 
-class _Record:
-    """Equal to another of its class whose fields hold the same values."""
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-
-    __hash__ = None
-
-
-def _equal(a: object, b: object) -> bool:
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
-        return a == b
-    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
-        return False
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class LayerMeasurement(_Record):
+class LayerMeasurement(Record):
     """One linear or convolutional layer of a measured network.
 
     ``W`` is its weight; a convolution's reshaped to ``(C_out, C_in / groups * k^2)``. A layer
@@ -126,7 +107,7 @@ class LayerMeasurement(_Record):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Measurement(_Record):
+class Measurement(Record):
     """What `measure` found. Per-sample tensors are ``(n,)`` float64."""
 
     singular_values: Tensor  # (n, N) descending, of the input Jacobian
@@ -333,10 +314,12 @@ def measure(
     net: nn.Module,
     data: Tensor | Iterable,
     *,
+    method: str = "exact",
     layers: bool | Iterable[str] = True,
     max_memory: float | None = None,
     progress: bool | None = None,
-) -> Measurement:
+    **options: float | None,
+) -> Measurement | MatrixFreeMeasurement:
     r"""Sharpness, MLS, volume and dimensionality of a network on a batch, exactly.
 
     One forward and N backward passes in float64 serve every quantity,
@@ -360,6 +343,9 @@ def measure(
             the network looks up as they are. Then x is what the embedding returns: its norm, its
             M numbers and the Jacobian along it are measured, and whatever else the forward makes
             of the indices, such as a mask, stays fixed.
+        method: ``"exact"``, or ``"matrix-free"`` where N backward passes or Jacobians are too
+            dear: then the MLS is found to a tolerance, sharpness and gradient energy by random
+            probes, and nothing else, see `flatlib.matrix_free.measure_matrix_free`.
         layers: whether to keep the Jacobian at what each layer reads, ``(n, N, numbers read)``.
             Without them a layer's ``mls`` and ``log_volume`` are None, ``nmls`` and
             ``nvr`` are left out, and memory is what the input's Jacobian takes. Names of modules,
@@ -368,21 +354,24 @@ def measure(
             default parts are of 128 MiB, and one sample may take what the device has free.
         progress: True shows a bar if it takes longer than two seconds, False none; by default
             it shows on a terminal only.
+        options: of `flatlib.matrix_free.measure_matrix_free`, for that method alone:
+            ``tolerance``, ``max_products``, ``probes``, ``target_relative_error``, ``seed``.
 
     Returns:
-        `Measurement`. A zero Jacobian has MLS 0, log volume ``-inf`` and dimensionality
-        ``nan``; a rank-deficient one, as with more outputs than inputs, log volume ``-inf``.
+        `Measurement`, or `flatlib.MatrixFreeMeasurement`. A zero Jacobian has MLS 0, log volume
+        ``-inf`` and dimensionality ``nan``; a rank-deficient one, as with more outputs than
+        inputs, log volume ``-inf``.
 
     Raises:
         TypeError: net or data of the wrong kind, complex input; integers that no embedding, or
-            more than one, looks up as they are.
+            more than one, looks up as they are; an unknown option.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
             for one sample reaches another's output; an output that autograd does not lead back
             to x; something that cannot be copied; parts of the batch for which the network
-            calls other layers; another device; max_memory below 1; data that yields no batch;
-            a name in ``layers`` of no layer that is called.
+            calls other layers; another device; max_memory below 1; data that yields no batch; an
+            unknown method; a name in ``layers`` of no layer that is called.
         IncompleteError: a ValueError; data failed after some batches, or one was refused: its
             ``measured`` is the measurement of those before.
         MemoryError: one sample takes more than there is, told beforehand; memory ran out.
@@ -399,36 +388,31 @@ def measure(
     >>> measure(nn.Sequential(looked_up, net), torch.tensor([[0], [1]])).input_norm.tolist()
     [1.0, 5.0]
     """
+    if method == "matrix-free":
+        return measure_matrix_free(net, data, max_memory=max_memory, progress=progress, **options)
+    if method != "exact":
+        raise ValueError(f'method must be "exact" or "matrix-free", got {method!r}')
+    if options:
+        raise TypeError(
+            f'measure takes no {next(iter(options))!r} with method="exact"; leave it out, or pass '
+            'method="matrix-free" if it is an option of that'
+        )
     if max_memory is not None and not max_memory >= 1:
         raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
     if not isinstance(layers, bool):
         layers = _names(layers)
-    one = isinstance(data, Tensor)
-    parts: list[Measurement] = []
+    first: list[Measurement] = []
     with float64_network(net) as network, progress_bar(progress) as bar:
-        incoming = iter([data] if one else batches(data))
-        while True:
-            try:
-                x = next(incoming)
-                start = sum(part.n for part in parts)
-                planned = plan(network, x, start, layers)
-                n_batches = 1 if one else length_hint(data)  # 0 if it does not know
-                bar.expect(n_batches * len(x) * planned.n_outputs)
-                part = _measure_batch(network, x, planned, max_memory, bar)
-                _check_same_way([*parts[:1], part], start)
-                parts.append(part)
-            except StopIteration:
-                break
-            except Exception as error:
-                if not parts:
-                    raise
-                measured = Measurement.join(parts)
-                raise IncompleteError(
-                    f"batch {len(parts)} of data: {error}; the {measured.n} samples before it are "
-                    "measured, see this error's .measured",
-                    measured,
-                ) from error
-    return Measurement.join(parts)
+
+        def measure_batch(x: Tensor, start: int, n_batches: int) -> Measurement:
+            planned = plan(network, x, start, layers)
+            bar.expect(n_batches * len(x) * planned.n_outputs)
+            part = _measure_batch(network, x, planned, max_memory, bar)
+            _check_same_way([*first, part], start)
+            first[:] = first or [part]
+            return part
+
+        return over_batches(data, measure_batch, Measurement.join)
 
 
 def _measure_batch(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
+from typing import TypeVar
 
 from torch import Tensor
 
 DELAY = 2.0  # seconds before a bar shows
+Made = TypeVar("Made")  # of n samples, with an ``n``
 
 
 class IncompleteError(ValueError):
@@ -52,6 +55,42 @@ def batches(data: Iterable) -> Iterator[Tensor]:
             "data yields no batch; pass an iterable that has not been used up, such as a "
             "DataLoader or a list, with at least one"
         )
+
+
+def over_batches(
+    data: Tensor | Iterable,
+    measure: Callable[[Tensor, int, int], Made],
+    join: Callable[[list[Made]], Made],
+) -> Made:
+    """What is measured of data, a tensor or batches, each when it comes.
+
+    Args:
+        data: as `flatlib.measure` takes it.
+        measure: of a batch, given the index of its first sample among all, and how many batches
+            there are, 0 if nobody knows.
+        join: of the measurements of all batches, in their order.
+
+    Raises:
+        IncompleteError: data failed after some batches, or one was refused.
+    """
+    one = isinstance(data, Tensor)
+    n_batches = 1 if one else length_hint(data)
+    incoming = iter([data] if one else batches(data))
+    parts: list[Made] = []
+    while True:
+        try:
+            parts.append(measure(next(incoming), sum(part.n for part in parts), n_batches))
+        except StopIteration:
+            return join(parts)
+        except Exception as error:
+            if not parts:
+                raise
+            measured = join(parts)
+            raise IncompleteError(
+                f"batch {len(parts)} of data: {error}; the {measured.n} samples before it are "
+                "measured, see this error's .measured",
+                measured,
+            ) from error
 
 
 class Progress:

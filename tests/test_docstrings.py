@@ -15,9 +15,12 @@ MUST_HAVE_EXAMPLES = (
     "comparisons",
     "derivatives",
     "geometry",
+    "lanczos",
+    "matrix_free",
     "measurement",
     "nets",
     "sharpness",
+    "traces",
 )
 
 

@@ -28,6 +28,9 @@ parameter that a function is applied to first, takes ``others``: ``torch.func.vm
 samples, or, where an operation does not allow for it, one backward pass a sample and output.
 
 ``last`` takes second derivatives, along what the last layer returns.
+
+``products`` is for networks whose N backward passes are too dear: products of vectors with the
+Jacobian and its transpose, which `flatlib.matrix_free` iterates.
 """
 
 from __future__ import annotations
@@ -49,13 +52,16 @@ from .passes import (
     trainable_names,
 )
 from .probing import checked_forward, checked_output
+from .products import JacobianProducts, SampleGradients, plan_products
 from .recording import in_company
 
 __all__ = [
     "Derivatives",
     "Float64Network",
+    "JacobianProducts",
     "LayerDerivatives",
     "Plan",
+    "SampleGradients",
     "by_parts",
     "check_fits",
     "checked_forward",
@@ -70,6 +76,7 @@ __all__ = [
     "parameter_jacobian",
     "part_size",
     "plan",
+    "plan_products",
     "sample_energies",
     "sample_parameter_gradients",
     "trainable_names",

@@ -55,11 +55,16 @@ def part_size(max_memory: float | None, device: torch.device) -> float:
 
 
 def check_fits(
-    cost: Cost, without_layers: Cost | None, max_memory: float | None, device: torch.device
+    cost: Cost,
+    without_layers: Cost | None,
+    max_memory: float | None,
+    device: torch.device,
+    matrix_free: bool = False,
 ) -> None:
     """Refuse a network of which not even one sample fits.
 
-    ``without_layers`` is the cost with ``layers=False``, None where this is asked for already.
+    ``without_layers`` is the cost with ``layers=False``, None where this is asked for already;
+    ``matrix_free`` whether the method is that already.
     """
     limit = free_memory(device) if max_memory is None else max_memory
     if cost.one_sample <= limit:
@@ -70,7 +75,8 @@ def check_fits(
     ways = "" if max_memory is None else "pass a larger max_memory, "
     if without_layers is not None and without_layers.one_sample < cost.one_sample:
         ways += f"layers=False (which needs {without_layers.one_sample:,} bytes), "
+    ways += "" if matrix_free else 'method="matrix-free", '
     raise OutOfMemory(
         f"the derivatives of one sample need about {cost.one_sample:,} bytes and {has}; {ways}"
-        "smaller samples, or a network of fewer outputs"
+        "smaller samples, or a smaller network"
     )

@@ -112,7 +112,7 @@ def plan(
     return Plan(probe, start, first.output.shape[1], chosen, cost, without)
 
 
-def _check_leads_to_input(forward: Forward, graph: Graph) -> None:
+def check_leads_to_input(forward: Forward, graph: Graph) -> None:
     """Refuse an output whose graph does not hold the input."""
     source = forward.source
     leads = any(
@@ -359,7 +359,7 @@ def _backward(
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
-    _check_leads_to_input(forward, graph)
+    check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
     calls = {} if collect is None else forward.calls
     mixed = find_rows(forward, network.kinds, calls, forward.uses if calls else [])

@@ -1,0 +1,84 @@
+"""Time and memory of ``flatlib.measure`` with ``method="matrix-free"`` on a vision transformer.
+
+ViT-B/16 of torchvision, drawn at random, on two images of 224 x 224 pixels with 1,000 outputs.
+Everything runs on one thread in float64, in a process of its own. The seconds are the processor's,
+since the clock's depend on what else the machine does.
+
+    python -m benchmarks.matrix_free [--probes 2] [--tolerance 5e-2] [--output FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+
+import torch
+
+import flatlib
+from benchmarks.environment import environment
+from benchmarks.measuring import high_water_mark
+from flatlib.lab.data import vision
+
+SAMPLES, PIXELS = 2, 224
+
+
+def _measured(probes: int, tolerance: float, queue) -> None:
+    torch.set_num_threads(1)
+    vision.datasets()  # torchvision imports beside any build of torch after this
+    from torchvision.models import vit_b_16
+
+    torch.manual_seed(0)
+    net = vit_b_16(weights=None).eval()
+    torch.nn.init.normal_(net.heads.head.weight, std=0.02)  # it starts at 0, and so would all
+    x = torch.rand(SAMPLES, 3, PIXELS, PIXELS)
+    before, start = high_water_mark(), time.process_time()
+    m = flatlib.measure(net, x, method="matrix-free", probes=probes, tolerance=tolerance)
+    seconds, peak = time.process_time() - start, high_water_mark()
+    summary = m.summary()
+    queue.put(
+        {
+            "network": "vit_b_16",
+            "samples": SAMPLES,
+            "outputs": m.n_outputs,
+            "input_dimension": m.input_dimension,
+            "probes": probes,
+            "tolerance": tolerance,
+            "products": m.n_products,
+            "processor_seconds": seconds,
+            "peak_megabytes": peak,
+            "megabytes_before": before,
+            "megabytes_of_one_jacobian": 8 * m.n_outputs * m.input_dimension / 2**20,
+            "summary": summary,
+            "largest_mls_residual_over_mls": float((m.mls_residual / m.mls).max()),
+        }
+    )
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run it, print a line, and write the record if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--probes", type=int, default=2)
+    parser.add_argument("--tolerance", type=float, default=5e-2)
+    parser.add_argument("--output", help="file to write the record to, as JSON")
+    arguments = parser.parse_args(words)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_measured, args=(arguments.probes, arguments.tolerance, queue))
+    process.start()
+    found = queue.get()
+    process.join()
+    print(
+        f"ViT-B/16, {found['samples']} images: {found['products']} products in "
+        f"{found['processor_seconds']:.0f} s, peak {found['peak_megabytes']:.0f} MB (one Jacobian: "
+        f"{found['megabytes_of_one_jacobian']:.0f} MB)"
+    )
+    if arguments.output:
+        with open(arguments.output, "w", encoding="utf-8") as file:
+            json.dump({"environment": environment(), "settings": [found]}, file, indent=1)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()

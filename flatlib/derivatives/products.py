@@ -1,0 +1,165 @@
+"""Products with Jacobians that are never formed: of all samples at once, and of single ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, saved_tensors_hooks
+
+from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
+
+from .float64 import Float64Network, out_of_memory_told
+from .memory import Cost
+from .mixing import find_rows, pulled_back, refuse_mixed
+from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input
+from .probing import probed, run_checked
+from .recording import Forward, graph_behind, in_company, run_recorded
+
+# Beside what autograd keeps, a pass has numbers on the way.
+ON_THE_WAY = 1.3
+
+
+class JacobianProducts:
+    """Products with the input Jacobians ``J``, each ``(N, M)``, of one part of a batch.
+
+    The gradient along a direction is linear in the direction, so a second derivative, along the
+    direction, is a product with ``J`` itself. The forward pass and this gradient are made once.
+
+    Args:
+        network: from `float64_network`.
+        x: ``(n, *input_shape)``, any floating dtype.
+        start: the index of its first row among all samples.
+        planned: from `plan_products`.
+
+    Raises:
+        ValueError: as `differentiate`; an operation that cannot be differentiated twice.
+    """
+
+    def __init__(self, network: Float64Network, x: Tensor, start: int, planned: Plan):
+        self.n, self.start = len(x), start
+        forward = run_checked(network, in_company(x), range(start, start + self.n))
+        planned.probe.check(forward.output[: self.n].detach(), start)
+        forward.check_source()
+        check_leads_to_input(forward, graph_behind(forward.output, network.parameters))
+        refuse_mixed(find_rows(forward, network.kinds, {}, []))
+        self.input_dimension = forward.x[0].numel()
+        self.output, self.source, self.shape = forward.output, forward.source, forward.x.shape
+        self.direction, self.gradient = _gradient_along_any_direction(forward)
+
+    def transposed(self, u: Tensor) -> Tensor:
+        """``J^T u`` for each sample, ``(n, N)`` to ``(n, M)``."""
+        found = pulled_back(self.output, self._padded(u), [self.source], [self.shape])[0]
+        return self._checked(found.flatten(1))
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """``J v`` for each sample, ``(n, M)`` to ``(n, N)``."""
+        if self.gradient is None or not self.gradient.requires_grad:  # no derivative but 0
+            return self.output.new_zeros(self.n, self.output.shape[1])
+        found = _twice(self.gradient, self.direction, self._padded(v).view(self.shape))
+        return self._checked(self.output.new_zeros(self.output.shape) if found is None else found)
+
+    def _checked(self, rows: Tensor) -> Tensor:
+        """The samples' rows, refused if not finite."""
+        rows = rows[: self.n].detach()
+        if not all_finite(rows):
+            sample = self.start + first_not_finite(rows)
+            raise ValueError(
+                f"the gradient for sample {sample} holds NaN or infinite values, though its "
+                "output does not; look for a square root or division at 0"
+            )
+        return rows
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """``rows`` and zeros for the company."""
+        missing = self.shape[0] - len(rows)
+        return rows if missing == 0 else torch.cat([rows, rows.new_zeros(missing, rows.shape[1])])
+
+
+def _gradient_along_any_direction(forward: Forward) -> tuple[Tensor, Tensor | None]:
+    """A direction ``(n, N)`` and the gradient along it, as a function of it; None if there is none.
+
+    The direction is 0, which is as good as any, since the gradient is linear in it.
+    """
+    direction = torch.zeros_like(forward.output, requires_grad=True)
+    return direction, _twice(forward.output, forward.source, direction)
+
+
+def _twice(output: Tensor, along: Tensor | GradientEdge, direction: Tensor) -> Tensor | None:
+    """A gradient that can be differentiated again, or is the gradient of such a one."""
+    again = direction.requires_grad
+    try:
+        return torch.autograd.grad(
+            output, along, direction, create_graph=again, retain_graph=True, allow_unused=True
+        )[0]
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            "the network cannot be differentiated twice, which products with its Jacobian take "
+            f'({error}); use method="exact", or an operation with a second derivative'
+        ) from error
+
+
+class SampleGradients:
+    """Gradients of a single sample's outputs, with respect to input and parameters.
+
+    Args:
+        network: from `float64_network`.
+        sample: ``(1, *input_shape)``.
+        index: of it among all samples.
+        names: of the parameters; there may be none.
+    """
+
+    def __init__(self, network: Float64Network, sample: Tensor, index: int, names: tuple[str, ...]):
+        forward = run_recorded(network, in_company(sample), [index])
+        self.output = forward.output[0]
+        self.targets = [forward.source, *(network.parameters[name] for name in names)]
+
+    def energies(self, u: Tensor) -> tuple[float, float]:
+        """Squared norms of the gradients of ``u . f``, ``u`` of shape ``(N,)``.
+
+        Those with respect to the input, ``||J^T u||^2``, and to the parameters.
+        """
+        found = torch.autograd.grad(
+            self.output, self.targets, u, retain_graph=True, allow_unused=True
+        )
+        at_input, *others = (0.0 if each is None else float(each.square().sum()) for each in found)
+        return at_input, float(sum(others))
+
+
+def plan_products(network: Float64Network, x: Tensor, start: int, n_vectors: int) -> Plan:
+    """Probe ``network`` as `plan` does, and find out what products for a sample of ``x`` cost.
+
+    ``n_vectors`` is how many vectors of N numbers a sample has beside.
+
+    Raises:
+        ValueError: the network is not deterministic.
+    """
+    with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
+        probe, first = probed(network, x, start)
+        first.check_source()
+        M, N = first.x[0].numel(), first.output.shape[1]
+        del first
+        kept = _kept_by_autograd(network, x[:1], start) // 2  # it runs as two
+    vectors = FLOAT64_BYTES * (4 * M + n_vectors * N)
+    each = int(ON_THE_WAY * kept) + vectors
+    parameters = sum(parameter.nbytes for parameter in network.parameters.values())
+    cost = Cost(each=each, one_sample=2 * each + parameters)
+    return Plan(probe, start, N, cost, cost)
+
+
+def _kept_by_autograd(network: Float64Network, sample: Tensor, index: int) -> int:
+    """Bytes that autograd keeps for `JacobianProducts` of one sample, which runs as two."""
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward = run_recorded(network, in_company(sample), [index])
+        _gradient_along_any_direction(forward)
+    for parameter in network.parameters.values():
+        sizes.pop(parameter.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
