@@ -6,7 +6,12 @@ one again.
 
 from __future__ import annotations
 
+import os
+import shutil
+
+import pytest
 import torch
+from browsing import BROWSERS, FLAGS
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
@@ -22,3 +27,18 @@ settings.register_profile(
     "nightly", settings.get_profile("reproducible"), derandomize=False, print_blob=True
 )
 settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, found on this machine."""
+    names = [os.environ.get("FLATLIB_BROWSER"), *BROWSERS]
+    path = next(filter(None, (shutil.which(name) for name in names if name)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: install it (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield running
+        running.close()

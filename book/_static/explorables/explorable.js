@@ -1,0 +1,125 @@
+// What the explorables share: drawing, numbers to three digits, and the measures of the network
+// f(x) = W_2 relu(W_1 x) with 2 x 2 weights, in closed form.
+const explorables = (() => {
+  // A number to three significant digits, as people write it: 0.125, 7.71, 594, 5,520.
+  function three(value) {
+    const rounded = Number(value.toPrecision(3));
+    if (rounded === 0) return "0.00";
+    const decimals = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(rounded))));
+    const digits = {minimumFractionDigits: decimals, maximumFractionDigits: decimals};
+    return rounded.toLocaleString("en", digits).replace("-", "\u2212");
+  }
+
+  // Matrices are lists of rows, vectors lists of numbers.
+  const dot = (u, v) => u.reduce((total, each, i) => total + each * v[i], 0);
+  const transposed = A => A[0].map((_, column) => A.map(row => row[column]));
+  const applied = (A, v) => A.map(row => dot(row, v));
+  const product = (A, B) => transposed(transposed(B).map(column => applied(A, column)));
+  const scaled = (A, factor) => A.map(row => row.map(entry => factor * entry));
+  const square = value => value * value;
+  const squared = A => A.map(row => row.map(square));
+  const sum = values => values.reduce((total, value) => total + value, 0);
+  const squares = A => sum(squared(A).map(sum));
+  const mean = values => sum(values) / values.length;
+
+  // Of a 2 x 2 matrix, the larger one first: half the sum and half the difference of the lengths
+  // of its part that turns and of its part that mirrors.
+  function singularValues([[a, b], [c, d]]) {
+    const turning = Math.hypot(a + d, b - c), mirroring = Math.hypot(a - d, b + c);
+    return [(turning + mirroring) / 2, Math.abs(turning - mirroring) / 2];
+  }
+
+  // Of the Jacobian with these two singular values.
+  function geometry([first, second]) {
+    const G = first ** 2 + second ** 2;
+    return {
+      mls: Math.max(first, second),
+      G,
+      volume: first * second,
+      dimensionality: G ** 2 / (first ** 4 + second ** 4),
+    };
+  }
+
+  // Sharpness, the chain A to D and the sharpnesses that rescaling leaves alone.
+  function measure({W_1, W_2, x}) {
+    const samples = x.map(input => {
+      const on = applied(W_1, input).map(before => (before > 0 ? 1 : 0));
+      const hidden = applied(W_1, input).map((before, h) => on[h] * before);
+      const reading = W_2.map(row => row.map((weight, h) => on[h] * weight));
+      return {
+        length: Math.hypot(...input),
+        mls: singularValues(product(reading, W_1))[0],
+        // Squared norms of the gradients of all outputs: a weight's is what it reads times what
+        // becomes of it.
+        gradient_1: dot(input, input) * squares(reading),
+        gradient_2: W_2.length * dot(hidden, hidden),
+        hidden: dot(hidden, hidden),
+        // Every gradient times its weight, squared and added up.
+        adaptive: sum(applied(squared(reading), applied(squared(W_1), input.map(square))))
+          + sum(applied(squared(W_2), hidden.map(square))),
+      };
+    });
+    const over = quantity => mean(samples.map(quantity));
+    const norm_1 = singularValues(W_1)[0], norm_2 = singularValues(W_2)[0];
+    const inverse = Math.sqrt(over(s => 1 / s.length ** 2));
+    const S = over(s => s.gradient_1 + s.gradient_2);
+    return {
+      norm_1,
+      norm_2,
+      S,
+      A: over(s => s.mls),
+      B: norm_1 * over(s => Math.sqrt(s.gradient_1) / s.length),
+      C: norm_1 * inverse * Math.sqrt(over(s => s.gradient_1)),
+      D: norm_1 * inverse * Math.sqrt(S),
+      relative_sharpness: over(s => norm_1 ** 2 * s.gradient_1 + norm_2 ** 2 * s.gradient_2),
+      relative_flatness: squares(W_2) * over(s => s.hidden),
+      adaptive: over(s => s.adaptive),
+    };
+  }
+
+  // An SVG element inside another one.
+  function draw(parent, name, attributes, text = "") {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.textContent = text;
+    parent.append(made);
+    return made;
+  }
+
+  // The d of a path through points.
+  const through = points => "M" + points.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join("L");
+
+  // A logarithmic scale from numbers to pixels.
+  function logarithmic(low, high, from, to) {
+    const part = value => Math.log(value / low) / Math.log(high / low);
+    return value => from + part(value) * (to - from);
+  }
+
+  // The explorable of that name: its numbers, and the place where its live part begins.
+  function begin(name, live) {
+    const box = document.getElementById(`explorable-${name}`);
+    box.insertAdjacentHTML("beforeend", `<div class="explorable-live" role="group">${live}</div>`);
+    box.classList.add("is-live");
+    const parts = selector => box.querySelector(`.explorable-live ${selector}`);
+    return {numbers: JSON.parse(box.dataset.numbers), parts};
+  }
+
+  // Writes numbers into the cells that are named after them.
+  function show(parts, numbers, kind = "now") {
+    for (const [name, value] of Object.entries(numbers)) {
+      const cell = parts(`[data-${kind}="${name}"]`);
+      if (cell) cell.textContent = three(value);
+    }
+  }
+
+  // Says a sentence when the reader has stopped moving, so that a screen reader says it once.
+  function speaker(place) {
+    let waiting = 0;
+    return sentence => {
+      clearTimeout(waiting);
+      waiting = setTimeout(() => { place.textContent = sentence; }, 300);
+    };
+  }
+
+  return {three, product, scaled, singularValues, geometry, measure, draw, through, logarithmic, begin, show, speaker};
+})();

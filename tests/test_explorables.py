@@ -1,0 +1,272 @@
+"""The pictures that a reader moves show the library's numbers, and every reader can read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import explorable_stills
+import explorables
+import pytest
+from browsing import AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from sphinx.cmd.build import build_main
+
+import flatlib
+from flatlib import bounds, comparisons, sharpness, toys
+from flatlib.lab import figures
+
+STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
+NAMES = list(explorable_stills.MAKERS)
+SENTENCE = "A sentence for paper."
+CONFIG = f"""
+extensions = ["myst_parser", "explorables", "light_pages", "offline_site"]
+html_theme = "sphinx_book_theme"
+html_static_path = [{str(STATIC)!r}]
+html_css_files = {[path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.css")]}
+html_js_files = {[path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js")]}
+"""
+PAUSE = 400  # milliseconds after which the state is said
+LARGEST_SCRIPTS = 60_000  # bytes of an explorable, with what all share
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Builds pages in the book's theme; gives the exit status and the folder of the site."""
+
+    def run(pages: dict[str, str]) -> tuple[int, Path]:
+        folder = tmp_path_factory.mktemp("explorables")
+        (folder / "_vendor" / "mathjax").mkdir(parents=True)
+        (folder / "conf.py").write_text(CONFIG)
+        for name, text in {"index": "A front.", **pages}.items():
+            (folder / f"{name}.md").write_text(f"---\norphan: true\n---\n\n# Title\n\n{text}\n")
+        arguments = ["-q", "-E", "-W", "--keep-going", "-b", "html"]
+        return build_main([*arguments, str(folder), str(folder / "html")]), folder / "html"
+
+    return run
+
+
+def directive(name: str, sentence: str = SENTENCE) -> str:
+    return f"```{{explorable}} {name}\n{sentence}\n```"
+
+
+@pytest.fixture(scope="module")
+def site(build) -> Path:
+    """One page for each explorable, and one without."""
+    status, folder = build({name: directive(name) for name in NAMES})
+    assert status == 0
+    return folder
+
+
+@pytest.fixture
+def open_page(browser, site):
+    """Opens the page of an explorable, whose clock the test turns, and hears what goes wrong."""
+    readers = []
+
+    def run(name: str, width: int = 1200, **media):
+        readers.append(Reader(browser, site.as_uri() + "/", width))
+        readers[-1].page.clock.install()
+        readers[-1].page.emulate_media(**media)
+        return readers[-1].open(f"{name}.html")
+
+    yield run
+    for reader in readers:
+        reader.close()
+
+
+def three(value: float) -> str:
+    """Three significant digits, as the pages write them.
+
+    The example is long enough to see that zeros at the end stay and thousands have commas.
+    """
+    value = float(f"{value:.2e}")
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def set_slider(page, slider: str, value: float) -> None:
+    page.locator(f"#{slider}").evaluate(
+        "(box, value) => { box.value = value; box.dispatchEvent(new Event('input')); }", value
+    )
+
+
+def shown(page) -> dict[str, str]:
+    return page.locator("[data-now]").evaluate_all(
+        "cells => Object.fromEntries(cells.map(cell => [cell.dataset.now, cell.textContent]))"
+    )
+
+
+def rescaled(value: float) -> dict[str, float]:
+    """What the library says of the rescaled example, at the slider's value."""
+    net, x, y = toys.running_example()
+    c = 2**value
+    twin = toys.rescaled(net, (c, 1 / c))
+    m = flatlib.measure(twin, x)
+    chain = bounds.chain(m)
+    assert math.isclose(flatlib.hessian_trace(twin, x, y).estimate, m.sharpness, rel_tol=1e-9)
+    return {
+        "norm_1": m.layers[0].weight_norm,
+        "norm_2": m.layers[1].weight_norm,
+        "S": m.sharpness,
+        **{name: getattr(chain, name) for name in "ABCD"},
+        "relative_sharpness": bounds.relative_sharpness(m),
+        "relative_flatness": comparisons.relative_flatness(twin, x, y),
+        "adaptive": sharpness.adaptive_sharpness(twin, x),
+    }
+
+
+FACTORS = (-2, -1.45, -1, -0.5, -0.05, 0, 0.3, 0.75, 1.3, 2)  # logarithms to the base 2
+# What the reader moves in each explorable, and what the library says of it there.
+SETTINGS = {"rescaling": [({"rescaling-factor": value}, rescaled, (value,)) for value in FACTORS]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_are_the_librarys_to_three_digits_at_ten_settings(open_page, name):
+    page = open_page(name)
+    assert len(SETTINGS[name]) >= 10
+    seen = set()
+    for sliders, oracle, arguments in SETTINGS[name]:
+        for slider, value in sliders.items():
+            set_slider(page, slider, value)
+        found = shown(page)
+        expected = {key: three(value) for key, value in oracle(*arguments).items()}
+        assert found == expected, sliders
+        seen.add(tuple(found.values()))
+    assert len(seen) == len(SETTINGS[name])
+
+
+def test_what_rescaling_leaves_alone_stands_still(open_page):
+    page = open_page("rescaling")
+    before = shown(page)
+    set_slider(page, "rescaling-factor", 2)
+    moved = {key for key, value in shown(page).items() if value != before[key]}
+    assert moved == {"norm_1", "norm_2", "S", "D"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_keyboard_moves_each_slider_and_the_state_is_said(open_page, name):
+    page = open_page(name, reduced_motion="reduce")
+    status = page.locator(f"#explorable-{name} [role=status]")
+    for slider in page.locator("input[type=range]").all():
+        assert page.locator(f"label[for={slider.get_attribute('id')}]").inner_text().strip()
+        slider.focus()
+        for key in ("Home", "ArrowRight", "End"):
+            told, numbers = status.text_content(), shown(page)
+            page.keyboard.press(key)
+            page.clock.run_for(PAUSE)
+            assert (status.text_content() != told) == (shown(page) != numbers)
+        assert slider.input_value() == slider.get_attribute("max")
+        assert re.search(r"\d", slider.get_attribute("aria-valuetext"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_finger_moves_each_slider(browser, site, name):
+    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 900})
+    page = context.new_page()
+    page.goto(f"{site.as_uri()}/{name}.html")
+    for slider in page.locator("input[type=range]").all():
+        slider.scroll_into_view_if_needed()
+        box, before = slider.bounding_box(), slider.input_value()
+        assert box["height"] >= 24  # what a finger hits
+        page.touchscreen.tap(box["x"] + 0.85 * box["width"], box["y"] + box["height"] / 2)
+        assert slider.input_value() != before
+    context.close()
+
+
+def only_the_still(page) -> bool:
+    """Whether the still picture and the sentence are seen, and nothing that moves."""
+    seen = page.locator(".explorable-still img.only-light").is_visible()
+    live = page.locator(".explorable-live")
+    sentence = page.get_by_text(SENTENCE).is_visible()
+    return seen and sentence and not (live.count() and live.is_visible())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_still_is_on_paper_and_for_who_has_no_scripts(browser, site, open_page, name):
+    page = open_page(name)
+    assert not only_the_still(page)
+    assert page.locator(".explorable-live svg").first.is_visible()
+    page.emulate_media(media="print")
+    assert only_the_still(page)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{site.as_uri()}/{name}.html")
+    assert only_the_still(page)
+    context.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_moves_by_itself_and_colors_follow_the_reader(open_page, name):
+    page = open_page(name, color_scheme="dark", reduced_motion="reduce")
+    picture = page.locator(".explorable-live .explorable-columns")
+    before = picture.inner_html()
+    page.clock.run_for(5000)
+    assert picture.inner_html() == before
+    assert page.evaluate("document.getAnimations().length") == 0
+    for theme, shade in (("dark", 1), ("light", 0)):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        color = page.evaluate(
+            "getComputedStyle(document.querySelector('.explorable')).getPropertyValue('--blue')"
+        )
+        assert color == figures.PAIRS["blue"][shade]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_shifts_while_a_slider_moves(open_page, name):
+    page = open_page(name)
+    for width in (1200, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        sizes = set()
+        for sliders, _, _ in SETTINGS[name]:
+            for slider, value in sliders.items():
+                set_slider(page, slider, value)
+            page.clock.run_for(PAUSE)
+            sizes.add(
+                page.evaluate(
+                    "JSON.stringify([...document.querySelectorAll('.explorable-live, "
+                    ".explorable-live :is(svg, input, table, td)')].map(box => "
+                    "[box.getBoundingClientRect()].map(b => [b.x, b.y, b.width, b.height])))"
+                )
+            )
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_reader_is_shut_out(open_page, name):
+    """axe-core finds nothing serious, in light and in dark colours."""
+    from axe_playwright_python.base import AXE_FILE_PATH
+
+    page = open_page(name)
+    page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
+    where = f"#explorable-{name}"
+    faults = page.evaluate(RUN_AXE, [page.evaluate(AXE_RULES), {"include": [[where]]}])
+    for theme in ("light", "dark"):
+        faults += page.evaluate(CONTRASTS, [theme, {}, 9])[1]
+    assert not [fault for fault in faults if "explorable" in fault or "svg" in fault], faults
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scripts_are_small_and_only_where_they_are_needed(site, name):
+    loaded = re.findall(r'src="_static/(explorables/[^"?]*)', (site / f"{name}.html").read_text())
+    assert loaded == ["explorables/explorable.js", f"explorables/{name}.js"]
+    assert sum((STATIC / script).stat().st_size for script in loaded) < LARGEST_SCRIPTS
+    assert "explorables/" not in (site / "index.html").read_text()
+
+
+def test_what_a_page_gets_wrong_stops_the_build(build, capfd):
+    wrong = {
+        "unknown": (directive("rotation"), "no explorable is called 'rotation'; there are resc"),
+        "mute": (directive("rescaling", ""), "Content block expected"),
+        "twice": (directive("rescaling") + "\n\n" + directive("rescaling"), "'rescaling' twice"),
+    }
+    status, _ = build({name: text for name, (text, _) in wrong.items()})
+    heard = "".join(capfd.readouterr())
+    assert status != 0
+    for name, (_, said) in wrong.items():
+        assert re.search(rf"{name}\.md:\d+: [^\n]*{re.escape(said)}", heard), heard
+
+
+def test_each_term_of_the_chain_has_its_look():
+    sheet = explorables.colors()
+    assert ".of-A { color: var(--blue); stroke-dasharray: none; }" in sheet
+    assert ".of-D { color: var(--lime); stroke-dasharray: 14 4; }" in sheet
