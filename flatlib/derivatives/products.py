@@ -145,7 +145,7 @@ def plan_products(network: Float64Network, x: Tensor, start: int, n_vectors: int
     each = int(ON_THE_WAY * kept) + vectors
     parameters = sum(parameter.nbytes for parameter in network.parameters.values())
     cost = Cost(each=each, one_sample=2 * each + parameters)
-    return Plan(probe, start, N, cost, cost)
+    return Plan(probe, start, N, frozenset(), cost, cost)
 
 
 def _kept_by_autograd(network: Float64Network, sample: Tensor, index: int) -> int:
