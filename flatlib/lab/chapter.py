@@ -114,3 +114,12 @@ def power_of_ten(value: float) -> str:
     """
     digit, exponent = f"{value:.0e}".split("e")
     return rf"{digit}\cdot10^{{{int(exponent)}}}"
+
+
+def rounded(value: float) -> str:
+    """A large number to two digits, as sentences give it.
+
+    >>> rounded(962_485)
+    '960,000'
+    """
+    return f"{float(f'{value:.2g}'):,.0f}"
