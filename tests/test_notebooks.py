@@ -253,7 +253,7 @@ def test_figures_are_numbered_in_order_and_the_text_refers_to_each(path):
     numbers = figure_numbers(path)
     if not any(numbers):
         return
-    chapter = path.name.partition("-")[0].lstrip("0")
+    chapter = path.name.partition("-")[0].lstrip("0") or "0"
     assert numbers == [f"{chapter}.{place}" for place in range(1, len(numbers) + 1)]
     one = rf"{chapter}\.\d+"
     mentioned = re.findall(rf"\bFigures? {one}(?:(?:,| and| to) {one})*", text(path))
