@@ -228,12 +228,12 @@ def calls(path: Path, *names: str) -> list[ast.Call]:
             (found for found in ast.walk(ast.parse(source)) if isinstance(found, ast.Call)),
             key=lambda call: (call.lineno, call.col_offset),
         )
-        if ast.unparse(node.func) in names
+        if ast.unparse(node.func).rpartition(".")[2] in names
     ]
 
 
 def figure_numbers(path: Path) -> list[str | None]:
-    shown = [{k.arg: k.value for k in call.keywords} for call in calls(path, "figures.show")]
+    shown = [{k.arg: k.value for k in call.keywords} for call in calls(path, "show")]
     return [ast.literal_eval(found["number"]) if "number" in found else None for found in shown]
 
 
@@ -245,7 +245,7 @@ def text(path: Path) -> str:
         for node in ast.walk(call)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
-    return "\n".join([cell.source for cell in cells(path, "markdown")] + said)
+    return " ".join("\n".join([cell.source for cell in cells(path, "markdown")] + said).split())
 
 
 @each_notebook
