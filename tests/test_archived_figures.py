@@ -486,7 +486,8 @@ def test_the_largest_archived_scale_is_drawn_and_said(archive):
 
 def test_a_notebook_shows_figure_words_and_caption(drawn, monkeypatch):
     shown = []
-    monkeypatch.setattr(curves, "show", lambda *parts: shown.append(parts))
+    monkeypatch.setattr(curves, "show", lambda *parts, **words: shown.append((parts, words)))
     found = drawn["D.4"]
-    found.show()
-    assert shown == [(found.figure, found.alt, found.caption)]
+    found.show(number="11.8", says="The chain.")
+    words = {"stamp": found.caption, "caption": "The chain.", "number": "11.8"}
+    assert shown == [((found.figure, found.alt), words)]

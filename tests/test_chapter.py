@@ -146,3 +146,12 @@ def test_a_table_on_two_levels_of_columns_joins_their_names():
     parts = {"ReLU": pd.DataFrame({"loss": [1]}), "tanh": pd.DataFrame({"loss": [2]})}
     cells = Cells(table_html(pd.concat(parts, axis=1), "Both."))
     assert [text for _, text in cells.of("th")] == ["ReLU, loss", "tanh, loss"]
+
+
+def test_a_folded_table_shows_its_caption_and_keeps_its_cells():
+    frame = pd.DataFrame({"loss": [1.5]})
+    shown, folded = (table_html(frame, "Losses.", "11.2", fold) for fold in (False, True))
+    caption = "<b>Table 11.2.</b> Losses."
+    assert f"<caption>{caption}</caption>" in shown and "<details>" not in shown
+    assert folded.startswith(f"<details><summary>{caption}</summary>") and "<caption>" not in folded
+    assert Cells(shown).of("td") == Cells(folded).of("td")

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib.lab import claims, sentences
+from flatlib.lab import claims, figures, sentences
 from flatlib.lab.archive import read
-from flatlib.lab.verdicts import DESIGNED_SETTINGS, Verdict
+from flatlib.lab.verdicts import DESIGNED_SETTINGS, TOO_FEW_SEEDS, Verdict
 
 RATES = [(lr, 20, seed, 60_000) for lr in (0.05, 0.1, 0.2) for seed in SEED_SHIFT]
 
@@ -93,3 +93,54 @@ def test_fit_steps_are_the_first_of_each_run_at_the_threshold(tmp_path):
     table.loc[just, "train_accuracy"] = claims.FITTED
     steps = replace(runs, table=table).fit_steps()
     assert steps.isna().sum() == 3 and steps.dropna().tolist() == [0] * 3 + [30_000] * 3
+
+
+def drawn_from(groups):
+    """A picture's rows: at each height its dot and bar, and the words beside it."""
+    figure, alt = figures.intervals(groups)
+    (ax,) = figure.axes
+    dots = {offsets[1]: offsets[0] for mark in ax.collections for offsets in mark.get_offsets()}
+    bars = {
+        line.get_ydata()[0]: tuple(line.get_xdata()) for line in ax.lines if line.get_gid() is None
+    }
+    words = {}
+    for text in ax.texts:
+        words.setdefault(text.get_position()[1], []).append(text.get_text())
+    return dots, bars, words, alt
+
+
+def test_a_chapters_picture_has_a_row_for_each_claim_in_margins():
+    """One margin to the right is one margin the paper's way, whichever way that is."""
+    lower = of(
+        "relu.rate-step.mls",
+        value=-0.4,
+        low=-0.5,
+        high=-0.3,
+        margin=0.1,
+        p=0.001,
+        word="held",
+        seeds=(-0.3, -0.5, -0.4),
+    )
+    higher = of(
+        "vgg10.misclassified.mls",
+        value=-0.2,
+        low=-0.6,
+        high=0.2,
+        margin=0.1,
+        p=0.3,
+        word="not decided",
+        seeds=(-0.3, -0.1, -0.2),
+    )
+    untested = of("vgg10.plateau.mls", value=-0.1, margin=0.1, reason=TOO_FEW_SEEDS)
+    dots, bars, words, alt = drawn_from({"One": [lower], "Two": [higher, untested]})
+    assert dots == pytest.approx({1: 4.0, 3: -2.0})
+    assert bars[1] == pytest.approx((3.0, 5.0)) and bars[3] == pytest.approx((-6.0, 2.0))
+    assert words[0] == ["One"] and words[2] == ["Two"]
+    assert words[1] == ["MLS", "−0.4 (−0.5 to −0.3)"]
+    assert words[4] == ["MLS", "−0.1", "not tested: fewer than 3 seeds at a setting"]
+    assert "One: MLS −0.4 (−0.5 to −0.3), held; Two: MLS −0.2 (−0.6 to 0.2), not decided" in alt
+
+
+def test_a_picture_of_no_claim_is_refused():
+    with pytest.raises(ValueError, match="there is no verdict to draw in One"):
+        figures.intervals({"One": []})

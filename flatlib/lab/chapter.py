@@ -131,24 +131,25 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def show_table(frame: pd.DataFrame, caption: str, number: str = "") -> None:
+def show_table(frame: pd.DataFrame, caption: str, number: str = "", folded: bool = False) -> None:
     """Display a table that a screen reader can read out and a telephone shows as cards.
 
     Args:
         frame: one row a line. Its index names the rows, and a default index is left out.
         caption: what the table shows, a sentence.
         number: of the table, such as ``"11.2"``; empty for a table that no text refers to.
+        folded: whether only the caption is seen until the reader clicks.
 
     Raises:
         ValueError: an empty caption, a frame without rows, or a column without a name.
     """
     from IPython.display import display
 
-    bundle = {"text/html": table_html(frame, caption, number), "text/plain": frame.to_string()}
-    display(bundle, raw=True)
+    page = table_html(frame, caption, number, folded)
+    display({"text/html": page, "text/plain": frame.to_string()}, raw=True)
 
 
-def table_html(frame: pd.DataFrame, caption: str, number: str = "") -> str:
+def table_html(frame: pd.DataFrame, caption: str, number: str = "", folded: bool = False) -> str:
     """The HTML that `show_table` displays.
 
     >>> frame = pd.DataFrame({"loss": [0.25]}, index=pd.Index(["ReLU"], name="network"))
@@ -169,11 +170,13 @@ def table_html(frame: pd.DataFrame, caption: str, number: str = "") -> str:
         for labels, values in zip(frame.index, frame.itertuples(index=False), strict=True)
     )
     counted = f"<b>Table {html.escape(number)}.</b> " if number else ""
-    return (
+    said = f"{counted}{html.escape(caption)}"
+    table = (
         '<div class="card-table"><table class="table">'
-        f"<caption>{counted}{html.escape(caption)}</caption>"
+        f"{'' if folded else f'<caption>{said}</caption>'}"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+    return f"<details><summary>{said}</summary>{table}</details>" if folded else table
 
 
 def _is_default(index: pd.Index) -> bool:

@@ -17,6 +17,7 @@ from flatlib.lab.verdicts import (
     NO_EXPERIMENT,
     TOO_FEW_SEEDS,
     Verdict,
+    of_group,
 )
 
 SYMBOLS = {
@@ -154,13 +155,6 @@ def table(decided: Mapping[str, Verdict], network: str, *groups: str) -> pd.Data
     """
     rows = []
     for group in groups:
-        found = [
-            one
-            for one in decided.values()
-            if (one.claim.network, one.claim.group) == (network, group)
-        ]
-        if not found:
-            raise ValueError(f"there is no claim on {group!r} of {network!r}")
         rows += [
             {
                 "the paper's claim": claim_words(one.claim),
@@ -170,7 +164,7 @@ def table(decided: Mapping[str, Verdict], network: str, *groups: str) -> pd.Data
                 "uncorrected": one.uncorrected,
                 "after Holm": one.word,
             }
-            for one in found
+            for one in of_group(decided, network, group)
         ]
     return pd.DataFrame(rows).set_index("the paper's claim")
 

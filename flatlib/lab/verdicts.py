@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -251,6 +251,25 @@ def decide(
     """
     found = [_uncorrected(claim, archive, threshold) for claim in table]
     return {verdict.claim.key: verdict for verdict in _holm(found)}
+
+
+def of_group(decided: Mapping[str, Verdict], network: str, group: str) -> list[Verdict]:
+    """The verdicts on the claims that are read together.
+
+    Args:
+        decided: from `decide`.
+        network: ``"vgg10"``, ``"relu"`` or ``"tanh"``.
+        group: of the network's claims, such as ``"rate-step"``.
+
+    Raises:
+        ValueError: a group that the network has no claims on.
+    """
+    found = [
+        one for one in decided.values() if (one.claim.network, one.claim.group) == (network, group)
+    ]
+    if not found:
+        raise ValueError(f"there is no claim on {group!r} of {network!r}")
+    return found
 
 
 def by_threshold(

@@ -25,6 +25,7 @@ from .style import (
     to_svg,
     use_style,
 )
+from .verdicts import intervals
 
 __all__ = [
     "CHAIN",
@@ -45,6 +46,7 @@ __all__ = [
     "ellipse",
     "inequalities",
     "inequality_table",
+    "intervals",
     "ladder",
     "medians",
     "pairs",

@@ -35,9 +35,14 @@ class ArchiveFigure:
     alt: str  # what it shows, for readers who cannot see it
     caption: str  # the paper's figure, our runs, what is missing
 
-    def show(self) -> None:
-        """Show it in a notebook, and on the page made from it."""
-        show(self.figure, self.alt, self.caption)
+    def show(self, number: str = "", says: str = "") -> None:
+        """Show it in a notebook, and on the page made from it.
+
+        Args:
+            number: of the figure, such as ``"11.2"``.
+            says: what is drawn and what one sees: its caption, before that of the program.
+        """
+        show(self.figure, self.alt, stamp=self.caption, caption=says, number=number)
 
 
 def curve(

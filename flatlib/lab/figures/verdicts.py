@@ -1,4 +1,4 @@
-"""One picture of all verdicts: a dot and an interval a claim."""
+"""Pictures of verdicts: a dot and an interval a claim."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from flatlib.lab import verdicts
-from flatlib.lab.sentences import claim_words
+from flatlib.lab.sentences import SYMBOLS, claim_words, effect_words, reason_words
 from flatlib.lab.verdicts import Verdict
 
-from .style import COLORS, PAIRS, POINTS_PER_INCH, STYLE
+from .style import COLORS, PAIRS, POINTS_PER_INCH, STYLE, canvas
 
 MARKS = {  # word: colour and shape
     verdicts.HELD: ("blue", "o"),
@@ -68,6 +69,51 @@ def chart(
     return figure
 
 
+def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str]:
+    """Dot and 95 % interval of some claims, and the numbers beside them, for a chapter.
+
+    Args:
+        groups: verdicts by the title that stands over them. A claim without an interval gets a
+            line of words that says why.
+
+    Returns:
+        The figure, and an alternative text with every claim's word.
+
+    Raises:
+        ValueError: no verdict at all.
+    """
+    found = [one for own in groups.values() for one in own]
+    if not found:
+        raise ValueError(f"there is no verdict to draw in {', '.join(groups) or 'no group'}")
+    lines = [line for title, own in groups.items() for line in (title, *own)]
+    figure, ax = canvas(height=60 + 15 * len(lines))
+    drawn = [one for one in found if not math.isnan(one.p)]
+    for row, one in enumerate(lines):
+        across = {"transform": ax.get_yaxis_transform(), "va": "center", "size": 8.5}
+        if isinstance(one, str):
+            ax.text(0.0, row, one, weight="bold", **across)
+            continue
+        ax.text(-0.02, row, SYMBOLS[one.claim.quantity], ha="right", **across)
+        ax.text(1.02, row, effect_words(one), color=COLORS["muted"], **across)
+        if math.isnan(one.p):
+            why = f"not tested: {reason_words(one)}"
+            ax.text(0.98, row, why, ha="right", color=COLORS["muted"], **across)
+            continue
+        _dot(ax, row, one)
+    _axis(ax, drawn, len(lines))
+    for word in dict.fromkeys(one.word for one in drawn):
+        color, shape = MARKS[word]
+        ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
+    if drawn:
+        figure.legend(loc="outside lower center", ncols=len(MARKS))
+    said = "; ".join(
+        f"{title}: "
+        + ", ".join(f"{SYMBOLS[one.claim.quantity]} {effect_words(one)}, {one.word}" for one in own)
+        for title, own in groups.items()
+    )
+    return figure, f"Claims as dots with 95 % intervals, in margins. {said}."
+
+
 def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str]) -> None:
     """One line a claim, its name on the left; a network's title on a line of its own."""
     left = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
@@ -75,13 +121,18 @@ def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str]) ->
         if isinstance(one, str):
             ax.text(-0.02, row, one, weight="bold", **left)
             continue
-        value, low, high = in_margins(one)
-        color, shape = MARKS[one.word]
-        ax.plot([low, high], [row, row], color=COLORS[color], lw=1.4, ls="-")
-        dot = ax.scatter([value], [row], s=34, marker=shape, color=COLORS[color], zorder=3)
+        dot = _dot(ax, row, one)
         name = ax.text(-0.02, row, claim_words(one.claim), size=8.5, **left)
         dot.set_urls([links[one.claim.key]])
         name.set_url(links[one.claim.key])
+
+
+def _dot(ax: Axes, row: int, one: Verdict) -> PathCollection:
+    """A claim's interval and its mean, with the colour and the shape of its word."""
+    value, low, high = in_margins(one)
+    color, shape = MARKS[one.word]
+    ax.plot([low, high], [row, row], color=COLORS[color], lw=1.4, ls="-")
+    return ax.scatter([value], [row], s=34, marker=shape, color=COLORS[color], zorder=3)
 
 
 def _axis(ax: Axes, drawn: Sequence[Verdict], lines: int) -> None:
