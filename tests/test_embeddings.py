@@ -40,6 +40,11 @@ class Model(nn.Module):
             e = e * self.place(torch.arange(x.shape[1]).expand_as(x))
         if self.way == "places counted":
             e = e + self.place((x != 0).cumsum(dim=1) - 1).tanh()
+        if self.way == "places twice":
+            there = torch.arange(x.shape[1]).expand_as(x)
+            e = e * self.place(there) + self.place(there.flip(1)).sin()
+        if self.way == "other tokens":
+            e = e * self.token((x + 1) % 7)
         if self.way == "in place":
             e += 1.0
             e.mul_(2.0)
@@ -112,6 +117,8 @@ WAYS = {  # and how the tables' gradients are had
     "places": {"token.weight": "formula", "place.weight": "vmap"},
     "places of each": {"token.weight": "formula", "place.weight": "formula"},
     "places counted": {"token.weight": "formula", "place.weight": "formula"},
+    "places twice": {"token.weight": "formula", "place.weight": "vmap"},
+    "other tokens": {"token.weight": "vmap"},
     "tied": {"token.weight": "vmap"},
 }
 
@@ -226,6 +233,14 @@ def test_derivatives_and_comparisons_of_tokens():
         lambda net, x: flatlib.comparisons.largest_hessian_eigenvalue(net, x, y).value,
     ):
         assert_close(function(net, x), function(Rest(net, x), e), "a measure with a loss")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_gradients_of_a_table_are_whole_and_dense(n):
+    """Whatever the table says of sparse gradients, and of rows that are looked up often."""
+    net, x = drawn(lambda: Model("sparse")), tokens(n)
+    K = flatlib.derivatives.parameter_jacobian(net, x)
+    assert_close(K.square().sum(dim=(1, 2)), energies(net, x), "gradients of parameters")
 
 
 # --- refusals ----------------------------------------------------------------------------------
