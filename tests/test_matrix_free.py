@@ -337,6 +337,7 @@ class Calls(nn.Module):
         (Once.apply, gaussian(3, 4), ValueError, "second derivative .* wrong for sample 0.*exact"),
         (Fixed.apply, gaussian(3, 4), ValueError, "cannot be differentiated twice.*exact"),
         (lambda h: h - h.mean(dim=0), gaussian(3, 4), ValueError, "samples influence each other"),
+        (lambda h: h + h[:1] - h[:1].detach(), gaussian(3, 4), ValueError, "mixes the rows of x"),
         (lambda h: h.detach(), gaussian(3, 4), ValueError, "does not depend on x"),
         (lambda h: h * h.sum().sign() / 0, gaussian(3, 4), ValueError, "holds NaN or infinite"),
         (lambda h: (h * 0).sqrt(), gaussian(3, 4), ValueError, "gradient for sample 0 holds NaN"),
