@@ -148,6 +148,15 @@ def test_multihead_attention_matches_the_oracle(n, bias, batch_first):
     assert not m.other_layers and not m.other_parameters
 
 
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_attention_before_a_last_layer_of_zeros(n):
+    """Gradients of 0 do not tell the axis of 5 tokens from one of 5 samples."""
+    net = drawn(lambda: Attends(True, True))
+    nn.init.zeros_(net.last.weight)
+    m = assert_matches_oracle(net, gaussian(n, 5, 3), twin=plain(net))
+    assert len(m.layers) == 4 and (m.mls == 0).all() and m.sharpness > 0
+
+
 CAUSAL = torch.ones(5, 5, dtype=torch.bool).triu(1)
 
 

@@ -73,7 +73,11 @@ def build(name: str, size: int) -> nn.Module:
         options = {"input_size": (size, size)}
     if own in ("googlenet", "inception_v3"):
         options = {"init_weights": False}
-    return torchvision_models().get_model(own, num_classes=N_OUTPUTS, **options).eval()
+    net = torchvision_models().get_model(own, num_classes=N_OUTPUTS, **options).eval()
+    for parameter in net.parameters():
+        if parameter.dim() > 1 and not parameter.any():  # as the last layer of a ViT begins
+            nn.init.normal_(parameter, std=0.02)
+    return net
 
 
 def smallest(name: str) -> tuple[nn.Module, Tensor]:

@@ -34,9 +34,15 @@ def pulled_back(
 
 
 def find_rows(
-    forward: Forward, kinds: dict[str, str], calls: dict[str, list[Call]], uses: list[Use]
+    forward: Forward,
+    kinds: dict[str, str],
+    calls: dict[str, list[Call]],
+    uses: list[Use],
+    likely: dict[str, str] | None = None,
 ) -> str | None:
     """Find out how the rows of each call and use belong to the samples.
+
+    ``likely`` tells where a layer's samples are if the gradients leave it open.
 
     Where they belong to none, `rows` stays None. Returns what has a row for one sample that
     reaches another's output though it has a row a sample: a layer, the input, or None. Of several
@@ -61,9 +67,10 @@ def find_rows(
     for one, other in zip(plain[: len(inputs)], weighted, strict=False):
         mixed = None if belonging(one, other, factor, False) else "x"
     plain, weighted = plain[len(inputs) :], weighted[len(inputs) :]
+    hints = {id(call): (likely or {}).get(name) for name, call in named}
     linear = [kinds[name] == "Linear" for name, _ in named] + [True] * len(uses)
     for place, one, other, foldable in zip(places, plain, weighted, linear, strict=True):
-        place.rows = belonging(one, other, factor, foldable)
+        place.rows = belonging(one, other, factor, foldable, hints.get(id(place)))
     for name, call in named:
         if call.output_shape[0] == n and len(call.output_shape) > 1 and call.rows is None:
             mixed, call.rows = f"layer {name!r}", Rows(n, "first")

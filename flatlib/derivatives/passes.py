@@ -362,7 +362,8 @@ def _backward(
     check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
     calls = {} if collect is None else forward.calls
-    mixed = find_rows(forward, network.kinds, calls, forward.uses if calls else [])
+    uses = forward.uses if calls else []
+    mixed = find_rows(forward, network.kinds, calls, uses, planned.probe.places)
     for name, made in calls.items():
         if all(call.rows for call in made):
             planned.probe.check_inputs(name, [call.read(n) for call in made], start)

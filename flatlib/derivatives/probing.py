@@ -27,6 +27,7 @@ class Probe:
     output: Tensor  # (len(samples), N)
     inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
     excluded: frozenset[str]  # layers whose rows are not the samples
+    places: dict[str, str]  # where the samples are in what each other layer reads first
 
     def check(self, output: Tensor, start: int = 0) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
@@ -109,7 +110,8 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
         for name, made in first.calls.items()
         if all(call.rows for call in made)
     }
-    return Probe(named, output, inputs, frozenset(first.calls) - frozenset(inputs)), first
+    places = {name: first.calls[name][0].rows.place for name in inputs}
+    return Probe(named, output, inputs, frozenset(first.calls) - frozenset(inputs), places), first
 
 
 def _unlike(rows: Tensor) -> Tensor:

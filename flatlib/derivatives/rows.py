@@ -44,14 +44,18 @@ def factors(n: int, like: Tensor) -> Tensor:
     return (2.0 ** (torch.arange(n) % FACTORS)).to(like)
 
 
-def belonging(one: Tensor, other: Tensor, factor: Tensor, foldable: bool) -> Rows | None:
+def belonging(
+    one: Tensor, other: Tensor, factor: Tensor, foldable: bool, likely: str | None = None
+) -> Rows | None:
     """How rows belong to samples, from gradients of all outputs and of weighted outputs.
 
     ``other`` is the gradient with each sample's output multiplied by its ``factor``. A row of one
     sample has that sample's factor. Powers of two change nothing else, no rounding either, so
-    that a gradient which is all rounding is not taken for a mixture.
+    that a gradient which is all rounding is not taken for a mixture. Of several places that the
+    gradients allow, as gradients of 0 allow any, it is the ``likely`` one.
     """
-    for rows in _candidates(one.shape, len(factor), foldable):
+    candidates = _candidates(one.shape, len(factor), foldable)
+    for rows in sorted(candidates, key=lambda rows: rows.place != likely):
         mine, its = (rows.arranged(each).reshape(len(factor), -1) for each in (one, other))
         off = (its / factor[:, None] - mine).abs().amax()
         if not off > MIXED_ROWS * mine.abs().amax():  # what is NaN is refused later
