@@ -389,6 +389,11 @@ def measure(
     [1.0, 5.0]
     """
     if method == "matrix-free":
+        if not isinstance(layers, bool):
+            raise ValueError(
+                'layers names those whose Jacobians are kept, and method="matrix-free" forms none; '
+                "leave it out"
+            )
         return measure_matrix_free(net, data, max_memory=max_memory, progress=progress, **options)
     if method != "exact":
         raise ValueError(f'method must be "exact" or "matrix-free", got {method!r}')

@@ -277,6 +277,7 @@ def test_an_mls_that_is_not_known_to_the_tolerance_is_told():
         ({"target_relative_error": math.nan}, ValueError, "between 0 and 1, got nan"),
         ({"max_memory": 0.5}, ValueError, "max_memory must be at least 1 byte, got 0.5"),
         ({"method": "lanczos"}, ValueError, 'must be "exact" or "matrix-free", got \'lanczos\''),
+        ({"layers": ["linear1"]}, ValueError, "layers names those .* forms none; leave it out"),
         ({"method": "exact", "probes": 8}, TypeError, "takes no 'probes' with method=\"exact\""),
         ({"method": "exact", "colour": 8}, TypeError, "takes no 'colour'"),
         ({"colour": 8}, TypeError, "colour"),
