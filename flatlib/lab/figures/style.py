@@ -119,8 +119,8 @@ body[data-jp-theme-light="false"] .flatlib-figure .only-dark { display: block !i
 html .bd-content div.cell_output .text_html:has(.flatlib-figure),
 html .bd-content div.cell_output .flatlib-figure img {
   background: transparent !important; padding: 0 !important; color: inherit !important; }
-.flatlib-figure figcaption {
-  font-size: 0.9em; color: var(--pst-color-text-base, inherit); text-align: left;
+figure.flatlib-figure figcaption {
+  font: inherit; font-size: 0.9em; color: var(--pst-color-text-base, inherit); text-align: left;
 }
 .flatlib-figure .figure-stamp {
   font-size: 0.9em; color: var(--pst-color-text-muted, var(--jp-ui-font-color2, inherit));
