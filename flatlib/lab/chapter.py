@@ -120,10 +120,91 @@ def power_of_ten(value: float) -> str:
     return rf"{digit}\cdot10^{{{int(exponent)}}}"
 
 
-def rounded(value: float) -> str:
-    """A large number to two digits, as sentences give it.
+def number(value: float) -> str:
+    """Three digits, with a true minus.
 
-    >>> rounded(962_485)
-    '960,000'
+    >>> number(-1.2345), number(1234.5), number(0.5)
+    ('−1.23', '1,230', '0.5')
     """
-    return f"{float(f'{value:.2g}'):,.0f}"
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
+    return text.replace("-", "−")
+
+
+def show_table(frame: pd.DataFrame, caption: str, number: str = "") -> None:
+    """Display a table that a screen reader can read out and a telephone shows as cards.
+
+    Args:
+        frame: one row a line. Its index names the rows, and a default index is left out.
+        caption: what the table shows, a sentence.
+        number: of the table, such as ``"11.2"``; empty for a table that no text refers to.
+
+    Raises:
+        ValueError: an empty caption, a frame without rows, or a column without a name.
+    """
+    from IPython.display import display
+
+    bundle = {"text/html": table_html(frame, caption, number), "text/plain": frame.to_string()}
+    display(bundle, raw=True)
+
+
+def table_html(frame: pd.DataFrame, caption: str, number: str = "") -> str:
+    """The HTML that `show_table` displays.
+
+    >>> frame = pd.DataFrame({"loss": [0.25]}, index=pd.Index(["ReLU"], name="network"))
+    >>> '<th scope="row">ReLU</th><td data-label="loss">0.25</td>' in table_html(frame, "Losses.")
+    True
+    """
+    if not caption.strip():
+        raise ValueError("caption is empty: say in a sentence what the table shows")
+    if frame.empty:
+        raise ValueError(f"a table needs a row and a column, got a frame of shape {frame.shape}")
+    named = [] if _is_default(frame.index) else [_name(each) for each in frame.index.names]
+    heads = [*named, *map(_name, frame.columns)]
+    if unnamed := [place for place, head in enumerate(heads, 1) if not head.strip()]:
+        raise ValueError(f"every column needs a name, column {unnamed[0]} of {heads} has none")
+    head = "".join(f'<th scope="col">{html.escape(each)}</th>' for each in heads)
+    body = "".join(
+        f"<tr>{_row(heads, named, labels, values)}</tr>"
+        for labels, values in zip(frame.index, frame.itertuples(index=False), strict=True)
+    )
+    counted = f"<b>Table {html.escape(number)}.</b> " if number else ""
+    return (
+        '<div class="card-table"><table class="table">'
+        f"<caption>{counted}{html.escape(caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _is_default(index: pd.Index) -> bool:
+    return isinstance(index, pd.RangeIndex) and index.name is None
+
+
+def _name(head: object) -> str:
+    """A column's name; the parts of one on several levels are joined."""
+    parts = head if isinstance(head, tuple) else (head,)
+    return ", ".join("" if part is None else str(part) for part in parts)
+
+
+def _row(heads: list[str], named: list[str], labels: object, values: tuple) -> str:
+    """The cells of one line, the names of the row first."""
+    labels = (labels if isinstance(labels, tuple) else (labels,))[: len(named)]
+    cells = [f'<th scope="row">{html.escape(_cell(label))}</th>' for label in labels]
+    for head, value in zip(heads[len(named) :], values, strict=True):
+        cells.append(f'<td data-label="{html.escape(head)}">{html.escape(_cell(value))}</td>')
+    return "".join(cells)
+
+
+def _cell(value: object) -> str:
+    """What a table writes for a value.
+
+    >>> [_cell(value) for value in ("ReLU", 60_000, 0.12345, -2.0, math.nan, None, True)]
+    ['ReLU', '60,000', '0.123', '−2', '–', '–', 'yes']
+    """
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "yes" if value else "no"
+    if value is None or (isinstance(value, Real) and math.isnan(value)):
+        return "–"
+    if isinstance(value, Integral):
+        return f"{value:,}".replace("-", "−")
+    return number(float(value)) if isinstance(value, Real) else str(value)
