@@ -69,6 +69,19 @@ def test_readme_and_front_page_begin_with_the_same_theorem():
     assert FRONT.split("\n")[2] == first
 
 
+def test_the_hour_is_one_link_to_a_page_from_the_theorem_to_what_is_not_true():
+    section = FRONT.partition("## If you have one hour\n")[2].partition("\n## ")[0]
+    (target,) = re.findall(r"\]\(([^)]*)\)", section)
+    notebook = ROOT / "notebooks" / Path(target).name
+    assert target == f"chapters/{notebook.name}"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    words = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert "theorem" in words[0].split("\n")[2].partition(";")[0]
+    headings = [line for text in words for line in text.splitlines() if line.startswith("#")]
+    assert headings[-1] == "## What is not true"
+    assert not any(r"\tag" in text for text in words), "the chapters give equations their numbers"
+
+
 def test_the_picture_is_drawn_from_the_archive(picture, measurements):
     figures.use_style()
     figure = picture["draw"](measurements)
