@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import explorable_stills
 import explorables
 import pytest
+import torch
 from browsing import AXE_RULES, CONTRASTS, RUN_AXE, Reader
 from sphinx.cmd.build import build_main
 
@@ -65,9 +67,11 @@ def open_page(browser, site):
 
     def run(name: str, width: int = 1200, **media):
         readers.append(Reader(browser, site.as_uri() + "/", width))
-        readers[-1].page.clock.install()
+        readers[-1].page.clock.install(time=0)
         readers[-1].page.emulate_media(**media)
-        return readers[-1].open(f"{name}.html")
+        page = readers[-1].open(f"{name}.html")
+        page.clock.pause_at(3_600_000)
+        return page
 
     yield run
     for reader in readers:
@@ -75,11 +79,10 @@ def open_page(browser, site):
 
 
 def three(value: float) -> str:
-    """Three significant digits, as the pages write them.
-
-    The example is long enough to see that zeros at the end stay and thousands have commas.
-    """
+    """Three significant digits, as the pages write them: 0.125, 4.00, 594, 5,530."""
     value = float(f"{value:.2e}")
+    if value == 0:
+        return "0.00"
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
@@ -114,9 +117,42 @@ def rescaled(value: float) -> dict[str, float]:
     }
 
 
+def read_off(net, x) -> dict[str, float]:
+    m = flatlib.measure(net, x[:1])
+    return {
+        "mls": m.mls.item(),
+        "G": m.gradient_energy.item(),
+        "volume": m.log_volume.exp().item(),
+        "dimensionality": m.local_dimensionality.item(),
+    }
+
+
+def stretched(first: float, second: float) -> dict[str, float]:
+    """What the library says of a network with these singular values."""
+    net = toys.with_singular_values([first, second], inputs=2)
+    return read_off(net, torch.ones(1, 2))
+
+
+@functools.cache
+def trained() -> list[dict[str, float]]:
+    """What the library says of the network in training, at each step that is shown."""
+    return [read_off(net, x) for _, _, net, x in explorable_stills.training()]
+
+
 FACTORS = (-2, -1.45, -1, -0.5, -0.05, 0, 0.3, 0.75, 1.3, 2)  # logarithms to the base 2
+PAIRS = ((3, 3), (3, 0), (0.05, 0), (1, 1), (2.85, 1.4), (0.5, 2.5), (0.05, 3), (1.35, 0.15))
+FRAMES = (0, 3, 9, 17, 24, 36, -1)
 # What the reader moves in each explorable, and what the library says of it there.
-SETTINGS = {"rescaling": [({"rescaling-factor": value}, rescaled, (value,)) for value in FACTORS]}
+SETTINGS = {
+    "rescaling": [({"rescaling-factor": value}, rescaled, (value,)) for value in FACTORS],
+    "disc": [
+        *(({"disc-first": s, "disc-second": t}, stretched, (s, t)) for s, t in PAIRS),
+        *(
+            ({"disc-step": frame % len(explorable_stills.STEPS)}, lambda i: trained()[i], (frame,))
+            for frame in FRAMES
+        ),
+    ],
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -140,6 +176,42 @@ def test_what_rescaling_leaves_alone_stands_still(open_page):
     set_slider(page, "rescaling-factor", 2)
     moved = {key for key, value in shown(page).items() if value != before[key]}
     assert moved == {"norm_1", "norm_2", "S", "D"}
+
+
+def test_the_disc_begins_with_the_example_and_goes_back(open_page):
+    page = open_page("disc")
+    net, x, _ = toys.running_example()
+    example = {name: three(value) for name, value in read_off(net, x).items()}
+    assert shown(page) == example
+    set_slider(page, "disc-second", 0.3)
+    assert shown(page) != example
+    page.get_by_role("button", name="Running example").click()
+    assert shown(page) == example
+
+
+PLAYED = {"disc": "disc-step"}  # the slider that a button moves
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+@pytest.mark.parametrize("name", PLAYED)
+def test_play_goes_to_the_end_and_pauses_where_it_is_told_to(open_page, name, motion):
+    page = open_page(name, reduced_motion=motion)
+    slider = page.locator(f"#{PLAYED[name]}")
+    last = int(slider.get_attribute("max"))
+    page.get_by_role("button", name="Play").press("Enter")
+    seen = []
+    while int(slider.input_value()) < last and len(seen) < 200:
+        page.clock.run_for(1000)
+        seen.append(int(slider.input_value()))
+    assert seen == sorted(set(seen)) and seen[-1] == last
+    steps = {later - sooner for sooner, later in zip(seen, seen[1:-1], strict=False)}
+    assert (steps == {10}) if motion == "no-preference" else (8 <= len(seen) <= 10)
+    page.get_by_role("button", name="Play").click()
+    page.clock.run_for(2000)
+    page.get_by_role("button", name="Pause").click()
+    paused = int(slider.input_value())
+    page.clock.run_for(5000)
+    assert 0 < int(slider.input_value()) == paused < last
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -255,7 +327,7 @@ def test_the_scripts_are_small_and_only_where_they_are_needed(site, name):
 
 def test_what_a_page_gets_wrong_stops_the_build(build, capfd):
     wrong = {
-        "unknown": (directive("rotation"), "no explorable is called 'rotation'; there are resc"),
+        "unknown": (directive("rotation"), "no explorable is called 'rotation'; there are disc"),
         "mute": (directive("rescaling", ""), "Content block expected"),
         "twice": (directive("rescaling") + "\n\n" + directive("rescaling"), "'rescaling' twice"),
     }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 import flatlib
-from flatlib import bounds, toys
+from flatlib import bounds, nets, toys
 from flatlib.lab import figures
 
 
@@ -73,4 +77,70 @@ def rescaling() -> Made:
     )
 
 
-MAKERS: dict[str, Callable[[], Made]] = {"rescaling": rescaling}
+STEPS = (0, *np.unique(np.geomspace(1, 1000, 48).astype(int)).tolist())  # that are shown
+
+
+def training(seed: int = 0) -> Iterator[tuple[int, float, nn.Sequential, Tensor]]:
+    """A network that learns to tell which of four clouds of points an input is from.
+
+    Yields:
+        For each of `STEPS` the step, the loss of Eq. (2), a copy of the network, and a sample
+        ``(1, 2)`` of the last cloud.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+    y = corners.repeat_interleave(10, dim=0)
+    x = y + 0.3 * torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    net = nets.mlp([2, 16, 2], "tanh", seed=seed).double()
+    descent = torch.optim.SGD(net.parameters(), lr=0.4)
+    for step in range(STEPS[-1] + 1):
+        loss = flatlib.sharpness.squared_loss(net(x), y)
+        if step in STEPS:
+            yield step, loss.item(), copy.deepcopy(net), x[30:31]
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+
+
+@cache
+def frames() -> list[dict]:
+    """What the disc's picture shows of the training: at each step the sample's Jacobian."""
+    return [
+        {
+            "step": step,
+            "loss": loss,
+            "J": torch.autograd.functional.jacobian(net, sample)[0, :, 0].tolist(),
+        }
+        for step, loss, net, sample in training()
+    ]
+
+
+def disc() -> Made:
+    """A disc of inputs and the ellipse that the running example makes of the disc."""
+    net, x, _ = toys.running_example()
+    m = flatlib.measure(net, x[:1])
+    first, second = m.singular_values[0].tolist()
+    W_1, W_2 = (parameter.detach().numpy() for parameter in net.parameters())
+    figure, axes = figures.canvas(1, 2, height=220)
+    for ax, matrix, kind in zip(axes, (np.eye(2), W_2 @ W_1), ("input", "output"), strict=True):
+        figures.ellipse(ax, matrix, color="blue")
+        ax.set(xlim=(-3, 3), ylim=(-3, 3), xlabel=f"first {kind}", ylabel=f"second {kind}")
+        ax.set_aspect("equal", adjustable="box")
+    found = (
+        f"The maximum local sensitivity is {first:.2f}, the longer half-axis; G, the sum of the "
+        f"squared half-axes, is {m.gradient_energy.item():.0f}; the area is multiplied by the "
+        f"volume {m.log_volume.exp().item():.0f}; and the dimensionality is "
+        f"{m.local_dimensionality.item():.2f} of 2."
+    )
+    return Made(
+        numbers={"network": example(), "frames": frames()},
+        figure=figure,
+        caption=f"A disc of inputs and its image under the running example. {found}",
+        alt=(
+            "Left: a circle of radius 1. Right: its image, a tilted ellipse with half-axes "
+            f"{first:.2f} and {second:.2f}."
+        ),
+    )
+
+
+MAKERS: dict[str, Callable[[], Made]] = {"disc": disc, "rescaling": rescaling}

@@ -22,15 +22,32 @@ const explorables = (() => {
   const squares = A => sum(squared(A).map(sum));
   const mean = values => sum(values) / values.length;
 
-  // Of a 2 x 2 matrix, the larger one first: half the sum and half the difference of the lengths
-  // of its part that turns and of its part that mirrors.
-  function singularValues([[a, b], [c, d]]) {
-    const turning = Math.hypot(a + d, b - c), mirroring = Math.hypot(a - d, b + c);
-    return [(turning + mirroring) / 2, Math.abs(turning - mirroring) / 2];
+  // J = R(left) diag(first, second) R(right) for rotations R by angles, in radians. The second number
+  // is below 0 where J mirrors; without its sign the two are the singular values.
+  function decomposed([[a, b], [c, d]]) {
+    const turning = [(a + d) / 2, (c - b) / 2], mirroring = [(a - d) / 2, (c + b) / 2];
+    const [sum, difference] = [turning, mirroring].map(([x, y]) => Math.atan2(y, x));
+    return {
+      first: Math.hypot(...turning) + Math.hypot(...mirroring),
+      second: Math.hypot(...turning) - Math.hypot(...mirroring),
+      left: (sum + difference) / 2,
+      right: (sum - difference) / 2,
+    };
   }
 
-  // Of the Jacobian with these two singular values.
-  function geometry([first, second]) {
+  const rotation = angle => [[Math.cos(angle), -Math.sin(angle)], [Math.sin(angle), Math.cos(angle)]];
+
+  function composed({first, second, left, right}) {
+    return product(rotation(left), product([[first, 0], [0, second]], rotation(right)));
+  }
+
+  function singularValues(J) {
+    const {first, second} = decomposed(J);
+    return [first, Math.abs(second)];
+  }
+
+  // What is read off a Jacobian with these two singular values, in any order.
+  function geometry(first, second) {
     const G = first ** 2 + second ** 2;
     return {
       mls: Math.max(first, second),
@@ -121,5 +138,33 @@ const explorables = (() => {
     };
   }
 
-  return {three, product, scaled, singularValues, geometry, measure, draw, through, logarithmic, begin, show, speaker};
+  // A button that moves a slider from step to step, from the start again where the slider is at its
+  // end. Nothing moves before the button is pressed; who asked for less motion sees ten stills.
+  function player(button, slider, name) {
+    let timer = 0;
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      button.textContent = `\u25b6 Play ${name}`;
+    };
+    const step = by => {
+      slider.valueAsNumber += by;
+      slider.dispatchEvent(new Event("input"));
+      if (slider.valueAsNumber >= slider.max) stop();
+    };
+    button.addEventListener("click", () => {
+      if (timer) return stop();
+      const few = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      if (slider.valueAsNumber >= slider.max) slider.valueAsNumber = slider.min;
+      timer = setInterval(step, few ? 1000 : 100, few ? Math.ceil((slider.max - slider.min) / 10) : 1);
+      button.textContent = `\u23f8 Pause ${name}`;
+    });
+    stop();
+    return stop;
+  }
+
+  return {
+    three, product, applied, scaled, decomposed, composed, rotation, geometry, measure,
+    draw, through, logarithmic, begin, show, speaker, player,
+  };
 })();
