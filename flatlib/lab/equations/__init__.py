@@ -26,13 +26,11 @@ from flatlib.lab.equations import (
 )
 from flatlib.lab.equations.cases import Case, draw, rescaled
 from flatlib.lab.equations.checking import CheckResult, Equation, run
-from flatlib.lab.equations.mutation import caught
 
 __all__ = [
     "Case",
     "CheckResult",
     "Equation",
-    "caught",
     "check",
     "draw",
     "equality_case",

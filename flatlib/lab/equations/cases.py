@@ -613,4 +613,4 @@ def rescaled(case: Case, factors: Sequence[float]) -> Case:
         linears = (module for module in net if isinstance(module, nn.Linear))
         for layer, factor in zip(linears, factors, strict=True):
             layer.weight.mul_(factor)
-    return replace(case, net=net)
+    return Case(net, case.x, case.y, case.k, case.seed, case.state)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,7 +67,6 @@ class Equation:
     assumptions: tuple[str, ...]
     kind: str  # "definition", "identity" or "inequality"
     check: Formula  # a case to its links: the formula that is tested
-    mutants: Mapping[str, Formula] = field(default_factory=dict)  # wrong on purpose
     tight: tuple[Tight, ...] = ()
     draw: Callable[[int, int], Any] = draw  # (seed, index) -> case
     applies: Callable[[Any], bool] = lambda case: True  # whether float64 resolves a case

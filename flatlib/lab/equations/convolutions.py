@@ -15,7 +15,6 @@ from flatlib.lab.equations.assumptions import ALL_PATCHES, CONVOLUTION, FULL_RAN
 from flatlib.lab.equations.cases import frobenius, spectral, stream, vanishing
 from flatlib.lab.equations.checking import Equation, Link, Tight
 from flatlib.lab.equations.library import same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.lab.equations.tight import NEARLY_EQUAL
 
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Identity)
@@ -259,34 +258,6 @@ _operator_bound = Equation(
     library=same_shares("N.6", operator_bound, (1,)),
     draw=draw_convolution,
     tight=(Tight(aligned, (1,)),),
-    mutants={
-        "spectral norm of the reshaped weights": with_link(
-            operator_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                torch.linalg.matrix_norm(c.W, 2) * frobenius(c.delta),
-            ),
-        ),
-        "Frobenius norm of T_W": with_link(
-            operator_bound,
-            1,
-            lambda c: (spectral(c.grad_x), "<=", c.T_W.norm() * frobenius(c.delta)),
-        ),
-        "norm of T_W dropped": with_link(
-            operator_bound, 1, lambda c: (spectral(c.grad_x), "<=", frobenius(c.delta))
-        ),
-        "delta summed over the positions": with_link(
-            operator_bound,
-            1,
-            lambda c: (spectral(c.grad_x), "<=", c.norm_T_W * frobenius(c.delta.sum(dim=3))),
-        ),
-        "the sign of delta": with_link(
-            operator_bound, 0, lambda c: (c.grad_x, "=", -c.delta.flatten(2) @ c.T_W)
-        ),
-        "the wrong way round": reversed_link(operator_bound, 1),
-    },
 )
 
 _untied_bound = Equation(
@@ -308,59 +279,6 @@ _untied_bound = Equation(
     library=same_shares("N.7", untied_bound, (1,)),
     draw=draw_convolution,
     tight=(Tight(aligned, (1,)),),
-    mutants={
-        "shared for untied weights": with_link(
-            untied_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                c.norm_T_W * frobenius(c.grad_W) / c.norm_X.min(dim=1).values,
-            ),
-        ),
-        "shared weights in the identity": with_link(
-            untied_bound,
-            0,
-            lambda c: (frobenius(c.grad_W) ** 2, "=", untied_bound(c)[0][2]),
-        ),
-        "largest patch for the smallest": with_link(
-            untied_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                c.norm_T_W * frobenius(c.grad_untied) / c.norm_X.max(dim=1).values,
-            ),
-        ),
-        "the whole image for the patches": with_link(
-            untied_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                c.norm_T_W * frobenius(c.grad_untied) / c.x.flatten(1).norm(dim=1),
-            ),
-        ),
-        "product of the sums": with_link(
-            untied_bound,
-            0,
-            lambda c: (
-                untied_bound(c)[0][0],
-                "=",
-                frobenius(c.delta) ** 2 * (c.norm_X**2).sum(dim=1),
-            ),
-        ),
-        "norm of the patch not squared": with_link(
-            untied_bound,
-            0,
-            lambda c: (
-                untied_bound(c)[0][0],
-                "=",
-                ((c.delta**2).sum(dim=(1, 2)) * c.norm_X).sum(dim=1),
-            ),
-        ),
-        "the wrong way round": reversed_link(untied_bound, 1),
-    },
 )
 
 _full_rank_bound = Equation(
@@ -378,43 +296,6 @@ _full_rank_bound = Equation(
     check=full_rank_bound,
     draw=draw_convolution,
     tight=(Tight(cancelling, (1,)), Tight(one_position, (1, 2))),
-    mutants={
-        "largest singular value of X": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (
-                frobenius(c.delta),
-                "<=",
-                frobenius(c.grad_W) / torch.linalg.svdvals(c.X)[:, 0],
-            ),
-        ),
-        "smallest patch for the singular value": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (
-                frobenius(c.delta),
-                "<=",
-                frobenius(c.grad_W) / c.norm_X.min(dim=1).values,
-            ),
-        ),
-        "singular value squared": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (frobenius(c.delta), "<=", frobenius(c.grad_W) / c.smallest_sigma**2),
-        ),
-        "untied for shared weights": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (frobenius(c.delta), "<=", frobenius(c.grad_untied) / c.smallest_sigma),
-        ),
-        "one position only": with_link(
-            full_rank_bound,
-            0,
-            lambda c: (c.grad_W, "=", c.delta[..., :1] @ c.X[:, None, :1]),
-        ),
-        "the wrong way round": reversed_link(full_rank_bound, 1),
-        "a factor 2 to spare": scaled_link(full_rank_bound, lambda c: 2.0, 1),
-    },
 )
 
 EQUATIONS = (_operator_bound, _untied_bound, _full_rank_bound)

@@ -9,7 +9,6 @@ from flatlib.lab.equations.assumptions import MOVING, SMOOTH
 from flatlib.lab.equations.cases import Case
 from flatlib.lab.equations.checking import Equation, Link, Tight
 from flatlib.lab.equations.library import same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.lab.equations.volume import ROUNDING_FLOOR, resolved
 from flatlib.measurement import measure
 
@@ -62,10 +61,6 @@ def sandwich(c: Case) -> list[Link]:
     return [(energy / D_PR, "<=", c.grad_x_2**2), (c.grad_x_2**2, "<=", energy)]
 
 
-def _scale(c: Case) -> Tensor:
-    return (c.grad_x @ c.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
-
-
 _dimensionality = Equation(
     label="14",
     name="Local dimensionality",
@@ -83,43 +78,6 @@ _dimensionality = Equation(
     check=dimensionality,
     library=_library_dimensionality,
     applies=resolved,
-    mutants={
-        "singular values for eigenvalues": with_link(
-            dimensionality,
-            0,
-            lambda c: (
-                dimensionality(c)[0][0],
-                "=",
-                (c.sigma.sum(dim=1) / c.sigma.norm(dim=1)) ** 2,
-            ),
-        ),
-        "square dropped": with_link(
-            dimensionality,
-            0,
-            lambda c: (
-                dimensionality(c)[0][0],
-                "=",
-                (c.sigma**2).sum(dim=1) / (c.sigma**2).norm(dim=1),
-            ),
-        ),
-        "stable rank": with_link(
-            dimensionality,
-            3,
-            lambda c: (
-                dimensionality(c)[3][0],
-                "~",
-                c.grad_x_F[0] ** 2 / c.grad_x_2[0] ** 2,
-                dimensionality(c)[3][3],
-            ),
-        ),
-        "not scale-free": with_link(
-            dimensionality,
-            0,
-            lambda c: (dimensionality(c)[0][0] * _scale(c), "=", dimensionality(c)[0][2]),
-        ),
-        "at most 1": reversed_link(dimensionality, 1),
-        "at least the rank": reversed_link(dimensionality, 2),
-    },
 )
 
 _sandwich = Equation(
@@ -133,35 +91,6 @@ _sandwich = Equation(
     check=sandwich,
     library=same_shares("N.5", sandwich, (0, 1)),
     tight=(Tight(tight.isotropic, (0,)), Tight(tight.neuron, (0, 1))),
-    mutants={
-        "D_PR squared": with_link(
-            sandwich,
-            0,
-            lambda c: (
-                c.grad_x_F**2 / participation_ratio(c.grad_x @ c.grad_x.mT) ** 2,
-                "<=",
-                c.grad_x_2**2,
-            ),
-        ),
-        "D_PR dropped": with_link(sandwich, 0, lambda c: (c.grad_x_F**2, "<=", c.grad_x_2**2)),
-        "root of D_PR": with_link(
-            sandwich,
-            0,
-            lambda c: (
-                c.grad_x_F**2 / participation_ratio(c.grad_x @ c.grad_x.mT).sqrt(),
-                "<=",
-                c.grad_x_2**2,
-            ),
-        ),
-        "smallest singular value": with_link(
-            sandwich, 0, lambda c: (sandwich(c)[0][0], "<=", c.sigma[:, -1] ** 2)
-        ),
-        "mean of the squared singular values": with_link(
-            sandwich, 1, lambda c: (c.grad_x_2**2, "<=", c.grad_x_F**2 / c.N)
-        ),
-        "the wrong way round": reversed_link(sandwich),
-        "a factor 2 to spare": scaled_link(sandwich, lambda c: 2.0, 1),
-    },
 )
 
 EQUATIONS = (_dimensionality, _sandwich)

@@ -18,7 +18,6 @@ from flatlib.lab.equations.assumptions import (
 from flatlib.lab.equations.cases import Case, mean
 from flatlib.lab.equations.checking import Equation, Link, Tight
 from flatlib.lab.equations.library import at_power_of_outputs, same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.lab.equations.vectors import Vector, norm
 
 
@@ -122,40 +121,6 @@ _powers_by_weights = Equation(
         Tight(tight.neuron_some_dead, (0, 1)),
         Tight(tight.rank_one, (0,)),
     ),
-    mutants={
-        "largest input for the smallest": scaled_link(
-            powers_by_weights, lambda c: (c.norm_x.min() / c.norm_x.max()) ** c.k, 1
-        ),
-        "power of the inputs dropped": with_link(
-            powers_by_weights,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                c.norm_W_F**c.k * mean(c.grad_W_F**c.k / c.norm_x),
-            ),
-        ),
-        "norm of W not to the power k": with_link(
-            powers_by_weights,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                c.norm_W_F * mean((c.grad_W_F / c.norm_x) ** c.k),
-            ),
-        ),
-        "power of the mean for the mean of powers": with_link(
-            powers_by_weights,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                (c.norm_W_F * mean(c.grad_W_F / c.norm_x)) ** c.k,
-            ),
-        ),
-        "the wrong way round": reversed_link(powers_by_weights, 0),
-        "the second step the wrong way round": reversed_link(powers_by_weights, 1),
-    },
 )
 
 
@@ -170,32 +135,6 @@ _powers_by_parameters = Equation(
     kind="inequality",
     check=powers_by_parameters,
     tight=(Tight(tight.neuron, (0,)), Tight(tight.rank_one, (0,))),
-    mutants={
-        "the wrong way round": reversed_link(powers_by_parameters),
-        "means of squares on the right": lambda c: [
-            (
-                powers_by_parameters(c)[0][0],
-                "<=",
-                _prefactor(c, c.k) * mean(c.grad_theta_F**2),
-            )
-        ],
-        "all parameters but W": lambda c: [
-            (
-                powers_by_parameters(c)[0][0],
-                "<=",
-                _prefactor(c, c.k)
-                * mean((c.grad_theta_F**2 - c.grad_W_F**2).clamp(min=0) ** (c.k / 2)),
-            )
-        ],
-        "sum for mean": scaled_link(powers_by_parameters, lambda c: c.n),
-        "power k dropped": lambda c: [
-            (
-                powers_by_parameters(c)[0][0],
-                "<=",
-                _prefactor(c, c.k) * mean(c.grad_theta_F),
-            )
-        ],
-    },
 )
 
 
@@ -210,28 +149,6 @@ _norms_step = Equation(
     check=norms_step,
     draw=vectors.draw_vector,
     tight=(Tight(vectors.one_entry, (1,)),),
-    mutants={
-        "the wrong way round": reversed_link(norms_step, 1),
-        "the mean for the sum": scaled_link(norms_step, lambda c: c.n ** (-1 / c.p), 1),
-        "power 1/q for 1/p": with_link(
-            norms_step,
-            1,
-            lambda c: (norms_step(c)[0][0], "<=", (c.v.abs() ** c.p).sum() ** (1 / c.q)),
-        ),
-        "root dropped on the right": with_link(
-            norms_step, 1, lambda c: (norms_step(c)[0][0], "<=", (c.v.abs() ** c.p).sum())
-        ),
-        "absolute values dropped": with_link(
-            norms_step,
-            2,
-            lambda c: (norms_step(c)[2][0], "=", (c.v.sign() * c.v.abs() ** c.p).sum().abs()),
-        ),
-        "exponents not cancelled": with_link(
-            norms_step,
-            0,
-            lambda c: (norms_step(c)[0][0], "=", (c.v.abs() ** c.q).sum() ** (c.p / c.q)),
-        ),
-    },
 )
 
 
@@ -245,22 +162,6 @@ _high_powers = Equation(
     kind="inequality",
     check=high_powers,
     tight=(Tight(tight.neuron_one_live, (0,)),),
-    mutants={
-        "the wrong way round": reversed_link(high_powers),
-        "mean for sum on the right": scaled_link(high_powers, lambda c: 1 / c.n),
-        "n to spare": scaled_link(high_powers, lambda c: c.n),
-        "the root k/2 dropped": lambda c: [
-            ((c.grad_theta_F**c.k_high).sum(), "<=", (c.grad_theta_F**2).sum())
-        ],
-        "k below 2": lambda c: [
-            (
-                (c.grad_theta_F**c.k_low).sum() ** (2 / c.k_low),
-                "<=",
-                (c.grad_theta_F**2).sum(),
-            )
-        ],
-        "norms for squared norms": lambda c: [(high_powers(c)[0][0], "<=", c.grad_theta_F.sum())],
-    },
 )
 
 
@@ -284,31 +185,6 @@ _high_powers_by_sharpness = Equation(
         reports=lambda c: c.N >= 2,
     ),
     tight=(Tight(tight.neuron_one_live, (0,)),),
-    mutants={
-        "power of n dropped": scaled_link(
-            high_powers_by_sharpness, lambda c: c.n ** (1 - c.k_high / 2), 0
-        ),
-        "power k/2 of n": scaled_link(high_powers_by_sharpness, lambda c: c.n, 0),
-        "power of S dropped": with_link(
-            high_powers_by_sharpness,
-            1,
-            lambda c: (
-                high_powers_by_sharpness(c)[1][0],
-                "=",
-                c.n ** (c.k_high / 2 - 1) * _prefactor(c, c.k_high) * c.S,
-            ),
-        ),
-        "power k for k/2": with_link(
-            high_powers_by_sharpness,
-            1,
-            lambda c: (
-                high_powers_by_sharpness(c)[1][0],
-                "=",
-                c.n ** (c.k_high / 2 - 1) * _prefactor(c, c.k_high) * c.S**c.k_high,
-            ),
-        ),
-        "the wrong way round": reversed_link(high_powers_by_sharpness),
-    },
 )
 
 
@@ -323,34 +199,6 @@ _holder_step = Equation(
     check=holder_step,
     draw=vectors.draw_vector,
     tight=(Tight(vectors.one_size, (0,)),),
-    mutants={
-        "power of n dropped": scaled_link(holder_step, lambda c: c.n ** (c.p / c.q - 1), 0),
-        "n to the power 1": scaled_link(holder_step, lambda c: c.n ** (c.p / c.q), 0),
-        "power p/q dropped": with_link(
-            holder_step,
-            0,
-            lambda c: (
-                holder_step(c)[0][0],
-                "<=",
-                (c.v.abs() ** c.q).sum() * c.n ** (1 - c.p / c.q),
-            ),
-        ),
-        "q/p for p/q": with_link(
-            holder_step,
-            0,
-            lambda c: (
-                holder_step(c)[0][0],
-                "<=",
-                (c.v.abs() ** c.q).sum() ** (c.q / c.p) * c.n ** (1 - c.p / c.q),
-            ),
-        ),
-        "the wrong way round": reversed_link(holder_step),
-        "p-th power of the norm dropped": with_link(
-            holder_step,
-            1,
-            lambda c: (holder_step(c)[1][0], "=", c.n ** (1 - c.p / c.q) * norm(c.v, c.q)),
-        ),
-    },
 )
 
 
@@ -364,15 +212,6 @@ _low_powers = Equation(
     kind="inequality",
     check=low_powers,
     tight=(Tight(tight.linear_functional, (0,)), Tight(tight.balanced, (0,))),
-    mutants={
-        "power of n dropped": scaled_link(low_powers, lambda c: c.n ** (1 / 2 - 1 / c.k_low)),
-        "power 1/k of n": scaled_link(low_powers, lambda c: c.n**0.5),
-        "n for its power": scaled_link(low_powers, lambda c: c.n ** (3 / 2 - 1 / c.k_low)),
-        "root on the left dropped": lambda c: [
-            ((c.grad_theta_F**c.k_low).sum(), "<=", low_powers(c)[0][2])
-        ],
-        "the wrong way round": reversed_link(low_powers),
-    },
 )
 
 
@@ -395,23 +234,6 @@ _low_powers_by_sharpness = Equation(
         reports=lambda c: c.N < 2,
     ),
     tight=(Tight(tight.linear_functional, (0,)), Tight(tight.balanced, (0,))),
-    mutants={
-        "power of n dropped": scaled_link(
-            low_powers_by_sharpness, lambda c: c.n ** (c.k_low / 2 - 1), 0
-        ),
-        "division by n dropped": scaled_link(low_powers_by_sharpness, lambda c: c.n, 0),
-        "power k for k/2": with_link(
-            low_powers_by_sharpness,
-            1,
-            lambda c: (
-                low_powers_by_sharpness(c)[1][0],
-                "=",
-                _prefactor(c, c.k_low) * c.S**c.k_low,
-            ),
-        ),
-        "n left over": scaled_link(low_powers_by_sharpness, lambda c: c.n ** (c.k_low / 2 - 1), 1),
-        "the wrong way round": reversed_link(low_powers_by_sharpness),
-    },
 )
 
 
@@ -425,13 +247,6 @@ _larger_exponent = Equation(
     check=larger_exponent,
     draw=vectors.draw_vector,
     tight=(Tight(vectors.one_entry, (0,)),),
-    mutants={
-        "the wrong way round": reversed_link(larger_exponent),
-        "means for sums": lambda c: [(norm(c.v, c.q), "<=", c.n ** (-1 / c.p) * norm(c.v, c.p))],
-        "n to spare": scaled_link(larger_exponent, lambda c: c.n),
-        "roots dropped": lambda c: [(norm(c.v, c.q) ** min(c.q, 20), "<=", norm(c.v, c.p) ** c.p)],
-        "absolute values dropped": lambda c: [(norm(c.v, c.q), "<=", c.v.sum().abs())],
-    },
 )
 
 
@@ -446,15 +261,6 @@ _smaller_exponent = Equation(
     check=smaller_exponent,
     draw=vectors.draw_vector,
     tight=(Tight(vectors.one_size, (0,)),),
-    mutants={
-        "power of n dropped": scaled_link(smaller_exponent, lambda c: c.n ** (1 / c.q - 1 / c.p)),
-        "power 1/p of n": scaled_link(smaller_exponent, lambda c: c.n ** (1 / c.q + 0.01)),
-        "power 1/q - 1/p of n": scaled_link(smaller_exponent, lambda c: c.n ** (2 / c.q - 2 / c.p)),
-        "half the power of n": scaled_link(
-            smaller_exponent, lambda c: c.n ** ((1 / c.q - 1 / c.p) / 2)
-        ),
-        "the wrong way round": reversed_link(smaller_exponent),
-    },
 )
 
 

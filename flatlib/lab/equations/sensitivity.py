@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from flatlib import bounds
@@ -19,7 +18,6 @@ from flatlib.lab.equations.assumptions import (
 )
 from flatlib.lab.equations.cases import Case, mean
 from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.measurement import measure
 
 
@@ -147,32 +145,6 @@ _sensitivity_bound = Equation(
     check=sensitivity_bound,
     library=_library_chain,
     tight=(Tight(tight.neuron, (0,)), Tight(tight.orthants, (0,))),
-    mutants={
-        "root of S dropped": lambda c: [(A(c), "<=", D(c) * c.S**0.5)],
-        "power of 1/||x|| dropped": lambda c: [
-            (A(c), "<=", c.norm_W_2 * mean(1 / c.norm_x).sqrt() * c.S**0.5)
-        ],
-        "mean of ||x|| for the mean of 1/||x||^2": lambda c: [
-            (A(c), "<=", c.norm_W_2 / mean(c.norm_x) * c.S**0.5)
-        ],
-        "largest ||x|| for the mean": lambda c: [
-            (A(c), "<=", c.norm_W_2 / c.norm_x.max() * c.S**0.5)
-        ],
-        "smallest ||x|| for the mean": lambda c: [
-            (A(c), "<=", c.norm_W_2 / c.norm_x.min() * c.S**0.5)
-        ],
-        "norm of W dropped": lambda c: [(A(c), "<=", mean(c.norm_x**-2).sqrt() * c.S**0.5)],
-        "without the first layer's share of S": lambda c: [
-            (
-                A(c),
-                "<=",
-                c.norm_W_2
-                * mean(c.norm_x**-2).sqrt()
-                * mean(c.grad_theta_F**2 - c.grad_W_F**2).clamp(min=0).sqrt(),
-            )
-        ],
-        "the wrong way round": reversed_link(sensitivity_bound),
-    },
 )
 
 _sensitivity_by_weights = Equation(
@@ -190,20 +162,6 @@ _sensitivity_by_weights = Equation(
         Tight(tight.orthants, (0,)),
         Tight(tight.rank_one, (0,)),
     ),
-    mutants={
-        "largest ||x|| for each": lambda c: [
-            (A(c), "<=", c.norm_W_2 * mean(c.grad_W_F) / c.norm_x.max())
-        ],
-        "smallest ||x|| for each": lambda c: [
-            (A(c), "<=", c.norm_W_2 * mean(c.grad_W_F) / c.norm_x.min())
-        ],
-        "norm of x squared": lambda c: [(A(c), "<=", c.norm_W_2 * mean(c.grad_W_F / c.norm_x**2))],
-        "norm of W dropped": lambda c: [(A(c), "<=", mean(c.grad_W_F / c.norm_x))],
-        "smallest singular value of W": lambda c: [
-            (A(c), "<=", torch.linalg.svdvals(c.W)[-1] * mean(c.grad_W_F / c.norm_x))
-        ],
-        "the wrong way round": reversed_link(sensitivity_by_weights),
-    },
 )
 
 _cauchy_schwarz = Equation(
@@ -217,28 +175,6 @@ _cauchy_schwarz = Equation(
     check=cauchy_schwarz,
     library=_library_chain,
     tight=(Tight(tight.neuron, (0,)), Tight(tight.orthants, (0,))),
-    mutants={
-        "square on the left dropped": lambda c: [
-            (
-                (c.grad_W_F / c.norm_x).sum(),
-                "<=",
-                (c.norm_x**-2).sum() * (c.grad_W_F**2).sum(),
-            )
-        ],
-        "means for sums on the right": scaled_link(cauchy_schwarz, lambda c: c.n**-2),
-        "one mean for a sum": scaled_link(cauchy_schwarz, lambda c: 1 / c.n),
-        "inverse of the sum for the sum of inverses": lambda c: [
-            (
-                (c.grad_W_F / c.norm_x).sum() ** 2,
-                "<=",
-                c.n**2 / (c.norm_x**2).sum() * (c.grad_W_F**2).sum(),
-            )
-        ],
-        "sum of the ratios' squares": lambda c: [
-            ((c.grad_W_F / c.norm_x).sum() ** 2, "<=", ((c.grad_W_F / c.norm_x) ** 2).sum())
-        ],
-        "the wrong way round": reversed_link(cauchy_schwarz),
-    },
 )
 
 _two_steps = Equation(
@@ -255,19 +191,6 @@ _two_steps = Equation(
     check=two_steps,
     library=_library_chain,
     tight=(Tight(tight.neuron, (0, 1)), Tight(tight.orthants, (0, 1))),
-    mutants={
-        "C' for C, which is no upper bound of D": lambda c: [
-            (A(c), "<=", C_prime(c)),
-            (C_prime(c), "<=", D(c)),
-        ],
-        "sum for mean under the second root": scaled_link(two_steps, lambda c: c.n**0.5, 0),
-        "norm of W dropped": with_link(two_steps, 0, lambda c: (A(c), "<=", C(c) / c.norm_W_2)),
-        "root of the norms dropped": with_link(
-            two_steps, 0, lambda c: (A(c), "<=", C(c) * mean(c.grad_W_F**2).sqrt())
-        ),
-        "A and C the wrong way round": reversed_link(two_steps, 0),
-        "C and D the wrong way round": reversed_link(two_steps, 1),
-    },
 )
 
 _chain = Equation(
@@ -290,35 +213,6 @@ _chain = Equation(
         Tight(tight.orthants, (0, 1, 2)),
         Tight(tight.rank_one, (0, 2)),
     ),
-    mutants={
-        "B and C swapped": reversed_link(chain, 1),
-        "C and D swapped": reversed_link(chain, 2),
-        "A and B swapped": reversed_link(chain, 0),
-        "B with the mean norm of x": with_link(
-            chain,
-            0,
-            lambda c: (A(c), "<=", c.norm_W_2 * mean(c.grad_W_F) / mean(c.norm_x)),
-        ),
-        "C with the root mean square of x": with_link(
-            chain,
-            1,
-            lambda c: (
-                B(c),
-                "<=",
-                c.norm_W_2 / mean(c.norm_x**2).sqrt() * mean(c.grad_W_F**2).sqrt(),
-            ),
-        ),
-        "D without the root of S": with_link(chain, 2, lambda c: (C(c), "<=", D(c) * c.S**0.5)),
-        "D without W's own share of S": with_link(
-            chain,
-            2,
-            lambda c: (
-                C(c) ** 2,
-                "<=",
-                c.norm_W_2**2 * mean(c.norm_x**-2) * (c.S - mean(c.grad_W_F**2)),
-            ),
-        ),
-    },
 )
 
 _repaired_chain = Equation(
@@ -332,28 +226,6 @@ _repaired_chain = Equation(
     check=repaired_chain,
     library=_library_chain,
     tight=(Tight(tight.rank_one, (0, 1)), Tight(tight.isotropic_any_norm, (1,))),
-    mutants={
-        "C for C', whose equality condition is another": with_link(
-            repaired_chain, 1, lambda c: (B(c), "<=", C(c))
-        ),
-        "root dropped": with_link(repaired_chain, 1, lambda c: (B(c), "<=", C_prime(c) ** 2)),
-        "norm of x not squared": with_link(
-            repaired_chain,
-            1,
-            lambda c: (B(c), "<=", c.norm_W_2 * mean(c.grad_W_F**2 / c.norm_x).sqrt()),
-        ),
-        "smallest ratio for the root mean": with_link(
-            repaired_chain,
-            1,
-            lambda c: (B(c), "<=", c.norm_W_2 * (c.grad_W_F / c.norm_x).min()),
-        ),
-        "largest ratio for the root mean, in front of A": with_link(
-            repaired_chain,
-            0,
-            lambda c: (c.norm_W_2 * (c.grad_W_F / c.norm_x).max(), "<=", B(c)),
-        ),
-        "the wrong way round": reversed_link(repaired_chain, 1),
-    },
 )
 
 _network_sensitivity_bound = Equation(
@@ -368,35 +240,6 @@ _network_sensitivity_bound = Equation(
     check=network_sensitivity_bound,
     library=_library_network_sensitivity,
     tight=(Tight(tight.balanced, (0,)), Tight(tight.linear_functional, (0,))),
-    mutants={
-        "the first layer alone on the right": lambda c: [
-            (network_sensitivity(c), "<=", c.norm_W_2 * mean(c.norm_x**-2).sqrt() * c.S**0.5)
-        ],
-        "the last layer missing on the right": lambda c: [
-            (
-                network_sensitivity(c),
-                "<=",
-                (weight_shares(c) - mean((c.layers[-1].norm_W_2 / c.layers[-1].norm_x) ** 2))
-                .clamp(min=0)
-                .sqrt()
-                * c.S**0.5,
-            )
-        ],
-        "the network's input for every layer's": lambda c: [
-            (
-                network_sensitivity(c),
-                "<=",
-                mean(sum((layer.norm_W_2 / c.norm_x) ** 2 for layer in c.layers)).sqrt() * c.S**0.5,
-            )
-        ],
-        "ratios not squared": lambda c: [
-            (network_sensitivity(c), "<=", weight_shares(c, power=1).sqrt() * c.S**0.5)
-        ],
-        "the number of layers to spare": scaled_link(
-            network_sensitivity_bound, lambda c: len(c.layers) + 1
-        ),
-        "the wrong way round": reversed_link(network_sensitivity_bound),
-    },
 )
 
 _relative_sharpness_bound = Equation(
@@ -411,36 +254,6 @@ _relative_sharpness_bound = Equation(
     check=relative_sharpness_bound,
     library=_library_relative_sharpness,
     tight=(Tight(tight.balanced, (0,)), Tight(tight.linear_functional, (0,))),
-    mutants={
-        "number of layers dropped": scaled_link(
-            relative_sharpness_bound, lambda c: len(c.layers) ** -0.5
-        ),
-        "root of the number of layers to spare": scaled_link(
-            relative_sharpness_bound, lambda c: len(c.layers) ** 0.5
-        ),
-        "products not squared": lambda c: [
-            (
-                normalized_sensitivity(c),
-                "<=",
-                (len(c.layers) * relative_sharpness(c, power=1)).sqrt(),
-            )
-        ],
-        "norms of W dropped": lambda c: [
-            (
-                normalized_sensitivity(c),
-                "<=",
-                (len(c.layers) * mean(sum(layer.grad_W_F**2 for layer in c.layers))).sqrt(),
-            )
-        ],
-        "the first layer alone": lambda c: [
-            (
-                normalized_sensitivity(c),
-                "<=",
-                c.norm_W_2 * mean(c.grad_W_F**2).sqrt(),
-            )
-        ],
-        "the wrong way round": reversed_link(relative_sharpness_bound),
-    },
 )
 
 EQUATIONS = (

@@ -22,7 +22,6 @@ from flatlib.lab.equations.assumptions import (
 from flatlib.lab.equations.cases import Case, mean, singular_values
 from flatlib.lab.equations.checking import Equation, Link, Tight
 from flatlib.lab.equations.library import reported, same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.lab.equations.sensitivity import weight_shares
 from flatlib.measurement import measure
 
@@ -138,17 +137,6 @@ def _library_network_volume(c: Case) -> list[Link]:
     ]
 
 
-def _half_gram(c: Case) -> Tensor:
-    """What (9) prints, its upper left N x N block: the product in the wrong order."""
-    J = c.grad_x[0]
-    return (J.T @ J)[: c.N, : c.N]
-
-
-def _positive_volume(c: Case) -> Tensor:
-    cutoff = 1e-12 * c.sigma[:, :1]
-    return torch.where(c.sigma > cutoff, c.sigma, 1.0).prod(dim=1)
-
-
 _first_order = Equation(
     label="8",
     name="First-order propagation",
@@ -161,17 +149,6 @@ _first_order = Equation(
     kind="definition",
     check=first_order,
     applies=resolved,
-    mutants={
-        "the sign": lambda c: [(first_order(c)[0][0], "~", -c.grad_x[0], first_order(c)[0][3])],
-        "half the slope": scaled_link(first_order, lambda c: 0.5),
-        "a slope 5 % too large": scaled_link(first_order, lambda c: 1.05),
-        "J in place of W^T J": lambda c: [
-            (first_order(c)[0][0].norm(), "~", c.J[0].norm(), first_order(c)[0][3].max())
-        ],
-        "the mean over samples": lambda c: [
-            (first_order(c)[0][0], "~", mean(c.grad_x), first_order(c)[0][3])
-        ],
-    },
 )
 
 
@@ -191,29 +168,6 @@ _limit_covariance = Equation(
     kind="definition",
     check=limit_covariance,
     applies=resolved,
-    mutants={
-        "as printed, M x M": lambda c: [
-            (limit_covariance(c)[0][0], "~", _half_gram(c), limit_covariance(c)[0][3])
-        ],
-        "standard deviation for variance": lambda c: [
-            (
-                limit_covariance(c)[0][0],
-                "~",
-                c.grad_x[0] @ c.grad_x[0].T / c.grad_x_F[0],
-                limit_covariance(c)[0][3],
-            )
-        ],
-        "twice the covariance": scaled_link(limit_covariance, lambda c: 2.0),
-        "a covariance 5 % too large": scaled_link(limit_covariance, lambda c: 1.05),
-        "diagonal only": lambda c: [
-            (
-                limit_covariance(c)[0][0],
-                "~",
-                torch.diag(c.grad_x[0].square().sum(dim=1)),
-                limit_covariance(c)[0][3],
-            )
-        ],
-    },
 )
 
 
@@ -230,29 +184,6 @@ _local_volume = Equation(
     kind="definition",
     check=local_volume,
     library=_library_volume,
-    mutants={
-        "root dropped": with_link(
-            local_volume, 1, lambda c: (local_volume(c)[1][0], "=", volume(c))
-        ),
-        "trace for determinant": with_link(
-            local_volume, 1, lambda c: (local_volume(c)[1][0], "=", c.grad_x_F**2)
-        ),
-        "product of the positive singular values": with_link(
-            local_volume,
-            1,
-            lambda c: (*local_volume(c)[1][:2], _positive_volume(c) ** 2, local_volume(c)[1][3]),
-        ),
-        "the largest singular value left out": with_link(
-            local_volume,
-            1,
-            lambda c: (*local_volume(c)[1][:2], c.sigma[:, 1:].prod(dim=1) ** 2),
-        ),
-        "the top three only": with_link(
-            local_volume,
-            1,
-            lambda c: (*local_volume(c)[1][:2], c.sigma[:, :3].prod(dim=1) ** 2),
-        ),
-    },
 )
 
 
@@ -267,24 +198,6 @@ _volume_bound = Equation(
     check=volume_bound,
     library=same_shares("11", volume_bound, (0,), logarithms=True),
     tight=(Tight(tight.isotropic, (0,)), Tight(tight.rank_one, (0,))),
-    mutants={
-        "N^(-N/2) dropped": with_link(
-            volume_bound, 0, lambda c: (volume(c), "<=", c.grad_x_F**c.N)
-        ),
-        "N^-N": scaled_link(volume_bound, lambda c: c.N ** (-c.N / 2)),
-        "power N for N/2": with_link(
-            volume_bound, 0, lambda c: (volume(c), "<=", (c.grad_x_F**2 / c.N) ** c.N)
-        ),
-        "spectral for Frobenius norm": with_link(
-            volume_bound, 0, lambda c: (volume(c), "<=", c.N ** (-c.N / 2) * c.grad_x_2**c.N)
-        ),
-        "harmonic for arithmetic mean": with_link(
-            volume_bound,
-            0,
-            lambda c: (volume(c), "<=", (c.N / (c.sigma**-2).sum(dim=1)) ** (c.N / 2)),
-        ),
-        "the wrong way round": reversed_link(volume_bound),
-    },
 )
 
 
@@ -304,26 +217,6 @@ _mean_volume_bound = Equation(
         Tight(tight.linear_functional, (0, 1)),
         Tight(tight.neuron_one_live, (1,)),
     ),
-    mutants={
-        "power of n dropped": scaled_link(
-            mean_volume_bound, lambda c: c.n ** -max(c.N / 2 - 1, 0), 1
-        ),
-        "power N/2 of n": scaled_link(mean_volume_bound, lambda c: c.n ** min(c.N / 2, 1), 1),
-        "largest input for the smallest": scaled_link(
-            mean_volume_bound, lambda c: (c.norm_x.min() / c.norm_x.max()) ** c.N, 1
-        ),
-        "1/N not to the power N/2": scaled_link(
-            mean_volume_bound, lambda c: c.N ** (c.N / 2 - 1), 1
-        ),
-        "power of S dropped": scaled_link(
-            mean_volume_bound, lambda c: (c.S / c.N) ** (1 - c.N / 2), 1
-        ),
-        "N^(-N/2) dropped from the middle": scaled_link(
-            mean_volume_bound, lambda c: c.N ** (c.N / 2), 0
-        ),
-        "the wrong way round": reversed_link(mean_volume_bound, 0),
-        "sharpness before the Jacobians": reversed_link(mean_volume_bound, 1),
-    },
 )
 
 
@@ -340,60 +233,6 @@ _log_volume_bound = Equation(
     check=log_volume_bound,
     library=_library_log_volume,
     tight=(Tight(tight.isotropic, (0, 1)), Tight(tight.isotropic_any_norm, (0,))),
-    mutants={
-        "N dropped under the logarithm": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                log_volume_bound(c)[0][2] + c.N / 2 * math.log(c.N),
-                1.0,
-            ),
-        ),
-        "N/2 dropped": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                log_volume_bound(c)[0][2] * 2 / c.N,
-                1.0,
-            ),
-        ),
-        "largest input for the smallest": with_link(
-            log_volume_bound,
-            1,
-            lambda c: (
-                log_volume_bound(c)[1][0],
-                "<=",
-                log_volume_bound(c)[1][2] - c.N * (c.norm_x.max() / c.norm_x.min()).log(),
-                1.0,
-            ),
-        ),
-        "root of the mean dropped": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                c.N / 2 * (c.norm_W_2**2 / c.N * mean(c.grad_W_F / c.norm_x)).log(),
-                1.0,
-            ),
-        ),
-        "Frobenius norm of W": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                log_volume_bound(c)[0][2] + c.N * (c.norm_W_F / c.norm_W_2).log(),
-                1.0,
-            ),
-        ),
-        "the wrong way round": reversed_link(log_volume_bound),
-        "S before W's share": reversed_link(log_volume_bound, 1),
-    },
 )
 
 
@@ -420,24 +259,6 @@ _network_volume_bound = Equation(
         Tight(tight.linear_functional, (0,)),
         Tight(tight.balanced, (0,)),
     ),
-    mutants={
-        "power of n dropped": scaled_link(network_volume_bound, lambda c: c.n ** (1.0 - c.N)),
-        "power N/2-1 of n, as in (12)": scaled_link(
-            network_volume_bound, lambda c: c.n ** (max(c.N / 2 - 1, 0) - c.N + 1.0)
-        ),
-        "N dropped under the power": scaled_link(network_volume_bound, lambda c: c.N ** (c.N / 2)),
-        "power N/2 dropped": lambda c: [
-            (network_volume(c), "<=", c.n ** (c.N - 1) * (weight_shares(c) * c.S / c.N))
-        ],
-        "the first layer alone on the right": lambda c: [
-            (
-                network_volume(c),
-                "<=",
-                c.n ** (c.N - 1) * (c.norm_W_2**2 * mean(c.norm_x**-2) * c.S / c.N) ** (c.N / 2),
-            )
-        ],
-        "the wrong way round": reversed_link(network_volume_bound),
-    },
 )
 
 

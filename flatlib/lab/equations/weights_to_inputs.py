@@ -17,7 +17,6 @@ from flatlib.lab.equations.assumptions import (
 from flatlib.lab.equations.cases import Case, frobenius, mean, rescaled
 from flatlib.lab.equations.checking import Equation, Link, Tight
 from flatlib.lab.equations.library import same_shares, same_shares_of_powers
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.measurement import measure
 
 
@@ -110,21 +109,6 @@ _linear_stability = Equation(
     check=linear_stability,
     library=_library_norms,
     tight=(Tight(tight.neuron, (2,)), Tight(tight.rank_one, (2,))),
-    mutants={
-        "spectral norm of J": with_link(
-            linear_stability, 0, lambda c: (c.grad_W_F, "=", c.J_2 * c.norm_x)
-        ),
-        "norm of x squared": with_link(
-            linear_stability, 0, lambda c: (c.grad_W_F, "=", c.J_F * c.norm_x**2)
-        ),
-        "norm of x dropped": with_link(linear_stability, 0, lambda c: (c.grad_W_F, "=", c.J_F)),
-        "sum of entries for the norm of x": with_link(
-            linear_stability, 0, lambda c: (c.grad_W_F, "=", c.J_F * c.x.abs().sum(dim=1))
-        ),
-        "W's sign": with_link(linear_stability, 1, lambda c: (c.grad_x, "=", -c.J @ c.W)),
-        "J alone": with_link(linear_stability, 1, lambda c: (c.grad_x_F, "=", c.J_F)),
-        "the inequality the wrong way round": reversed_link(linear_stability, 2),
-    },
 )
 
 _gradient_bound = Equation(
@@ -139,29 +123,6 @@ _gradient_bound = Equation(
     check=gradient_bound,
     library=same_shares("5", gradient_bound, (0, 1)),
     tight=(Tight(tight.neuron, (0, 1)), Tight(tight.rank_one, (0, 1))),
-    mutants={
-        "norm of x not divided by": with_link(
-            gradient_bound, 0, lambda c: (c.grad_x_F, "<=", c.norm_W_F * c.grad_W_F)
-        ),
-        "norm of x multiplied by": with_link(
-            gradient_bound, 1, lambda c: (c.grad_x_2, "<=", c.norm_W_2 * c.norm_x * c.grad_W_F)
-        ),
-        "smallest singular value of W": with_link(
-            gradient_bound,
-            1,
-            lambda c: (
-                c.grad_x_2,
-                "<=",
-                torch.linalg.svdvals(c.W)[-1] / c.norm_x * c.grad_W_F,
-            ),
-        ),
-        "norm of W dropped": with_link(
-            gradient_bound, 0, lambda c: (c.grad_x_F, "<=", c.grad_W_F / c.norm_x)
-        ),
-        "the wrong way round": reversed_link(gradient_bound, 0),
-        "the spectral line the wrong way round": reversed_link(gradient_bound, 1),
-        "a factor 2 to spare": scaled_link(gradient_bound, lambda c: 2.0, 1),
-    },
 )
 
 _mean_power_bound = Equation(
@@ -178,47 +139,6 @@ _mean_power_bound = Equation(
     check=mean_power_bound,
     library=same_shares_of_powers("6", mean_power_bound, (0, 1)),
     tight=(Tight(tight.neuron, (0, 1)), Tight(tight.neuron_some_dead, (0, 1))),
-    mutants={
-        "largest input for the smallest": with_link(
-            mean_power_bound,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                (c.norm_W_F / c.norm_x.max()) ** c.k * mean(c.grad_W_F**c.k),
-            ),
-        ),
-        "mean of the inputs for their minimum": with_link(
-            mean_power_bound,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                (c.norm_W_F / mean(c.norm_x)) ** c.k * mean(c.grad_W_F**c.k),
-            ),
-        ),
-        "power of the minimum dropped": with_link(
-            mean_power_bound,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                c.norm_W_F**c.k / c.norm_x.min() * mean(c.grad_W_F**c.k),
-            ),
-        ),
-        "power of the mean for the mean of powers": with_link(
-            mean_power_bound,
-            0,
-            lambda c: (
-                mean(c.grad_x_F**c.k),
-                "<=",
-                (c.norm_W_F / c.norm_x.min() * mean(c.grad_W_F)) ** c.k,
-            ),
-        ),
-        "the wrong way round": reversed_link(mean_power_bound, 0),
-        "all parameters before W": reversed_link(mean_power_bound, 1),
-        "sum for mean": scaled_link(mean_power_bound, lambda c: c.n, 0),
-    },
 )
 
 _spectral_power_bound = Equation(
@@ -233,38 +153,6 @@ _spectral_power_bound = Equation(
     check=spectral_power_bound,
     library=same_shares_of_powers("7", spectral_power_bound, (0,)),
     tight=(Tight(tight.neuron, (0,)), Tight(tight.neuron_some_dead, (0,))),
-    mutants={
-        "largest input for the smallest": lambda c: [
-            (
-                mean(c.grad_x_2**c.k),
-                "<=",
-                (c.norm_W_2 / c.norm_x.max()) ** c.k * mean(c.grad_theta_F**c.k),
-            )
-        ],
-        "power of the minimum dropped": lambda c: [
-            (
-                mean(c.grad_x_2**c.k),
-                "<=",
-                c.norm_W_2**c.k / c.norm_x.min() * mean(c.grad_theta_F**c.k),
-            )
-        ],
-        "power of W dropped": lambda c: [
-            (
-                mean(c.grad_x_2**c.k),
-                "<=",
-                c.norm_W_2 / c.norm_x.min() ** c.k * mean(c.grad_theta_F**c.k),
-            )
-        ],
-        "power of the mean for the mean of powers": lambda c: [
-            (
-                mean(c.grad_x_2**c.k),
-                "<=",
-                (c.norm_W_2 / c.norm_x.min() * mean(c.grad_theta_F)) ** c.k,
-            )
-        ],
-        "the wrong way round": reversed_link(spectral_power_bound),
-        "a factor 2 to spare": scaled_link(spectral_power_bound, lambda c: 2.0),
-    },
 )
 
 _spectral_form = Equation(
@@ -281,26 +169,6 @@ _spectral_form = Equation(
         Tight(tight.neuron, (0, 1, 2)),
         Tight(tight.neuron_one_live, (0, 1, 2, 3)),
     ),
-    mutants={
-        "spectral norm of J as well": with_link(
-            spectral_form, 0, lambda c: (frobenius(c.J @ c.W), "<=", c.norm_W_2 * c.J_2)
-        ),
-        "Frobenius norm of W, which is looser": with_link(
-            spectral_form, 0, lambda c: (frobenius(c.J @ c.W), "<=", c.norm_W_F * c.J_F)
-        ),
-        "smallest singular value of W": with_link(
-            spectral_form,
-            0,
-            lambda c: (frobenius(c.J @ c.W), "<=", torch.linalg.svdvals(c.W)[-1] * c.J_F),
-        ),
-        "norm of W dropped": with_link(
-            spectral_form, 1, lambda c: (c.grad_x_F, "<=", c.grad_W_F / c.norm_x)
-        ),
-        "the wrong way round": reversed_link(spectral_form),
-        "n dropped from the last": scaled_link(
-            spectral_form, lambda c: c.n ** -max(c.N / 2 - 1, 0), 3
-        ),
-    },
 )
 
 _layerwise_bound = Equation(
@@ -319,42 +187,6 @@ _layerwise_bound = Equation(
     check=layerwise_bound,
     library=same_shares("N.11", layerwise_bound, (0,)),
     tight=(Tight(tight.balanced, (0,)), Tight(tight.rank_one, (0,))),
-    mutants={
-        "norm of x squared": with_link(
-            layerwise_bound,
-            0,
-            lambda c: (
-                torch.stack([layer.norm_x**2 * layer.grad_x_2 for layer in c.layers]),
-                "<=",
-                _sides_of_layers(c)[1],
-            ),
-        ),
-        "norm of W dropped": with_link(
-            layerwise_bound,
-            0,
-            lambda c: (
-                _sides_of_layers(c)[0],
-                "<=",
-                torch.stack([layer.grad_W_F for layer in c.layers]),
-            ),
-        ),
-        "the first layer's W everywhere": with_link(
-            layerwise_bound,
-            0,
-            lambda c: (
-                _sides_of_layers(c)[0],
-                "<=",
-                torch.stack([c.norm_W_2 * layer.grad_W_F for layer in c.layers]),
-            ),
-        ),
-        "the layer before": with_link(
-            layerwise_bound,
-            0,
-            lambda c: (_sides_of_layers(c)[0], "<=", _sides_of_layers(c)[1].roll(1, 0)),
-        ),
-        "the wrong way round": reversed_link(layerwise_bound),
-        "a factor 2 to spare": scaled_link(layerwise_bound, lambda c: 2.0),
-    },
 )
 
 EQUATIONS = (
