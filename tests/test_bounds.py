@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import flatlib
-from flatlib import bounds
+from flatlib import bounds, inequalities
 
 DENSE = {
     "5",
@@ -108,9 +108,9 @@ def test_labels_come_in_the_order_of_the_paper():
         "N.2",
         "6",
         "6",
+        "6",
+        "6",
         "7",
-        "6",
-        "6",
         "7",
         "11",
         "12",
@@ -131,6 +131,18 @@ def test_labels_come_in_the_order_of_the_paper():
         "N.11",
         "N.12",
     ]
+
+
+def test_each_inequality_has_a_key_of_its_own():
+    deep = flatlib.measure(flatlib.nets.mlp((4, 3, 2)), gaussian(5, 4))
+    found = flatlib.bounds.evaluate(deep)
+    assert len({bound.key for bound in found}) == len(found)
+    labels = {key: column.label for key, column in inequalities.COLUMNS.items()}
+    assert all(labels[bound.key] == bound.label for bound in found)
+    assert [b.key for b in found if b.label == "6"] == ["6.1", "6.2", "6.3", "6.4"]
+    assert [b.name[:3] for b in found if b.label == "6"] == ["k=1", "k=1", "k=2", "k=2"]
+    alone = flatlib.measure(flatlib.nets.mlp((4, 3, 1)), gaussian(5, 4))
+    assert {b.key for b in flatlib.bounds.evaluate(alone)} ^ {b.key for b in found} == {"21", "24"}
 
 
 # --- both sides are what they say --------------------------------------------------------------
