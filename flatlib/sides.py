@@ -67,7 +67,7 @@ def mean_power(values: Tensor, k: float, log_factor: float = 0.0) -> float:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
+    return math.inf if value >= math.log(sys.float_info.max) else math.exp(value)
 
 
 def log(value: float) -> float:
@@ -114,7 +114,7 @@ def ratio_2(q: Any) -> Tensor:
 
 def _log_factor(q: Any, norm_W: float) -> float:
     """Logarithm of ``norm_W / min_i ||x_i||``."""
-    return log(norm_W) - math.log(float(q.norm_x.min()))
+    return log(norm_W) - log(float(q.norm_x.min()))
 
 
 def by_W(q: Any) -> float:

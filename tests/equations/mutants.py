@@ -6,6 +6,7 @@ formula with a named quantity replaced, on the right side unless said otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,8 @@ from torch.linalg import eigvalsh, matrix_norm, svdvals
 
 from flatlib.lab.equations.cases import frobenius, mean, spectral
 from flatlib.lab.equations.checking import Equation, Formula, Link, holds
-from flatlib.lab.equations.dimensionality import participation_ratio
-from flatlib.lab.equations.interpolation import epsilon, tangent_kernel
-from flatlib.lab.equations.sensitivity import C_prime, weight_shares
-from flatlib.lab.equations.vectors import norm
+from flatlib.lab.equations.interpolation import tangent_kernel
+from flatlib.sides import C_prime, norm
 
 Mutant = Callable[[Formula], Formula]
 
@@ -93,6 +92,16 @@ def scaled(factor: Any, step: int = 0) -> Mutant:
     return _changed(step, change)
 
 
+def raised(factor: Any, step: int = 0) -> Mutant:
+    """`scaled` for a step of logarithms."""
+
+    def change(formula: Formula, case: Any, link: Link) -> Link:
+        times = factor(case) if callable(factor) else factor
+        return (link[0], link[1], link[2] + math.log(times), *link[3:])
+
+    return _changed(step, change)
+
+
 def caught(equation: Equation, seed: int = 0, cases: int = 40) -> dict[str, bool]:
     """The names of an equation's mutants, each with whether the equation's check refuses it."""
     mutants = MUTANTS[equation.label].items()
@@ -145,28 +154,24 @@ def residual_part(c: Any) -> Tensor:
     return c.residual[c.residual.norm(dim=1).argmin()][None]
 
 
-def largest_sigma(c: Any) -> Tensor:
-    """A Jacobian of one entry, the largest singular value."""
-    return c.sigma[:, :1, None]
-
-
 def harmonic(c: Any) -> Tensor:
-    """A Jacobian of one entry, whose square over N is the harmonic mean of sigma^2."""
-    return (c.N * c.N / (c.sigma**-2).sum(dim=1)).sqrt()[:, None, None]
+    """A norm whose square over N is the harmonic mean of sigma^2."""
+    return c.N / (c.sigma**-2).sum(dim=1).sqrt()
 
 
-def D_PR(c: Any) -> Tensor:
-    return participation_ratio(c.grad_x @ c.grad_x.mT)
+def epsilon(c: Any) -> Tensor:
+    """The largest residual's norm."""
+    return c.residual.norm(dim=1).max()
+
+
+def weight_shares(c: Any) -> Tensor:
+    """Mean over samples of the sum over layers of ``(||W_l|| / ||x_i^l||)^2``."""
+    return mean(sum((layer.norm_W_2 / layer.norm_x) ** 2 for layer in c.layers))
 
 
 def along_theta(c: Any) -> Tensor:
     """Inner products of the gradients with theta, spread over the entries of theta."""
     return (c.grad_theta @ c.theta)[..., None] / len(c.theta) ** 0.5
-
-
-def summed_over_positions(c: Any) -> Tensor:
-    """The sum of delta, spread over the positions."""
-    return (c.delta.sum(dim=3, keepdim=True) / c.delta.shape[3] ** 0.5).expand_as(c.delta)
 
 
 MUTANTS: dict[str, dict[str, Mutant]] = {
@@ -264,37 +269,37 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "the top three only": swap(1, sigma=lambda c: c.sigma[:, :3]),
     },
     "11": {
-        "N^(-N/2) dropped": scaled(lambda c: c.N ** (c.N / 2)),
-        "N^-N": scaled(lambda c: c.N ** (-c.N / 2)),
-        "power N for N/2": swap(grad_x=lambda c: c.grad_x * c.grad_x_F[:, None, None] / c.N**0.5),
-        "spectral for Frobenius norm": swap(grad_x=largest_sigma),
-        "harmonic for arithmetic mean": swap(grad_x=harmonic),
+        "N^(-N/2) dropped": raised(lambda c: c.N ** (c.N / 2)),
+        "N^-N": raised(lambda c: c.N ** (-c.N / 2)),
+        "power N for N/2": swap(grad_x_F=lambda c: c.grad_x_F**2 / c.N**0.5),
+        "spectral for Frobenius norm": swap(grad_x_F=lambda c: c.grad_x_2),
+        "harmonic for arithmetic mean": swap(grad_x_F=harmonic),
         "the wrong way round": turned(),
     },
     "12": {
-        "power of n dropped": scaled(lambda c: c.n ** -max(c.N / 2 - 1, 0), 1),
-        "power N/2 of n": scaled(lambda c: c.n ** min(c.N / 2, 1), 1),
+        "power of n dropped": raised(lambda c: c.n ** -max(c.N / 2 - 1, 0), 1),
+        "power N/2 of n": raised(lambda c: c.n ** min(c.N / 2, 1), 1),
         "largest input for the smallest": swap(1, norm_x=lambda c: c.norm_x.max()),
-        "1/N not to the power N/2": scaled(lambda c: c.N ** (c.N / 2 - 1), 1),
-        "power of S dropped": swap(1, TrH=lambda c: c.N * (c.TrH / c.N) ** (2 / c.N)),
-        "N^(-N/2) dropped from the middle": scaled(lambda c: c.N ** (c.N / 2)),
+        "1/N not to the power N/2": raised(lambda c: c.N ** (c.N / 2 - 1), 1),
+        "power of S dropped": swap(1, sharpness=lambda c: c.N * (c.sharpness / c.N) ** (2 / c.N)),
+        "N^(-N/2) dropped from the middle": raised(lambda c: c.N ** (c.N / 2)),
         "the wrong way round": turned(),
         "sharpness before the Jacobians": turned(1),
     },
     "13": {
-        "root of S dropped": swap(TrH=lambda c: c.TrH**2),
+        "root of S dropped": swap(sharpness=lambda c: c.sharpness**2),
         "power of 1/||x|| dropped": swap(norm_x=lambda c: c.norm_x.sqrt()),
         "mean of ||x|| for the mean of 1/||x||^2": swap(norm_x=lambda c: mean(c.norm_x)),
         "largest ||x|| for the mean": swap(norm_x=lambda c: c.norm_x.max()),
         "smallest ||x|| for the mean": swap(norm_x=lambda c: c.norm_x.min()),
         "norm of W dropped": swap(norm_W_2=1.0),
-        "without the first layer's share of S": swap(TrH=lambda c: mean(other_share(c))),
+        "without the first layer's share of S": swap(sharpness=lambda c: mean(other_share(c))),
         "the wrong way round": turned(),
     },
     "14": {
         "singular values for eigenvalues": swap(sigma=lambda c: c.sigma.sqrt()),
-        "square dropped": scaled(lambda c: D_PR(c) ** -0.5),
-        "stable rank": scaled(lambda c: (c.grad_x_F[0] / c.grad_x_2[0]) ** 2 / D_PR(c)[0], 3),
+        "square dropped": scaled(lambda c: c.D_PR**-0.5),
+        "stable rank": scaled(lambda c: (c.grad_x_F[0] / c.grad_x_2[0]) ** 2 / c.D_PR[0], 3),
         "not scale-free": scaled(lambda c: 1 / c.grad_x_F**2),
         "at most 1": turned(1),
         "at least the rank": turned(2),
@@ -352,10 +357,11 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "norms for squared norms": swap(grad_theta_F=lambda c: c.grad_theta_F.sqrt()),
     },
     "21": {
-        "power of n dropped": scaled(lambda c: c.n ** (1 - c.k_high / 2)),
-        "power k/2 of n": scaled(lambda c: c.n),
-        "power of S dropped": swap(1, TrH=lambda c: c.TrH ** (2 / c.k_high)),
-        "power k for k/2": swap(1, TrH=lambda c: c.TrH**2),
+        "power of n dropped": raised(lambda c: c.n ** (1 - c.k_high / 2)),
+        "power k/2 of n": raised(lambda c: c.n),
+        "power of S dropped": swap(sharpness=lambda c: c.sharpness ** (2 / c.k_high)),
+        "power k for k/2": swap(sharpness=lambda c: c.sharpness**2),
+        "mean squares 5 % too large": raised(1.05, 1),
         "the wrong way round": turned(),
     },
     "22": {
@@ -376,10 +382,11 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "the wrong way round": turned(),
     },
     "24": {
-        "power of n dropped": scaled(lambda c: c.n ** (c.k_low / 2 - 1)),
-        "division by n dropped": scaled(lambda c: c.n),
-        "power k for k/2": swap(1, TrH=lambda c: c.TrH**2),
-        "n left over": scaled(lambda c: c.n ** (c.k_low / 2 - 1), 1),
+        "power of n dropped": raised(lambda c: c.n ** (c.k_low / 2 - 1)),
+        "division by n dropped": raised(lambda c: c.n),
+        "power k for k/2": swap(sharpness=lambda c: c.sharpness**2),
+        "n left over": raised(lambda c: c.n ** (1 - c.k_low / 2)),
+        "mean squares 5 % too large": raised(1.05, 1),
         "the wrong way round": turned(),
     },
     "25": {
@@ -418,9 +425,9 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "A and B swapped": turned(),
         "B with the mean norm of x": swap(norm_x=lambda c: mean(c.norm_x)),
         "C with the root mean square of x": swap(1, norm_x=lambda c: rms(c.norm_x)),
-        "D without the root of S": swap(2, TrH=lambda c: c.TrH**2),
+        "D without the root of S": swap(2, sharpness=lambda c: c.sharpness**2),
         "D without W's own share of S": swap(
-            2, TrH=lambda c: (c.S - mean(c.grad_W_F**2)).clamp(min=0)
+            2, sharpness=lambda c: (c.S - mean(c.grad_W_F**2)).clamp(min=0)
         ),
     },
     "A.1": {
@@ -473,7 +480,7 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "N/2 dropped": scaled(lambda c: 2 / c.N),
         "largest input for the smallest": swap(1, norm_x=lambda c: c.norm_x.max()),
         "root of the mean dropped": swap(
-            grad_W_F=lambda c: c.grad_W_F.sqrt(), norm_x=lambda c: c.norm_x.sqrt()
+            grad_W_energy=lambda c: c.grad_W_F, norm_x=lambda c: c.norm_x.sqrt()
         ),
         "Frobenius norm of W": swap(norm_W_2=lambda c: c.norm_W_F),
         "the wrong way round": turned(),
@@ -492,9 +499,9 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "the wrong way round": turned(1),
     },
     "N.5": {
-        "D_PR squared": scaled(D_PR),
-        "D_PR dropped": scaled(lambda c: 1 / D_PR(c)),
-        "root of D_PR": scaled(lambda c: D_PR(c) ** -0.5),
+        "D_PR squared": scaled(lambda c: c.D_PR),
+        "D_PR dropped": scaled(lambda c: 1 / c.D_PR),
+        "root of D_PR": scaled(lambda c: c.D_PR**-0.5),
         "smallest singular value": swap(grad_x_2=lambda c: c.sigma[:, -1]),
         "mean of the squared singular values": scaled(lambda c: 1 / c.N, 1),
         "the wrong way round": turned(),
@@ -504,26 +511,24 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "spectral norm of the reshaped weights": swap(1, norm_T_W=lambda c: matrix_norm(c.W, 2)),
         "Frobenius norm of T_W": swap(1, norm_T_W=lambda c: c.T_W.norm()),
         "norm of T_W dropped": swap(1, norm_T_W=1.0),
-        "delta summed over the positions": swap(1, delta=summed_over_positions),
+        "delta summed over the positions": swap(1, delta_F=lambda c: frobenius(c.delta.sum(dim=3))),
         "the sign of delta": swap(delta=lambda c: -c.delta),
         "the wrong way round": turned(1),
     },
     "N.7": {
-        "shared for untied weights": swap(1, grad_untied=lambda c: c.grad_W),
-        "shared weights in the identity": swap(side="left", grad_untied=lambda c: c.grad_W),
-        "largest patch for the smallest": swap(1, norm_X=lambda c: c.norm_X.amax(1, True)),
-        "the whole image for the patches": swap(1, norm_X=lambda c: frobenius(c.x)[:, None]),
+        "shared for untied weights": swap(1, untied_F=lambda c: c.grad_W_F),
+        "shared weights in the identity": swap(side="left", untied_F=lambda c: c.grad_W_F),
+        "largest patch for the smallest": swap(1, smallest_patch=lambda c: c.norm_X.amax(dim=1)),
+        "the whole image for the patches": swap(1, smallest_patch=lambda c: frobenius(c.x)),
         "product of the sums": swap(norm_X=lambda c: c.norm_X.norm(dim=1, keepdim=True)),
         "norm of the patch not squared": swap(norm_X=lambda c: c.norm_X.sqrt()),
         "the wrong way round": turned(1),
     },
     "N.8": {
         "largest singular value of X": swap(1, smallest_sigma=lambda c: svdvals(c.X)[:, 0]),
-        "smallest patch for the singular value": swap(
-            1, smallest_sigma=lambda c: c.norm_X.amin(dim=1)
-        ),
+        "smallest patch for the singular value": swap(1, smallest_sigma=lambda c: c.smallest_patch),
         "singular value squared": swap(1, smallest_sigma=lambda c: c.smallest_sigma**2),
-        "untied for shared weights": swap(1, grad_W=lambda c: c.grad_untied),
+        "untied for shared weights": swap(1, grad_W_F=lambda c: c.untied_F),
         "one position only": swap(delta=lambda c: c.delta[..., :1], X=lambda c: c.X[:, :1]),
         "the wrong way round": turned(1),
         "a factor 2 to spare": scaled(2.0, 1),
@@ -543,11 +548,11 @@ MUTANTS: dict[str, dict[str, Mutant]] = {
         "the wrong way round": turned(),
     },
     "N.10": {
-        "power of n dropped": scaled(lambda c: c.n ** (1.0 - c.N)),
-        "power N/2-1 of n, as in (12)": scaled(lambda c: c.n ** (max(c.N / 2 - 1, 0) - c.N + 1.0)),
-        "N dropped under the power": scaled(lambda c: c.N ** (c.N / 2)),
-        "power N/2 dropped": swap(
-            S=lambda c: (weight_shares(c) * c.S / c.N) ** (2 / c.N) * c.N / weight_shares(c)
+        "power of n dropped": raised(lambda c: c.n ** (1.0 - c.N)),
+        "power N/2-1 of n, as in (12)": raised(lambda c: c.n ** (max(c.N / 2 - 1, 0) - c.N + 1.0)),
+        "N dropped under the power": raised(lambda c: c.N ** (c.N / 2)),
+        "power N/2 dropped": raised(
+            lambda c: (weight_shares(c) * c.sharpness / c.N) ** (1 - c.N / 2)
         ),
         "the first layer alone on the right": swap(layers=lambda c: c.layers[:1]),
         "the wrong way round": turned(),

@@ -71,17 +71,24 @@ class Equation:
     draw: Callable[[int, int], Any] = draw  # (seed, index) -> case
     applies: Callable[[Any], bool] = lambda case: True  # whether float64 resolves a case
     library: Formula | None = None  # the same numbers from the library
+    logarithmic: bool = False  # both sides of an inequality are logarithms
+    code: str = ""  # what the register page shows, where that is not the check's own code
 
     @property
     def source(self) -> str:
         """The code of the check, as the register page shows it."""
-        return inspect.getsource(self.check)
+        return self.code or inspect.getsource(self.check)
 
     @property
     def worst_means(self) -> str:
         """What `CheckResult.worst` is for this equation."""
         if self.kind == "inequality":
-            return "least slack, relative to the right-hand side"
+            of = (
+                "of the logarithms, in nats"
+                if self.logarithmic
+                else "relative to the right-hand side"
+            )
+            return f"least slack, {of}"
         if self.kind == "definition" and self._is_estimated:
             return "largest deviation, in units of the estimate's error"
         return "largest error, relative"
@@ -151,11 +158,11 @@ def allowed(relation: str) -> float:
     return {"=": IDENTITY_TOLERANCE, "<=": ROUNDING, "~": ERRORS}[relation]
 
 
-def _gap(link: Link) -> float:
+def _gap(link: Link, logarithmic: bool) -> float:
     """Relative distance of the two sides at an equality case; they may not vanish."""
     lhs, _, rhs, *scale = link
     left, right, _ = _parts(lhs, rhs, None)
-    alive = bool((left.isfinite() & right.isfinite() & (right != 0)).any())
+    alive = bool((left.isfinite() & right.isfinite() & (logarithmic | (right != 0))).any())
     return _excess(lhs, "=", rhs, *scale) if alive else math.inf
 
 
@@ -175,7 +182,7 @@ def _at_equality_cases(
         for shift in range(EQUALITY_DRAWS):
             case = family.make(seed + shift)
             links = formula(case)
-            gap = max(_gap(links[position]) for position in family.links)
+            gap = max(_gap(links[position], equation.logarithmic) for position in family.links)
             failure = _first_failure(links)
             if gap > IDENTITY_TOLERANCE:
                 failure = f"missed by {gap:.3g}"

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import MOVING, SMOOTH
-from flatlib.lab.equations.cases import Case
-from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.library import same_shares
+from flatlib.inequalities import MOVING, SMOOTH
+from flatlib.lab.equations.cases import Case, participation_ratio
+from flatlib.lab.equations.checking import Equation, Link
 from flatlib.lab.equations.volume import ROUNDING_FLOOR, resolved
 from flatlib.measurement import measure
 
 GROUPS = 40  # of the propagated samples, for the jackknife
-
-
-def participation_ratio(covariance: Tensor) -> Tensor:
-    """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
-    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return trace**2 / covariance.square().sum(dim=(-2, -1))
 
 
 def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,13 +46,6 @@ def _library_dimensionality(c: Case) -> list[Link]:
     return [(found, "=", participation_ratio(c.grad_x @ c.grad_x.mT))]
 
 
-def sandwich(c: Case) -> list[Link]:
-    """N.5, sample by sample: the stable rank is at most D_PR."""
-    energy = c.grad_x_F**2
-    D_PR = participation_ratio(c.grad_x @ c.grad_x.mT)
-    return [(energy / D_PR, "<=", c.grad_x_2**2), (c.grad_x_2**2, "<=", energy)]
-
-
 _dimensionality = Equation(
     label="14",
     name="Local dimensionality",
@@ -80,17 +65,4 @@ _dimensionality = Equation(
     applies=resolved,
 )
 
-_sandwich = Equation(
-    label="N.5",
-    name="Dimensionality between MLS and gradient energy",
-    statement=r"\frac{\lVert\nabla_xf\rVert_F^2}{D_{\mathrm{PR}}}\le\sigma_1^2"
-    r"\le\lVert\nabla_xf\rVert_F^2",
-    where="Ours; beside (14)",
-    assumptions=(MOVING, SMOOTH),
-    kind="inequality",
-    check=sandwich,
-    library=same_shares("N.5", sandwich, (0, 1)),
-    tight=(Tight(tight.isotropic, (0,)), Tight(tight.neuron, (0, 1))),
-)
-
-EQUATIONS = (_dimensionality, _sandwich)
+EQUATIONS = (_dimensionality,)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from flatlib import sharpness
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import INTERPOLATES, SMOOTH
+from flatlib.inequalities import SMOOTH
+from flatlib.lab.equations.assumptions import INTERPOLATES
 from flatlib.lab.equations.cases import Case, draw_curved, draw_interpolating, mean
-from flatlib.lab.equations.checking import Equation, Link, Tight
+from flatlib.lab.equations.checking import Equation, Link
 from flatlib.measurement import measure
+from flatlib.sides import residual_term
 
 
 def network(c: Case) -> list[Link]:
@@ -47,11 +48,6 @@ def _library_sharpness(c: Case) -> list[Link]:
     return [(measure(c.net, c.x).sharpness, "=", c.S)]
 
 
-def residual_term(c: Case) -> Tensor:
-    """What Lemma A.1 neglects: mean over i, sum over j of (f_i - y_i) . d2 f_i / d theta_j^2."""
-    return mean(torch.einsum("ik,ikj->i", c.residual, c.second_derivatives))
-
-
 def sharpness_near_interpolation(c: Case) -> list[Link]:
     """The gap is the residual term, and halving the residual halves it: it is O(epsilon)."""
     TrH, gap = c.hessian_at_targets.trace(), residual_term(c)
@@ -63,39 +59,6 @@ def sharpness_near_interpolation(c: Case) -> list[Link]:
 def _library_gap(c: Case) -> list[Link]:
     gap = residual_term(c)
     return [(sharpness.sharpness_gap(c.net, c.x, c.y), "=", gap, c.S + gap.abs())]
-
-
-def epsilon(c: Case) -> Tensor:
-    """The largest residual's norm."""
-    return c.residual.norm(dim=1).max()
-
-
-def largest_curvature(c: Case) -> Tensor:
-    """M2, the largest norm of a second derivative of f along one parameter."""
-    return c.second_derivatives.norm(dim=1).max()
-
-
-def gap_bound(c: Case) -> list[Link]:
-    """The gap, its triangle inequality, and the constant with the number of parameters m."""
-    m, M2 = len(c.theta), largest_curvature(c)
-    gap = (c.hessian_at_targets.trace() - c.S).abs()
-    terms = torch.einsum("ik,ikj->ij", c.residual, c.second_derivatives).abs()
-    middle = mean(terms.sum(dim=1))
-    return [
-        (gap, "<=", middle, middle + c.S),
-        (middle, "<=", m * M2 * epsilon(c)),
-    ]
-
-
-def lemma(c: Case) -> list[Link]:
-    """Lemma A.1: the gap is the residual term, which m M2 epsilon bounds."""
-    m, M2 = len(c.theta), largest_curvature(c)
-    gap = c.hessian_at_targets.trace() - c.S
-    term = residual_term(c)
-    return [
-        (gap, "=", term, c.S + term.abs()),
-        (term.abs(), "<=", m * M2 * epsilon(c)),
-    ]
 
 
 def tangent_kernel(c: Case) -> Tensor:
@@ -163,38 +126,6 @@ _near_interpolation = Equation(
     library=_library_gap,
 )
 
-_gap_bound = Equation(
-    label="16",
-    name="Bound on the gap, constant corrected",
-    statement=r"\Big|S(\theta)-\frac1n\sum_i\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|"
-    r"\le\frac1n\sum_i\sum_{j=1}^m\Big|(f(x_i)-y_i)^\top"
-    r"\frac{\partial^2f(x_i)}{\partial\theta_j^2}\Big|\le m\,M_2\,\varepsilon",
-    where="App. A, Lemma A.1; the paper prints the last term without m",
-    assumptions=(
-        "The residuals' norms are at most epsilon.",
-        "The second derivatives of f along single parameters have norm at most M2.",
-        SMOOTH,
-    ),
-    kind="inequality",
-    check=gap_bound,
-    draw=draw_curved,
-    tight=(Tight(tight.curved, (0, 1)),),
-)
-
-_lemma = Equation(
-    label="A.1",
-    name="Lemma A.1, constant corrected",
-    statement=r"\lVert f(x_i)-y_i\rVert\le\varepsilon\ \text{and}\ "
-    r"\Big\lVert\frac{\partial^2f(x_i)}{\partial\theta_j^2}\Big\rVert\le M_2"
-    r"\ \Longrightarrow\ \Big|\operatorname{Tr}H-\frac1n\sum_i"
-    r"\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|\le m\,M_2\,\varepsilon",
-    where="App. A",
-    assumptions=("theta has m entries.", SMOOTH),
-    kind="inequality",
-    check=lemma,
-    draw=draw_curved,
-    tight=(Tight(tight.curved, (0, 1)),),
-)
 
 _kernel = Equation(
     label="N.1",
@@ -214,7 +145,5 @@ EQUATIONS = (
     _trace,
     _at_interpolation,
     _near_interpolation,
-    _gap_bound,
-    _lemma,
     _kernel,
 )

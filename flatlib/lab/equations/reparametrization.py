@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from flatlib import sharpness
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import DENSE, INTERPOLATES, SMOOTH
+from flatlib.inequalities import SMOOTH
+from flatlib.lab.equations.assumptions import INTERPOLATES
 from flatlib.lab.equations.cases import Case, draw_interpolating, frobenius, mean
-from flatlib.lab.equations.checking import Equation, Link, Tight
+from flatlib.lab.equations.checking import Equation, Link
 
 RHO = 1e-7
 
@@ -51,13 +51,6 @@ def _library_adaptive(c: Case) -> list[Link]:
     return [(sharpness.adaptive_sharpness(c.net, c.x), "=", adaptive_energy(c))]
 
 
-def adaptive_bound(c: Case) -> list[Link]:
-    """N.14, sample by sample: Cauchy-Schwarz over the H hidden units."""
-    H = len(c.W)
-    left = frobenius(c.x[:, None, :] * c.grad_x) ** 2
-    return [(left, "<=", H * frobenius(c.W * c.grad_W) ** 2)]
-
-
 _adaptive_expectation = Equation(
     label="N.13",
     name="Elementwise-adaptive sharpness",
@@ -77,16 +70,4 @@ _adaptive_expectation = Equation(
     library=_library_adaptive,
 )
 
-_adaptive_bound = Equation(
-    label="N.14",
-    name="Adaptive sensitivity by adaptive sharpness",
-    statement=r"\lVert\operatorname{diag}(x)\nabla_xf\rVert_F^2"
-    r"\le H\,\lVert W\odot\nabla_Wf\rVert_F^2",
-    where="Later versions",
-    assumptions=(DENSE, "W has H rows.", SMOOTH),
-    kind="inequality",
-    check=adaptive_bound,
-    tight=(Tight(tight.repeated_row, (0,)), Tight(tight.neuron, (0,))),
-)
-
-EQUATIONS = (_adaptive_expectation, _adaptive_bound)
+EQUATIONS = (_adaptive_expectation,)
