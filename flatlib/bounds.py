@@ -78,7 +78,7 @@ class Measured:
         self.norm_W_2, self.norm_W_F = first.weight_norm, first.weight_frobenius_norm
         self.grad_W_energy = first.weight_gradient_energy
         self.grad_theta_energy = m.parameter_gradient_energy
-        self.sharpness, self.log_volume = m.sharpness, m.log_volume
+        self.sharpness, self.log_volume, self.sigma = m.sharpness, m.log_volume, m.singular_values
         self.D_PR, self.has_layer_mls = m.local_dimensionality, m.has_layer_mls
         self.delta_F = first.output_gradient_energy.sqrt()
         self.untied_F = first.untied_gradient_energy.sqrt()

@@ -1,22 +1,31 @@
 r"""Every inequality once: what it says, what it needs, both of its sides, where it is attained.
 
 The sides are functions of named quantities, which two witnesses have: `flatlib.bounds.Measured`
-takes them from a measurement, ``flatlib.lab.equations`` from plain autograd. Per sample ``(n,)``:
+takes them from a measurement, ``flatlib.lab.equations`` from plain autograd. Per sample:
 
-=====================================  ==========================================================
-``norm_x``                             ``||x_i||_2``
-``grad_x_F``, ``grad_x_2``             ``||grad_x f||_F`` and ``||grad_x f||_2``, the MLS
-``gradient_energy``                    ``||grad_x f||_F^2``
-``grad_W_F``, ``grad_W_energy``        ``||grad_W f||_F`` and its square, W the first layer's
-``grad_theta_F``, ``grad_theta_energy``  the same for all parameters
-``log_volume``, ``D_PR``               log of Eq. (10), Eq. (14)
-``delta_F``, ``untied_F``              ``||delta||_F``, ``||grad_W f||_F`` with untied weights
-``smallest_patch``                     ``min_p ||x_p||_2``
-=====================================  ==========================================================
+=========================================  =======================================================
+name                                       what, ``(n,)``
+=========================================  =======================================================
+``norm_x``                                 ``||x_i||_2``
+``grad_x_F``, ``grad_x_2``                 ``||grad_x f||_F`` and ``||grad_x f||_2``, the MLS
+``gradient_energy``                        ``||grad_x f||_F^2``
+``grad_W_F``, ``grad_W_energy``            ``||grad_W f||_F`` and its square, W the first layer's
+``grad_theta_F``, ``grad_theta_energy``    the same for all parameters
+``log_volume``, ``D_PR``                   log of Eq. (10), Eq. (14)
+``sigma``                                  singular values of the input Jacobian, ``(n, N)``
+``delta_F``, ``untied_F``                  ``||delta||_F``, ``||grad_W f||_F`` with untied weights
+``smallest_patch``                         ``min_p ||x_p||_2``
+=========================================  =======================================================
 
 and ``norm_W_2``, ``norm_W_F``, ``norm_T_W``, ``sharpness``, the sizes ``n`` and ``N``, the powers
 ``k``, ``k_high >= 2`` and ``k_low < 2``, and ``layers``, each with ``norm_x``, ``norm_W_2``,
-``grad_x_2``, ``grad_W_F`` and ``log_volume``. The checks draw what only they read.
+``grad_x_2``, ``grad_W_F`` and ``log_volume``. What no measurement has is read by the checks alone.
+
+A new inequality is one entry: `flatlib.bounds.evaluate`, the archive, the figures, the register
+and its checks find it here.
+
+>>> TABLE["13"].name, [column.key for column in COLUMNS.values() if column.label == "12"]
+('Mean maximum local sensitivity by sharpness', ['12.1', '12.2'])
 """
 
 from __future__ import annotations
@@ -115,11 +124,10 @@ Side = Callable[[Any], Any]  # named quantities to a number, or one number a sam
 class Step:
     """One relation of an inequality's formula."""
 
-    name: str  # what is bounded by what
     lhs: Side
     rhs: Side
-    # Its columns in the archive: one, or one for each power; none where the checks alone see it.
-    keys: tuple[str, ...] = ()
+    name: str = ""  # what is bounded by what, where that is recorded
+    keys: tuple[str, ...] = ()  # of its columns in the archive: one, or one for each power
     needs: tuple[str, ...] | None = None  # assumptions of this step, where these are not all
     relation: str = "<="
     scale: Side | None = None  # what rounding is relative to, where it is not the larger side
@@ -156,12 +164,7 @@ def _state(label, name, where, statement, assumptions, attained, *steps, **optio
 
 
 # Where S is computed as the trace of the Hessian, this is Eq. (3).
-IS_SHARPNESS = Step(
-    "mean of ||grad_theta f||_F^2 by sharpness",
-    lambda q: q.grad_theta_energy.mean(),
-    sharpness,
-    relation="=",
-)
+IS_SHARPNESS = Step(lambda q: q.grad_theta_energy.mean(), sharpness, relation="=")
 
 _state(
     "16",
@@ -176,13 +179,8 @@ _state(
         SMOOTH,
     ),
     {"curved": (0, 1)},
-    Step(
-        "gap by the sum of its terms",
-        lambda q: gap(q).abs(),
-        gap_terms,
-        scale=lambda q: gap_terms(q) + q.S,
-    ),
-    Step("the sum of its terms by m M2 epsilon", gap_terms, gap_bound),
+    Step(lambda q: gap(q).abs(), gap_terms, scale=lambda q: gap_terms(q) + q.S),
+    Step(gap_terms, gap_bound),
     cases="curved",
 )
 _state(
@@ -195,14 +193,8 @@ _state(
     r"\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|\le m\,M_2\,\varepsilon",
     ("theta has m entries.", SMOOTH),
     {"curved": (0, 1)},
-    Step(
-        "gap by the residual term",
-        gap,
-        residual_term,
-        relation="=",
-        scale=lambda q: q.S + residual_term(q).abs(),
-    ),
-    Step("the residual term by m M2 epsilon", lambda q: residual_term(q).abs(), gap_bound),
+    Step(gap, residual_term, relation="=", scale=lambda q: q.S + residual_term(q).abs()),
+    Step(lambda q: residual_term(q).abs(), gap_bound),
     cases="curved",
 )
 _state(
@@ -214,8 +206,8 @@ _state(
     r"\frac{\lVert W\rVert_2}{\lVert x\rVert_2}\lVert\nabla_Wf\rVert_F",
     (DENSE, NONZERO, SMOOTH),
     {"neuron": (0, 1), "rank_one": (0, 1)},
-    Step("||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||", grad_x_F, ratio_F, ("5.1",)),
-    Step("||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||", grad_x_2, ratio_2, ("5.2",)),
+    Step(grad_x_F, ratio_F, "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||", ("5.1",)),
+    Step(grad_x_2, ratio_2, "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||", ("5.2",)),
     per_sample=True,
     group="weights to inputs",
 )
@@ -226,15 +218,10 @@ _state(
     r"\lVert W^\top J\rVert_F\le\lVert W\rVert_2\lVert J\rVert_F",
     (DENSE, NONZERO, TRAINABLE, SMOOTH),
     {"isotropic": (0, 1), "neuron": (0, 1, 2), "neuron_one_live": (0, 1, 2, 3)},
+    Step(lambda q: (q.J @ q.W).flatten(1).norm(dim=1), lambda q: q.norm_W_2 * q.J_F),
+    Step(grad_x_F, ratio_2, "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||", ("N.2",), (DENSE,)),
+    Step(powers_of_x, by_theta_2),
     Step(
-        "||W^T J||_F by ||W||_2 ||J||_F",
-        lambda q: (q.J @ q.W).flatten(1).norm(dim=1),
-        lambda q: q.norm_W_2 * q.J_F,
-    ),
-    Step("||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||", grad_x_F, ratio_2, ("N.2",), (DENSE,)),
-    Step("mean of ||grad_x f||_F^k by that of ||grad_theta f||_F^k", powers_of_x, by_theta_2),
-    Step(
-        "mean of ||grad_x f||_F^N by sharpness",
         lambda q: mean_power(q.grad_x_F, q.N),
         lambda q: (
             q.n ** max(q.N / 2 - 1, 0)
@@ -258,16 +245,16 @@ _state(
     (DENSE, NONZERO, POWER, TRAINABLE, SMOOTH),
     {"neuron": (0, 1), "neuron_some_dead": (0, 1)},
     Step(
-        "mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
         powers_of_x,
         by_W,
+        "mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
         ("6.1", "6.3"),
         (DENSE,),
     ),
     Step(
-        "mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
         by_W,
         by_theta,
+        "mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
         ("6.2", "6.4"),
         (TRAINABLE,),
     ),
@@ -284,9 +271,9 @@ _state(
     (DENSE, NONZERO, POWER, TRAINABLE, SMOOTH),
     {"neuron": (0,), "neuron_some_dead": (0,)},
     Step(
-        "mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
         lambda q: mean_power(q.grad_x_2, q.k),
         by_theta_2,
+        "mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
         ("7.1", "7.2"),
     ),
     powers=(1, 2),
@@ -300,9 +287,8 @@ _state(
     r"=N^{-N/2}\lVert\nabla_xf\rVert_F^N",
     (SMOOTH,),
     {"isotropic": (0,), "rank_one": (0,)},
-    Step("log volume by log of ||grad_x f||_F^N / N^(N/2)", log_volume, log_energies, ("11",)),
+    Step(log_volume, log_energies, "log volume by log of ||grad_x f||_F^N / N^(N/2)", ("11",)),
     Step(
-        "trace by Frobenius norm",
         lambda q: (
             q.N / 2 * ((q.grad_x @ q.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1) / q.N).log()
         ),
@@ -323,16 +309,16 @@ _state(
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"isotropic_any_norm": (0,), "linear_functional": (0, 1), "neuron_one_live": (1,)},
     Step(
-        "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
         log_mean_volume,
         log_mean_energy,
+        "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
         ("12.1",),
         (),
     ),
     Step(
-        "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
         log_mean_energy,
         lambda q: log_by_sharpness(q, q.N),
+        "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
         ("12.2",),
     ),
     logarithmic=True,
@@ -348,16 +334,8 @@ _state(
     r"\lVert\nabla_Wf(x_i)\rVert_F^k",
     (DENSE, NONZERO, POWER, SMOOTH),
     {"neuron": (0, 1), "neuron_some_dead": (0, 1), "rank_one": (0,)},
-    Step(
-        "mean of ||grad_x f||_F^k by that of (||grad_W f||_F / ||x||)^k",
-        powers_of_x,
-        lambda q: mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F)),
-    ),
-    Step(
-        "mean of (||grad_W f||_F / ||x||)^k by that of ||grad_W f||_F^k",
-        lambda q: mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F)),
-        by_W,
-    ),
+    Step(powers_of_x, lambda q: mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F))),
+    Step(lambda q: mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F)), by_W),
 )
 _state(
     "18",
@@ -368,7 +346,7 @@ _state(
     r"\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^k",
     (NONZERO, TRAINABLE, POWER),
     {"neuron": (0,), "rank_one": (0,)},
-    Step("mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k", by_W, by_theta),
+    Step(by_W, by_theta),
 )
 _state(
     "B.1",
@@ -377,7 +355,7 @@ _state(
     r"\lVert v\rVert_p\ge\lVert v\rVert_q\qquad(1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_entry": (0,)},
-    Step("||v||_q by ||v||_p", lambda q: norm(q.v, q.q), lambda q: norm(q.v, q.p)),
+    Step(lambda q: norm(q.v, q.q), lambda q: norm(q.v, q.p)),
     cases="vectors",
 )
 _state(
@@ -389,13 +367,10 @@ _state(
     (FINITE_EXPONENTS,),
     {"one_entry": (1,)},
     Step(
-        "the exponents cancel",
-        root_of_powers,
-        lambda q: (q.v.abs() ** q.q).sum() ** (q.p / q.q * (1 / q.p)),
-        relation="=",
+        root_of_powers, lambda q: (q.v.abs() ** q.q).sum() ** (q.p / q.q * (1 / q.p)), relation="="
     ),
-    Step("power of the sum by sum of the powers", root_of_powers, by_terms),
-    Step("sum of the powers by ||v||_p", by_terms, lambda q: norm(q.v, q.p), relation="="),
+    Step(root_of_powers, by_terms),
+    Step(by_terms, lambda q: norm(q.v, q.p), relation="="),
     cases="vectors",
 )
 _state(
@@ -407,7 +382,6 @@ _state(
     (HIGH,),
     {"neuron_one_live": (0,)},
     Step(
-        "k/2-norm of ||grad_theta f||_F^2 by their sum",
         lambda q: ((q.grad_theta_F**2) ** (q.k_high / 2)).sum() ** (2 / q.k_high),
         lambda q: (q.grad_theta_F**2).sum(),
     ),
@@ -424,9 +398,9 @@ _state(
     (HIGH, NONZERO, SHARPNESS),
     {"neuron_one_live": (0,)},
     Step(
-        "log mean of ||grad_theta f||_F^N by sharpness",
         lambda q: log_powers(q, q.k_high),
         lambda q: log_powers_bound(q, q.k_high),
+        "log mean of ||grad_theta f||_F^N by sharpness",
         ("21",),
     ),
     IS_SHARPNESS,
@@ -442,7 +416,7 @@ _state(
     r"\qquad(v\in\mathbb R^n,\ 1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_size": (0,)},
-    Step("||v||_p by ||v||_q", lambda q: norm(q.v, q.p), smaller_norm),
+    Step(lambda q: norm(q.v, q.p), smaller_norm),
     cases="vectors",
 )
 _state(
@@ -453,13 +427,8 @@ _state(
     r"=n^{1-p/q}\lVert v\rVert_q^p",
     (FINITE_EXPONENTS,),
     {"one_size": (0,)},
-    Step("sum of |v|^p by Hoelder's inequality", lambda q: (q.v.abs() ** q.p).sum(), hoelder),
-    Step(
-        "Hoelder's right side by ||v||_q",
-        hoelder,
-        lambda q: q.n ** (1 - q.p / q.q) * norm(q.v, q.q) ** q.p,
-        relation="=",
-    ),
+    Step(lambda q: (q.v.abs() ** q.p).sum(), hoelder),
+    Step(hoelder, lambda q: q.n ** (1 - q.p / q.q) * norm(q.v, q.q) ** q.p, relation="="),
     cases="vectors",
 )
 _state(
@@ -471,7 +440,6 @@ _state(
     (LOW,),
     {"linear_functional": (0,), "balanced": (0,)},
     Step(
-        "k-norm of ||grad_theta f||_F by their 2-norm",
         lambda q: (q.grad_theta_F**q.k_low).sum() ** (1 / q.k_low),
         lambda q: q.n ** (1 / q.k_low - 1 / 2) * (q.grad_theta_F**2).sum().sqrt(),
     ),
@@ -487,9 +455,9 @@ _state(
     (LOW, NONZERO, SHARPNESS),
     {"linear_functional": (0,), "balanced": (0,)},
     Step(
-        "log mean of ||grad_theta f||_F^N by sharpness",
         lambda q: log_powers(q, q.k_low),
         lambda q: log_powers_bound(q, q.k_low),
+        "log mean of ||grad_theta f||_F^N by sharpness",
         ("24",),
     ),
     IS_SHARPNESS,
@@ -508,13 +476,13 @@ _state(
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH, "Slack is in nats."),
     {"isotropic": (0, 1), "isotropic_any_norm": (0,)},
     Step(
-        "mean log volume by ||grad_W f||_F / ||x||",
         mean_log_volume,
         log_by_weights,
+        "mean log volume by ||grad_W f||_F / ||x||",
         ("N.3.1",),
         (DENSE,),
     ),
-    Step("||grad_W f||_F / ||x|| by sharpness", log_by_weights, log_by_S, ("N.3.2",), (TRAINABLE,)),
+    Step(log_by_weights, log_by_S, "||grad_W f||_F / ||x|| by sharpness", ("N.3.2",), (TRAINABLE,)),
     logarithmic=True,
     group="volume",
 )
@@ -526,7 +494,7 @@ _state(
     r"\le\lVert W\rVert_2\sqrt{\frac1n\sum_i\frac1{\lVert x_i\rVert_2^2}}\;S(\theta^*)^{1/2}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0,), "orthants": (0,)},
-    Step("A <= D", A, D, ("13",)),
+    Step(A, D, "A <= D", ("13",)),
     group="sensitivity",
 )
 _state(
@@ -537,7 +505,7 @@ _state(
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F}{\lVert x_i\rVert_2}",
     (DENSE, NONZERO, SMOOTH),
     {"neuron": (0,), "orthants": (0,), "rank_one": (0,)},
-    Step("A <= B", A, B, ("25",)),
+    Step(A, B, "A <= B", ("25",)),
     group="sensitivity",
 )
 _state(
@@ -549,7 +517,6 @@ _state(
     (NONZERO,),
     {"neuron": (0,), "orthants": (0,)},
     Step(
-        "square of the sum by product of the sums",
         lambda q: (q.grad_W_F / q.norm_x).sum() ** 2,
         lambda q: (q.norm_x**-2).sum() * (q.grad_W_F**2).sum(),
     ),
@@ -566,8 +533,8 @@ _state(
     r"\end{aligned}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0, 1), "orthants": (0, 1)},
-    Step("A <= C", A, C, ("28",), (DENSE,), label="28"),
-    Step("C <= D", C, D, ("27",), (TRAINABLE,)),
+    Step(A, C, "A <= C", ("28",), (DENSE,), label="28"),
+    Step(C, D, "C <= D", ("27",), (TRAINABLE,)),
     group="sensitivity",
 )
 _state(
@@ -583,9 +550,9 @@ _state(
     r"\end{aligned}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0, 1, 2), "orthants": (0, 1, 2), "rank_one": (0, 2)},
-    Step("A <= B", A, B),
-    Step("B <= C", B, C, ("26",), (), label="26"),
-    Step("C <= D", C, D),
+    Step(A, B),
+    Step(B, C, "B <= C", ("26",), (), label="26"),
+    Step(C, D),
     group="sensitivity",
 )
 _state(
@@ -596,8 +563,8 @@ _state(
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F^2}{\lVert x_i\rVert_2^2}}",
     (DENSE, NONZERO, SMOOTH),
     {"rank_one": (0, 1), "isotropic_any_norm": (1,)},
-    Step("A <= B", A, B),
-    Step("B <= C'", B, C_prime, ("N.4",), ()),
+    Step(A, B),
+    Step(B, C_prime, "B <= C'", ("N.4",), ()),
     group="sensitivity",
 )
 _state(
@@ -609,15 +576,15 @@ _state(
     (MOVING, SMOOTH),
     {"isotropic": (0,), "neuron": (0, 1)},
     Step(
-        "||grad_x f||_F^2 / D_PR by MLS^2",
         energy_over_dimension,
         lambda q: q.grad_x_2[moving(q)].square(),
+        "||grad_x f||_F^2 / D_PR by MLS^2",
         ("N.5.1",),
     ),
     Step(
-        "MLS^2 by ||grad_x f||_F^2",
         lambda q: q.grad_x_2[moving(q)].square(),
         lambda q: q.gradient_energy[moving(q)],
+        "MLS^2 by ||grad_x f||_F^2",
         ("N.5.2",),
         (),
     ),
@@ -633,9 +600,9 @@ _state(
     r"\;S^{1/2}",
     (DENSE_LAYERS, TRAINABLE_LAYERS, LIVE_LAYERS, SHARPNESS, SMOOTH),
     {"balanced": (0,), "linear_functional": (0,)},
-    Step("NMLS by sharpness", nmls, nmls_bound, ("N.9",)),
+    Step(nmls, nmls_bound, "NMLS by sharpness", ("N.9",)),
     group="layers and dimensions",
-    is_recorded=attrgetter("has_sensitivities"),
+    is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
     "N.10",
@@ -653,10 +620,10 @@ _state(
         SMOOTH,
     ),
     {"isotropic_one_live": (0,), "linear_functional": (0,), "balanced": (0,)},
-    Step("log NVR by sharpness", log_nvr, log_nvr_bound, ("N.10",)),
+    Step(log_nvr, log_nvr_bound, "log NVR by sharpness", ("N.10",)),
     logarithmic=True,
     group="layers and dimensions",
-    is_recorded=attrgetter("has_sensitivities"),
+    is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
     "N.11",
@@ -672,26 +639,18 @@ _state(
     ),
     {"balanced": (0,), "rank_one": (0,)},
     Step(
-        "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
         inputs_times_sensitivities,
         weights_times_gradients,
+        "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
         ("N.11",),
     ),
     Step(
-        "left side of the rescaled network",
-        lambda q: inputs_times_sensitivities(q.rescaled),
-        inputs_times_sensitivities,
-        relation="=",
+        lambda q: inputs_times_sensitivities(q.rescaled), inputs_times_sensitivities, relation="="
     ),
-    Step(
-        "right side of the rescaled network",
-        lambda q: weights_times_gradients(q.rescaled),
-        weights_times_gradients,
-        relation="=",
-    ),
+    Step(lambda q: weights_times_gradients(q.rescaled), weights_times_gradients, relation="="),
     per_sample=True,
     group="layers and dimensions",
-    is_recorded=attrgetter("has_sensitivities"),
+    is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
     "N.12",
@@ -702,9 +661,9 @@ _state(
     r"\lVert W_l\rVert_2^2\lVert\nabla_{W_l}f(x_i)\rVert_F^2}",
     (DENSE_LAYERS, SMOOTH),
     {"balanced": (0,), "linear_functional": (0,)},
-    Step("normalized NMLS by relative sharpness", normalized_nmls, relative_bound, ("N.12",)),
+    Step(normalized_nmls, relative_bound, "normalized NMLS by relative sharpness", ("N.12",)),
     group="layers and dimensions",
-    is_recorded=attrgetter("has_sensitivities"),
+    is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
     "N.14",
@@ -715,7 +674,6 @@ _state(
     (DENSE, "W has H rows.", SMOOTH),
     {"repeated_row": (0,), "neuron": (0,)},
     Step(
-        "||diag(x) grad_x f||_F^2 by H ||W * grad_W f||_F^2",
         lambda q: (q.x[:, None, :] * q.grad_x).square().sum(dim=(1, 2)),
         lambda q: len(q.W) * (q.W * q.grad_W).square().sum(dim=(1, 2, 3)),
     ),
@@ -734,16 +692,15 @@ _state(
     ),
     {"aligned": (1,)},
     Step(
-        "grad_x f by T_W^T delta",
         lambda q: q.grad_x,
         lambda q: q.delta.flatten(2) @ q.T_W,
         relation="=",
         scale=lambda q: q.grad_x_F[:, None, None],
     ),
     Step(
-        "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
         grad_x_2,
         lambda q: q.norm_T_W * q.delta_F,
+        "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
         ("N.6",),
     ),
     per_sample=True,
@@ -767,15 +724,14 @@ _state(
     ),
     {"aligned": (1,)},
     Step(
-        "||grad_W f (untied)||_F^2 position by position",
         lambda q: q.untied_F**2,
         lambda q: ((q.delta**2).sum(dim=(1, 2)) * q.norm_X**2).sum(dim=1),
         relation="=",
     ),
     Step(
-        "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
         grad_x_2,
         untied_bound,
+        "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
         ("N.7",),
     ),
     per_sample=True,
@@ -796,22 +752,13 @@ _state(
     ),
     {"cancelling": (1,), "one_position": (1, 2)},
     Step(
-        "grad_W f by delta X",
         lambda q: q.grad_W,
         lambda q: q.delta @ q.X[:, None],
         relation="=",
         scale=lambda q: q.grad_W_F[:, None, None, None],
     ),
-    Step(
-        "||delta||_F by ||grad_W f||_F / sigma_min",
-        delta_F,
-        lambda q: q.grad_W_F / q.smallest_sigma,
-    ),
-    Step(
-        "||grad_x f||_2 by ||T_W||_2 ||grad_W f||_F / sigma_min",
-        grad_x_2,
-        lambda q: q.norm_T_W * q.grad_W_F / q.smallest_sigma,
-    ),
+    Step(delta_F, lambda q: q.grad_W_F / q.smallest_sigma),
+    Step(grad_x_2, lambda q: q.norm_T_W * q.grad_W_F / q.smallest_sigma),
     cases="convolutions",
 )
 

@@ -39,6 +39,9 @@ DENSE = {
     "N.11",
     "N.12",
 }
+# Entries of the table that no number is worked out for here; what is said of all holds for them.
+OTHERS = {column.label for column in inequalities.COLUMNS.values()} - DENSE
+OTHERS -= {"21", "24", "N.6", "N.7"}
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -62,7 +65,8 @@ def flat(found: dict[str, list[bounds.Bound]]) -> list[bounds.Bound]:
 
 def is_still(bound) -> bool:
     """Whether a bound is on a dimensionality that there is not: no input moves the output."""
-    return bound.label == "N.5" and bound.lhs == bound.rhs == 0.0
+    assumptions = inequalities.COLUMNS[bound.key].inequality.assumptions
+    return inequalities.MOVING in assumptions and bound.lhs == bound.rhs
 
 
 # --- proven inequalities hold ------------------------------------------------------------------
@@ -93,7 +97,7 @@ def test_every_inequality_of_a_dense_net_is_proven_and_holds(
     if varying:
         x = x * torch.logspace(-3, 3, n, dtype=torch.float64)[:, None]
     found = evaluated(net, x)
-    assert set(found) == DENSE | {"21" if widths[-1] >= 2 else "24"}
+    assert set(found) - OTHERS == DENSE | {"21" if widths[-1] >= 2 else "24"}
     for bound in flat(found):
         assert bound.holds, bound
         # A layer behind dead units reads zeros, and the sums over layers divide by their norm.
@@ -102,7 +106,7 @@ def test_every_inequality_of_a_dense_net_is_proven_and_holds(
 
 def test_labels_come_in_the_order_of_the_paper():
     found = flatlib.bounds.evaluate(flatlib.measure(flatlib.nets.mlp((4, 3, 2)), gaussian(5, 4)))
-    assert [bound.label for bound in found] == [
+    assert [bound.label for bound in found if bound.label not in OTHERS] == [
         "5",
         "5",
         "N.2",
@@ -261,7 +265,7 @@ def test_both_sides_are_those_of_the_oracle(widths, activation):
     net = flatlib.nets.mlp(widths, activation, seed=3)
     x = gaussian(6, widths[0]).double() * torch.logspace(-1, 1, 6, dtype=torch.float64)[:, None]
     found, sides = evaluated(net, x), expected_sides(net, x)
-    assert set(found) == set(sides)
+    assert set(found) - OTHERS == set(sides)
     for label, pairs in sides.items():
         assert len(found[label]) == len(pairs)
         for bound, pair in zip(found[label], pairs, strict=True):

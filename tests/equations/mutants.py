@@ -16,7 +16,13 @@ from torch import Tensor
 from torch.linalg import eigvalsh, matrix_norm, svdvals
 
 from flatlib.lab.equations.cases import frobenius, mean, spectral
-from flatlib.lab.equations.checking import Equation, Formula, Link, holds
+from flatlib.lab.equations.checking import (
+    Equation,
+    Formula,
+    Link,
+    at_equality_cases,
+    first_failure,
+)
 from flatlib.lab.equations.interpolation import tangent_kernel
 from flatlib.sides import C_prime, norm
 
@@ -102,11 +108,35 @@ def raised(factor: Any, step: int = 0) -> Mutant:
     return _changed(step, change)
 
 
+def mutants_of(equation: Equation) -> dict[str, Mutant]:
+    """Those of the table; of an inequality without any, what breaks every inequality."""
+    if equation.label in MUTANTS or equation.kind != "inequality":
+        return MUTANTS[equation.label]
+    wrong = {}
+    multiplied = raised if equation.logarithmic else scaled
+    for step, link in enumerate(equation.check(next(equation.cases(0, 1)))):
+        if link[1] == "<=":
+            wrong |= {
+                f"step {step} the wrong way round": turned(step),
+                f"step {step}, a factor 2 to spare": multiplied(2.0, step),
+                f"step {step}, a millionth to spare": multiplied(1 + 1e-6, step),
+                f"step {step}, a millionth too small": multiplied(1 - 1e-6, step),
+            }
+    return wrong
+
+
+def holds(equation: Equation, formula: Formula, seed: int, cases: int) -> bool:
+    """Whether a formula in place of the equation's own passes its check; stops if it does not."""
+    if any(failure for _, failure in at_equality_cases(equation, formula, seed)):
+        return False
+    return not any(first_failure(formula(case)) for case in equation.cases(seed, cases))
+
+
 def caught(equation: Equation, seed: int = 0, cases: int = 40) -> dict[str, bool]:
     """The names of an equation's mutants, each with whether the equation's check refuses it."""
-    mutants = MUTANTS[equation.label].items()
     return {
-        name: not holds(equation, mutant(equation.check), seed, cases) for name, mutant in mutants
+        name: not holds(equation, mutant(equation.check), seed, cases)
+        for name, mutant in mutants_of(equation).items()
     }
 
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mutants import MUTANTS, Swapped, scaled, swap, turned
+from mutants import MUTANTS, Swapped, holds, scaled, swap, turned
 
 from flatlib import bounds
 from flatlib.inequalities import COLUMNS
 from flatlib.lab import equations
 from flatlib.lab.equations import bounded
 from flatlib.lab.equations.cases import Case
-from flatlib.lab.equations.checking import holds, run
+from flatlib.lab.equations.checking import run
 
 
 def outcome(label: str, link, cases: int = 3):

@@ -367,7 +367,7 @@ class Case(_Norms):
         return bool((self.sigma[:, -1] > 1e-6 * self.sigma[:, 0]).all())
 
     @property
-    def has_sensitivities(self) -> bool:
+    def has_layer_mls(self) -> bool:
         return True
 
     @property

@@ -166,7 +166,8 @@ def _gap(link: Link, logarithmic: bool) -> float:
     return _excess(lhs, "=", rhs, *scale) if alive else math.inf
 
 
-def _first_failure(links: list[Link]) -> str:
+def first_failure(links: list[Link]) -> str:
+    """The first link that is further off than it may be, in words."""
     for position, link in enumerate(links):
         excess = _excess(*link)
         if not excess <= allowed(link[1]):
@@ -174,7 +175,7 @@ def _first_failure(links: list[Link]) -> str:
     return ""
 
 
-def _at_equality_cases(
+def at_equality_cases(
     equation: Equation, formula: Formula, seed: int
 ) -> Iterator[tuple[float, str]]:
     """At each equality case: the largest gap of the steps attained there, and any failure."""
@@ -183,26 +184,10 @@ def _at_equality_cases(
             case = family.make(seed + shift)
             links = formula(case)
             gap = max(_gap(links[position], equation.logarithmic) for position in family.links)
-            failure = _first_failure(links)
+            failure = first_failure(links)
             if gap > IDENTITY_TOLERANCE:
                 failure = f"missed by {gap:.3g}"
             yield gap, failure and f"equality case {family.make.__name__}: {failure}"
-
-
-def holds(equation: Equation, formula: Formula, seed: int, cases: int) -> bool:
-    """Whether a formula passes the equation's check; stops at the first failure.
-
-    The check is that of `run`, with another formula in its place: what a mutant has to fail.
-
-    Args:
-        equation: whose cases and equality cases are used.
-        formula: the equation's own or a mutant.
-        seed: of the cases.
-        cases: how many.
-    """
-    if any(failure for _, failure in _at_equality_cases(equation, formula, seed)):
-        return False
-    return not any(_first_failure(formula(case)) for case in equation.cases(seed, cases))
 
 
 def _worst(equation: Equation, links: list[Link]) -> float:
@@ -221,10 +206,10 @@ def run(equation: Equation, seed: int, cases: int) -> CheckResult:
         if equation.library and number < LIBRARY_CASES:
             found_by[equation.library] = equation.library(case)
         for formula, links in found_by.items():
-            found = _first_failure(links)
+            found = first_failure(links)
             if found:
                 failures.append(f"case {number} of seed {seed}: {formula.__name__}: {found}")
-    at_equality = list(_at_equality_cases(equation, equation.check, seed))
+    at_equality = list(at_equality_cases(equation, equation.check, seed))
     attained = max((gap for gap, _ in at_equality), default=math.nan)
     failures += [failure for _, failure in at_equality if failure]
     if equation.kind == "inequality":
