@@ -275,6 +275,18 @@ def test_both_sides_are_those_of_the_oracle(widths, activation):
             assert bound.slack == pytest.approx(rhs - lhs, rel=1e-6, abs=1e-9), bound
 
 
+def test_relative_sharpness_is_that_of_the_oracle():
+    net, x = flatlib.nets.mlp((5, 4, 3), seed=2), gaussian(6, 5)
+    slow = slow_measure(net, x)
+    pairs = [(layer, i) for layer in slow.layers for i in range(6)]
+    expected = sum(w.weight_norm**2 * float(w.weight_gradient_energy[i]) for w, i in pairs) / 6
+    m = flatlib.measure(net, x)
+    assert bounds.relative_sharpness(m) == pytest.approx(expected, rel=1e-12)
+    (bound,) = [b for b in bounds.evaluate(m) if b.label == "N.12"]
+    assert bound.rhs == pytest.approx(math.sqrt(2 * expected), rel=1e-12)
+    assert bound.lhs == bounds.normalized_nmls(m)
+
+
 # --- equality cases ----------------------------------------------------------------------------
 
 

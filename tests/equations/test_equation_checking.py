@@ -178,9 +178,9 @@ def test_a_bound_of_the_library_that_is_off_fails_the_check(label, side, monkeyp
         return tuple(replace(b, **{side: _moved(b, getattr(b, side))}) for b in bounds.evaluate(m))
 
     found = _reported(label)
-    assert run(found, 0, 6).passed
+    assert run(found, 0, 2).passed
     monkeypatch.setattr(bounded, "evaluate", off)
-    result = run(found, 0, 6)
+    result = run(found, 0, 2)
     assert not result.passed and found.library.__name__ in result.failure
 
 
@@ -203,7 +203,7 @@ def test_a_bound_that_the_library_leaves_out_fails_the_check(label, monkeypatch)
         return tuple(b for b in bounds.evaluate(m) if b.label != label)
 
     monkeypatch.setattr(bounded, "evaluate", without)
-    assert not run(_reported(label), 0, 6).passed
+    assert not run(_reported(label), 0, 2).passed
 
 
 @pytest.mark.parametrize("label", REPORTED)
@@ -212,4 +212,4 @@ def test_a_bound_that_the_library_does_not_prove_fails_the_check(label, monkeypa
         return tuple(replace(b, proven=b.label != label) for b in bounds.evaluate(m))
 
     monkeypatch.setattr(bounded, "evaluate", unproven)
-    assert not run(_reported(label), 0, 6).passed
+    assert not run(_reported(label), 0, 2).passed

@@ -91,6 +91,7 @@ def test_entries_can_be_shown(label):
     assert found.statement.count(r"\Big(") == found.statement.count(r"\Big)")
     if found.kind == "inequality":
         assert found.source.startswith(f'_state(\n    "{label}",') and "Step(" in found.source
+        assert len(found.source.splitlines()) <= 70
     else:
         assert found.source.startswith(f"def {found.check.__name__}")
         assert len(inspect.getsource(found.check).splitlines()) <= 25

@@ -102,6 +102,14 @@ def _entries() -> dict[str, str]:
     return {call.args[0].value: ast.get_source_segment(code, call) for call in calls}
 
 
+def _code(inequality: Inequality) -> str:
+    """An entry, and the functions that it takes for sides."""
+    both = [side for step in inequality.steps for side in (step.lhs, step.rhs)]
+    named = dict.fromkeys(side for side in both if inspect.isfunction(side))
+    named = [side for side in named if side.__name__ != "<lambda>"]
+    return "\n\n".join([_entries()[inequality.label], *map(inspect.getsource, named)])
+
+
 def _equation(inequality: Inequality) -> Equation:
     return Equation(
         label=inequality.label,
@@ -115,7 +123,7 @@ def _equation(inequality: Inequality) -> Equation:
         draw=DRAWS[inequality.cases],
         library=library_of(inequality),
         logarithmic=inequality.logarithmic,
-        code=_entries()[inequality.label],
+        code=_code(inequality),
     )
 
 
