@@ -36,6 +36,9 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from flatlib.sides import (
     A,
     B,
@@ -760,6 +763,29 @@ _state(
     Step(delta_F, lambda q: q.grad_W_F / q.smallest_sigma),
     Step(grad_x_2, lambda q: q.norm_T_W * q.grad_W_F / q.smallest_sigma),
     cases="convolutions",
+)
+
+
+def _effective_rank(q: Any) -> Tensor:
+    """The exponential of the entropy of ``sigma_k^2 / sum sigma^2``."""
+    shares = (q.sigma / q.sigma[:, :1]).square()
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    return torch.special.entr(shares).sum(dim=1).exp().nan_to_num(nan=1.0)
+
+
+_state(
+    "N.15",
+    "Dimensionality by effective rank",
+    "Ours; beside (14), with the effective rank of Roy and Vetterli (2007) for squares",
+    r"D_{\mathrm{PR}}\le\exp\Big(-\sum_{k=1}^Np_k\log p_k\Big),\qquad"
+    r"p_k=\frac{\sigma_k^2}{\sum_j\sigma_j^2}",
+    (MOVING, "The term of a singular value of 0 is 0.", SMOOTH),
+    {"isotropic": (0,), "neuron": (0,)},
+    Step(
+        lambda q: q.D_PR.nan_to_num(nan=1.0), _effective_rank, "D_PR by effective rank", ("N.15",)
+    ),
+    per_sample=True,
+    group="layers and dimensions",
 )
 
 
