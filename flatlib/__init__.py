@@ -14,6 +14,7 @@ ROOMS = (
     "comparisons",
     "derivatives",
     "geometry",
+    "inequalities",
     "lab",
     "matrix_free",
     "measurement",

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 import sys
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from flatlib import sides
+from flatlib.inequalities import (
+    COLUMNS,
+    CONVOLUTION,
+    DENSE,
+    DENSE_LAYERS,
+    LIVE_LAYERS,
+    MOVING,
+    TRAINABLE,
+    TRAINABLE_LAYERS,
+    Column,
+)
 from flatlib.measurement import LayerMeasurement, Measurement
 
 # Both sides are sums of some thousands of float64 products; a true inequality that is attained
@@ -40,38 +55,7 @@ class Bound:
     holds: bool  # lhs <= rhs, up to rounding
     slack: float  # rhs - lhs
     proven: bool  # whether this network meets the assumptions of the proof
-
-
-def _product(*factors: float) -> float:
-    """Their product; no part of it overflows or underflows where the whole does not."""
-    mantissa, exponent = 1.0, 0
-    for factor in factors:
-        part, shift = math.frexp(factor)
-        mantissa, more = math.frexp(mantissa * part)
-        exponent += shift + more
-    try:
-        return math.ldexp(mantissa, exponent)
-    except OverflowError:
-        return math.inf
-
-
-def _mean_product(*factors: Tensor) -> float:
-    """Mean over samples of the product of non-negative factors."""
-    largest = [float(factor.max()) for factor in factors]
-    if 0.0 in largest:
-        return 0.0
-    shares = [factor / size for factor, size in zip(factors, largest, strict=True)]
-    return _product(*largest, float(math.prod(shares[1:], start=shares[0]).mean()))
-
-
-def _root_mean(*factors: Tensor) -> float:
-    """Root of the mean over samples of the squared product of non-negative factors."""
-    largest = [float(factor.max()) for factor in factors]
-    if 0.0 in largest:
-        return 0.0
-    shares = [factor / size for factor, size in zip(factors, largest, strict=True)]
-    product = math.prod(shares[1:], start=shares[0])
-    return _product(*largest, math.sqrt(float(product.square().mean())))
+    key: str  # of its two columns in the archive
 
 
 def _refuse_zero_input(m: Measurement) -> None:
@@ -81,6 +65,86 @@ def _refuse_zero_input(m: Measurement) -> None:
             f"sample {int(zero[0])} has input norm 0, and the bounds divide by it (Eq. 5); leave "
             "the sample out"
         )
+
+
+class Measured:
+    """What `flatlib.inequalities` calls by name, taken from a measurement."""
+
+    def __init__(self, m: Measurement):
+        first, self.m = m.layers[0], m
+        self.n, self.N, self.k = m.n, m.n_outputs, 1
+        self.k_high = self.k_low = m.n_outputs  # the power that Eq. (12) takes of Eqs. (21), (24)
+        self.norm_x, self.grad_x_2, self.gradient_energy = m.input_norm, m.mls, m.gradient_energy
+        self.norm_W_2, self.norm_W_F = first.weight_norm, first.weight_frobenius_norm
+        self.grad_W_energy = first.weight_gradient_energy
+        self.grad_theta_energy = m.parameter_gradient_energy
+        self.sharpness, self.log_volume, self.sigma = m.sharpness, m.log_volume, m.singular_values
+        self.D_PR, self.has_layer_mls = m.local_dimensionality, m.has_layer_mls
+        self.delta_F = first.output_gradient_energy.sqrt()
+        self.untied_F = first.untied_gradient_energy.sqrt()
+        self.smallest_patch = first.smallest_patch_norm
+        self.grad_W_F, self.grad_theta_F = self.grad_W_energy.sqrt(), self.grad_theta_energy.sqrt()
+        self.layers = tuple(
+            SimpleNamespace(
+                norm_x=layer.input_norm,
+                norm_W_2=layer.weight_norm,
+                grad_x_2=layer.mls,
+                grad_W_F=layer.weight_gradient_energy.sqrt(),
+                log_volume=layer.log_volume,
+            )
+            for layer in m.layers
+        )
+
+    def at(self, k: int) -> Measured:
+        """The same with another power."""
+        other = copy(self)
+        other.k = k
+        return other
+
+    @cached_property
+    def grad_x_F(self) -> Tensor:
+        """``||grad_x f||_F``, whose square may overflow or underflow where it does not."""
+        top = self.m.singular_values[:, :1]
+        relative = torch.where(top > 0, self.m.singular_values / top, 0.0)
+        return top[:, 0] * torch.linalg.vector_norm(relative, dim=1)
+
+    @property
+    def norm_T_W(self) -> float:
+        return self.m.layers[0].operator_norm
+
+    @property
+    def convolution_in_front(self) -> bool:
+        first = self.m.layers[0]
+        whole = first.input_dimension == self.m.input_dimension
+        return self.has_layer_mls and first.kind != "Linear" and whole
+
+    @cached_property
+    def dark(self) -> str:
+        """Which layer reads only zeros of which sample, in words, if one does."""
+        zero = (torch.stack([layer.norm_x for layer in self.layers]) == 0).nonzero()
+        if not len(zero):
+            return ""
+        layer, sample = zero[0].tolist()
+        return f"what {self.m.layers[layer].name!r} reads of sample {sample} has norm 0"
+
+    def meets(self, assumption: str) -> bool:
+        """Whether an assumption is met; one that no measurement decides counts as met."""
+        first, layers = self.m.layers[0], self.m.layers
+        if assumption == DENSE:
+            return self.m.input_layer_is_dense and _is_resolved(first, self.m.mls)
+        if assumption == TRAINABLE:
+            return first.in_sharpness
+        if assumption == DENSE_LAYERS:
+            # A convolution with one position is no dense map: it may read a part of its input.
+            dense = [layer.kind == "Linear" and layer.n_positions == 1 for layer in layers]
+            return all(dense) and all(_is_resolved(each, each.mls) for each in layers)
+        if assumption == TRAINABLE_LAYERS:
+            return all(layer.in_sharpness for layer in layers)
+        if assumption == LIVE_LAYERS:
+            return not self.dark
+        if assumption == CONVOLUTION:
+            return bool(torch.equal(first.mls, self.m.mls))
+        return assumption != MOVING or bool((self.m.mls > 0).any())
 
 
 def chain(m: Measurement) -> Chain:
@@ -112,17 +176,8 @@ def chain(m: Measurement) -> Chain:
     True
     """
     _refuse_zero_input(m)
-    first = m.layers[0]
-    gradient_norm = first.weight_gradient_energy.sqrt()
-    inverse_norm = 1 / m.input_norm
-    rms_inverse = _root_mean(inverse_norm)
-    return Chain(
-        A=float(m.mls.mean()),
-        B=_product(first.weight_norm, _mean_product(gradient_norm, inverse_norm)),
-        C=_product(first.weight_norm, rms_inverse, _root_mean(gradient_norm)),
-        C_prime=_product(first.weight_norm, _root_mean(gradient_norm, inverse_norm)),
-        D=_product(first.weight_norm, rms_inverse, math.sqrt(m.sharpness)),
-    )
+    q = Measured(m)
+    return Chain(*(side(q) for side in (sides.A, sides.B, sides.C, sides.C_prime, sides.D)))
 
 
 def relative_sharpness(m: Measurement) -> float:
@@ -173,60 +228,7 @@ def normalized_nmls(m: Measurement) -> float:
     """
     if not m.has_layer_mls:
         raise ValueError("not every layer has an MLS; measure again with layers=True")
-    return sum(float((layer.input_norm * layer.mls).mean()) for layer in m.layers)
-
-
-def _bound(
-    label: str, name: str, lhs: float, rhs: float, proven: bool, smallest_size: float = 0.0
-) -> Bound:
-    size = max(abs(lhs), abs(rhs), smallest_size)
-    # Infinite sides (a volume of 0, a zero input) compare as they are.
-    rounding = max(ROUNDING * size, SMALLEST_NORMAL) if math.isfinite(size) else 0.0
-    slack = 0.0 if lhs == rhs else rhs - lhs
-    return Bound(label, name, lhs, rhs, lhs <= rhs + rounding, slack, proven)
-
-
-def _log_bound(label: str, name: str, lhs: float, rhs: float, proven: bool) -> Bound:
-    """An inequality of logarithms, where a relative error of either side is an absolute one."""
-    return _bound(label, name, lhs, rhs, proven, smallest_size=1.0)
-
-
-def _worst(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bound:
-    """The sample (and layer) where the left side is largest relative to the right."""
-    lhs, rhs = lhs.flatten(), rhs.flatten()
-    ratio = torch.where(lhs > 0, lhs / rhs, torch.zeros_like(lhs))
-    worst = int(ratio.argmax())
-    return _bound(label, name, float(lhs[worst]), float(rhs[worst]), proven)
-
-
-def _worst_log(label: str, name: str, lhs: Tensor, rhs: Tensor, proven: bool) -> Bound:
-    gap = torch.where(lhs == -math.inf, torch.full_like(lhs, -math.inf), lhs - rhs)
-    worst = int(gap.argmax())
-    return _log_bound(label, name, float(lhs[worst]), float(rhs[worst]), proven)
-
-
-def _log_mean_exp(values: Tensor) -> float:
-    return float(values.logsumexp(dim=0)) - math.log(len(values))
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
-
-
-def _mean_power(values: Tensor, k: int, log_factor: float = 0.0) -> float:
-    """Mean over samples of ``(exp(log_factor) values)^k``, in logarithms."""
-    return _exp(_log_mean_exp(k * (log_factor + values.log())))
-
-
-def _frobenius(m: Measurement) -> Tensor:
-    """``||grad_x f||_F``, whose square may overflow or underflow where it does not."""
-    top = m.singular_values[:, :1]
-    relative = torch.where(top > 0, m.singular_values / top, 0.0)
-    return top[:, 0] * torch.linalg.vector_norm(relative, dim=1)
-
-
-def _log(value: float) -> float:
-    return math.log(value) if value > 0 else -math.inf
+    return sides.normalized_nmls(Measured(m))
 
 
 def evaluate(m: Measurement) -> tuple[Bound, ...]:
@@ -239,7 +241,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     the parameters' that it is trainable and used nowhere else; the bounds over layers need both
     of every layer, and N.5 a sample whose Jacobian is not zero. An MLS below 1e-130 counts
     as 0 here: float64 loses its square. Where it loses that of a weight's gradient alone, what
-    rests on the gradient is not proven.
+    rests on the gradient is not proven. What they are stands in `flatlib.inequalities.TABLE`.
 
     Args:
         m: from `flatlib.measure`.
@@ -260,14 +262,40 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     True
     """
     _refuse_zero_input(m)
-    m = _without_tiny_gradients(m)
-    return (
-        *_weights_to_inputs(m),
-        *_volume(m),
-        *_mls(m),
-        *_dimensionality(m),
-        *(_over_layers(m) + _convolution(m) if m.has_layer_mls else []),
+    q = Measured(_without_tiny_gradients(m))
+    return tuple(
+        _decided(column, q.at(column.k))
+        for column in COLUMNS.values()
+        if column.inequality.is_recorded(q)
     )
+
+
+def _decided(column: Column, q: Measured) -> Bound:
+    """One inequality at a measurement, at the sample where it is tightest if it is of samples."""
+    inequality, step = column.inequality, column.step
+    lhs, rhs = step.lhs(q), step.rhs(q)
+    if inequality.per_sample:
+        lhs, rhs = _tightest(lhs.flatten(), rhs.flatten(), inequality.logarithmic)
+    assumptions = inequality.assumptions if step.needs is None else step.needs
+    proven = all(map(q.meets, assumptions))
+    note = f" (infinite: {q.dark})" if LIVE_LAYERS in assumptions and q.dark else ""
+    # A relative error is an absolute one of the logarithm.
+    size = max(abs(lhs), abs(rhs), 1.0 if inequality.logarithmic else 0.0)
+    # Infinite sides (a volume of 0, a zero input) compare as they are.
+    rounding = max(ROUNDING * size, SMALLEST_NORMAL) if math.isfinite(size) else 0.0
+    slack = 0.0 if lhs == rhs else rhs - lhs
+    holds = lhs <= rhs + rounding
+    return Bound(column.label, column.name + note, lhs, rhs, holds, slack, proven, column.key)
+
+
+def _tightest(lhs: Tensor, rhs: Tensor, logarithmic: bool) -> tuple[float, float]:
+    """The sides where the left one is largest relative to the right one."""
+    if logarithmic:
+        gap = torch.where(lhs == -math.inf, torch.full_like(lhs, -math.inf), lhs - rhs)
+    else:
+        gap = torch.where(lhs > 0, lhs / rhs, torch.zeros_like(lhs))
+    worst = int(gap.argmax())
+    return float(lhs[worst]), float(rhs[worst])
 
 
 def _is_resolved(layer: LayerMeasurement, mls: Tensor) -> bool:
@@ -311,231 +339,3 @@ def _without_tiny_gradients(m: Measurement) -> Measurement:
         local_dimensionality=m.local_dimensionality.masked_fill(tiny, math.nan),
         layers=layers,
     )
-
-
-def _weights_to_inputs(m: Measurement) -> list[Bound]:
-    first = m.layers[0]
-    dense = m.input_layer_is_dense and _is_resolved(first, m.mls)
-    counted = first.in_sharpness
-    gradient = first.weight_gradient_energy.sqrt()
-    whole = m.parameter_gradient_energy.sqrt()
-    frobenius = _frobenius(m)
-    F2, F = first.weight_norm, first.weight_frobenius_norm
-    log_smallest = math.log(float(m.input_norm.min()))
-    by_F, by_F2 = _log(F) - log_smallest, _log(F2) - log_smallest
-    log_ratio = gradient.log() - m.input_norm.log()
-    bounds = [
-        _worst(
-            "5",
-            "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||",
-            frobenius,
-            (_log(F) + log_ratio).exp(),
-            dense,
-        ),
-        _worst(
-            "5",
-            "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||",
-            m.mls,
-            (_log(F2) + log_ratio).exp(),
-            dense,
-        ),
-        _worst(
-            "N.2",
-            "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
-            frobenius,
-            (_log(F2) + log_ratio).exp(),
-            dense,
-        ),
-    ]
-    for k in (1, 2):
-        middle = _mean_power(gradient, k, by_F)
-        last = _mean_power(whole, k, by_F)
-        bounds += [
-            _bound(
-                "6",
-                f"k={k}: mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
-                _mean_power(frobenius, k),
-                middle,
-                dense,
-            ),
-            _bound(
-                "6",
-                f"k={k}: mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
-                middle,
-                last,
-                counted,
-            ),
-            _bound(
-                "7",
-                f"k={k}: mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
-                _mean_power(m.mls, k),
-                _mean_power(whole, k, by_F2),
-                dense and counted,
-            ),
-        ]
-    return bounds
-
-
-def _volume(m: Measurement) -> list[Bound]:
-    first, N, n = m.layers[0], m.n_outputs, m.n
-    dense = m.input_layer_is_dense and _is_resolved(first, m.mls)
-    counted = first.in_sharpness
-    log_mean_square = 2 * _frobenius(m).log() - math.log(N)
-    log_F, log_F2 = _log(first.weight_frobenius_norm), _log(first.weight_norm)
-    log_smallest = math.log(float(m.input_norm.min()))
-    energies = (N / 2) * log_mean_square
-    power = max(N / 2 - 1, 0) * math.log(n) + N * (log_F - log_smallest)
-    by_sharpness = power + (N / 2) * _log(m.sharpness / N)
-    log_norms = (N / 2) * m.parameter_gradient_energy.log()
-    by_norms = N * (log_F - log_smallest) + _log_mean_exp(log_norms)
-    log_weighted = _log_mean_exp(first.weight_gradient_energy.log() - 2 * m.input_norm.log())
-    by_weights = (N / 2) * (2 * log_F2 + log_weighted - math.log(N))
-    last = (N / 2) * (2 * (log_F2 - log_smallest) + _log(m.sharpness / N))
-    mean_log = float(m.log_volume.mean())
-    return [
-        _worst_log(
-            "11", "log volume by log of ||grad_x f||_F^N / N^(N/2)", m.log_volume, energies, True
-        ),
-        _log_bound(
-            "12",
-            "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
-            _log_mean_exp(m.log_volume),
-            _log_mean_exp(energies),
-            True,
-        ),
-        _log_bound(
-            "12",
-            "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
-            _log_mean_exp(energies),
-            by_sharpness,
-            dense and counted,
-        ),
-        _log_bound(
-            "21" if N >= 2 else "24",
-            "log mean of ||grad_theta f||_F^N by sharpness",
-            by_norms,
-            by_sharpness + (N / 2) * math.log(N),
-            True,
-        ),
-        _log_bound("N.3", "mean log volume by ||grad_W f||_F / ||x||", mean_log, by_weights, dense),
-        _log_bound("N.3", "||grad_W f||_F / ||x|| by sharpness", by_weights, last, counted),
-    ]
-
-
-def _mls(m: Measurement) -> list[Bound]:
-    c = chain(m)
-    dense = m.input_layer_is_dense and _is_resolved(m.layers[0], m.mls)
-    counted = m.layers[0].in_sharpness
-    return [
-        _bound("13", "A <= D", c.A, c.D, dense and counted),
-        _bound("25", "A <= B", c.A, c.B, dense),
-        _bound("26", "B <= C", c.B, c.C, True),
-        _bound("27", "C <= D", c.C, c.D, counted),
-        _bound("28", "A <= C", c.A, c.C, dense),
-        _bound("N.4", "B <= C'", c.B, c.C_prime, True),
-    ]
-
-
-def _dimensionality(m: Measurement) -> list[Bound]:
-    moving = m.mls > 0
-    some = moving if moving.any() else ~moving
-    energy, top = m.gradient_energy[some], m.mls[some].square()
-    # A zero Jacobian has no D_PR; 0 over any number from 1 to N is 0, and proves nothing.
-    D_PR, proven = m.local_dimensionality[some].nan_to_num(nan=1.0), bool(moving.any())
-    return [
-        _worst("N.5", "||grad_x f||_F^2 / D_PR by MLS^2", energy / D_PR, top, proven),
-        _worst("N.5", "MLS^2 by ||grad_x f||_F^2", top, energy, True),
-    ]
-
-
-def _stacked(layers: tuple[LayerMeasurement, ...], name: str) -> Tensor:
-    return torch.stack([getattr(layer, name) for layer in layers])
-
-
-def _over_layers(m: Measurement) -> list[Bound]:
-    layers = m.layers
-    # A convolution with one position is no dense map either: it may read a part of its input.
-    dense = all(
-        layer.kind == "Linear" and layer.n_positions == 1 and _is_resolved(layer, layer.mls)
-        for layer in layers
-    )
-    counted = dense and all(layer.in_sharpness for layer in layers)
-    norms = m.mls.new_tensor([layer.weight_norm for layer in layers]).unsqueeze(1)
-    mls, x = _stacked(layers, "mls"), _stacked(layers, "input_norm")
-    gradient = _stacked(layers, "weight_gradient_energy").sqrt()
-    zero = (x == 0).nonzero()
-    note = ""
-    if len(zero):
-        layer, sample = zero[0].tolist()
-        note = f" (infinite: what {layers[layer].name!r} reads of sample {sample} has norm 0)"
-    log_share = _log_mean_exp((2 * (norms.log() - x.log())).logsumexp(dim=0))
-    by_sharpness = math.inf if note else _exp((log_share + _log(m.sharpness)) / 2)
-    volumes = _stacked(layers, "log_volume").flatten().logsumexp(dim=0)
-    return [
-        _bound(
-            "N.9",
-            f"NMLS by sharpness{note}",
-            float(mls.sum(dim=0).mean()),
-            by_sharpness,
-            counted and not note,
-        ),
-        _log_bound(
-            "N.10",
-            f"log NVR by sharpness{note}",
-            float(volumes) - math.log(m.n),
-            math.inf if note else _nvr_bound(m, log_share),
-            counted and not note,
-        ),
-        _worst(
-            "N.11",
-            "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
-            x * mls,
-            norms * gradient,
-            dense,
-        ),
-        _bound(
-            "N.12",
-            "normalized NMLS by relative sharpness",
-            normalized_nmls(m),
-            _root_mean_square(norms * gradient),
-            dense,
-        ),
-    ]
-
-
-def _root_mean_square(products: Tensor) -> float:
-    """Root of #layers times the mean over samples of the sum of squares, ``(layers, n)``."""
-    layers, _ = products.shape
-    return layers * _root_mean(products.flatten())
-
-
-def _nvr_bound(m: Measurement, log_share: float) -> float:
-    """Logarithm of ``n^(N-1) (mean_i sum_l ||W_l||^2 / ||x_i^l||^2)^(N/2) (S / N)^(N/2)``."""
-    N = m.n_outputs
-    return (N - 1) * math.log(m.n) + (N / 2) * (log_share + _log(m.sharpness / N))
-
-
-def _convolution(m: Measurement) -> list[Bound]:
-    first = m.layers[0]
-    if first.kind == "Linear" or first.input_dimension != m.input_dimension:
-        return []
-    alone = bool(torch.equal(first.mls, m.mls))
-    delta, untied = first.output_gradient_energy.sqrt(), first.untied_gradient_energy.sqrt()
-    patch = first.smallest_patch_norm
-    by_untied = torch.where(patch > 0, first.operator_norm * untied / patch, math.inf)
-    return [
-        _worst(
-            "N.6",
-            "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
-            m.mls,
-            first.operator_norm * delta,
-            alone,
-        ),
-        _worst(
-            "N.7",
-            "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
-            m.mls,
-            by_untied,
-            alone,
-        ),
-    ]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
-from flatlib.bounds import Bound, chain, evaluate
+from flatlib.bounds import chain, evaluate
 from flatlib.measurement import Measurement, measure
 
 MLS_COLUMN = "sensitivity"  # what the archive has called a layer's ``mls`` from the first run on
@@ -26,7 +25,7 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     sharpness ... nvr                       ``summary()``
     A B C C_prime D                         the chain of Eq. (28)
     mean_log_sigma_1 ...                    mean of each singular value's logarithm
-    lhs_13 rhs_13 ...                       both sides of each inequality, see `bound_keys`
+    lhs_13 rhs_13 ...                       both sides of each inequality, by its key
     conv1.sensitivity ...                   per layer: means over samples, and the norms of W;
                                             ``sensitivity`` is the layer's MLS
     ======================================  ==================================================
@@ -65,27 +64,9 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     }
     for k, column in enumerate(m.singular_values.log().mean(dim=0), start=1):
         row[f"mean_log_sigma_{k}"] = float(column)
-    for key, bound in bound_keys(evaluate(m)).items():
-        row[f"lhs_{key}"], row[f"rhs_{key}"] = bound.lhs, bound.rhs
+    for bound in evaluate(m):
+        row[f"lhs_{bound.key}"], row[f"rhs_{bound.key}"] = bound.lhs, bound.rhs
     return row | _layer_columns(m)
-
-
-def bound_keys(bounds: tuple[Bound, ...]) -> dict[str, Bound]:
-    """Each inequality under its label; the 2nd and 3rd of one label under ``"6.2"``, ``"6.3"``.
-
-    >>> import flatlib
-    >>> m = flatlib.measure(flatlib.nets.linear(3, 2), torch.ones(1, 3))
-    >>> list(bound_keys(evaluate(m)))[:5]
-    ['5.1', '5.2', 'N.2', '6.1', '6.2']
-    """
-    repeated = {label for label, n in Counter(b.label for b in bounds).items() if n > 1}
-    seen: Counter[str] = Counter()
-    keys = {}
-    for bound in bounds:
-        seen[bound.label] += 1
-        suffix = f".{seen[bound.label]}" if bound.label in repeated else ""
-        keys[bound.label + suffix] = bound
-    return keys
 
 
 def _layer_columns(m: Measurement) -> dict[str, float]:

@@ -354,7 +354,7 @@ def test_both_sides_and_gaps_of_inequalities(archive):
         assert at.loc[("25", step), "decades.mean"] == pytest.approx(np.log10(2))
     assert at.loc[("13", 60_000), "decades.mean"] == pytest.approx(-1)
     titles = [ax.get_title(loc="left") for ax in found.figure.axes]
-    assert [title for title in titles if title] == ["(25):\nname 25", "(13):\nname 13"]
+    assert [title for title in titles if title] == ["(25):\n$A\\leq B$", "(13):\n$A\\leq D$"]
 
 
 def test_gaps_between_logarithms_are_differences(archive):

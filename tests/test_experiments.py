@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 import torch
 
-from flatlib import nets
+from flatlib import nets, sides
 from flatlib.bounds import chain, evaluate
-from flatlib.checkpoint import bound_keys
+from flatlib.inequalities import COLUMNS
 from flatlib.lab import commands, experiments
 from flatlib.lab.experiments import (
     EXPERIMENTS,
@@ -649,13 +649,39 @@ class TestArchive:
         net = {"mlp": nets.mlp((784, 500, 500, 500, 10)), "vgg10": nets.vgg10()}[kind]
         x = torch.rand(1, *{"mlp": (784,), "vgg10": (3, 32, 32)}[kind])
         expected = {
-            key: {"label": bound.label, "name": bound.name, "proven": bound.proven}
-            for key, bound in bound_keys(evaluate(measure(net, x))).items()
+            bound.key: {"label": bound.label, "name": bound.name, "proven": bound.proven}
+            for bound in evaluate(measure(net, x))
         }
         paths = list(experiments.default_results().glob(f"laptop/{kind}_*/manifest.json"))
         assert len(paths) >= 5
         for path in paths:
-            assert json.loads(path.read_text())["bounds"] == expected, path
+            archived = json.loads(path.read_text())["bounds"]
+            assert {key: expected.get(key) for key in archived} == archived, path
+            assert len(archived) >= 25
+
+    def test_committed_columns_hold_what_the_table_of_inequalities_says(self):
+        """Sides that are one function, and the chain's terms, have one number in every record."""
+        results = experiments.default_results()
+        paths = sorted(results.glob("laptop/*/manifest.json"))[::4]
+        terms = {(getattr(sides, name), 1): name for name in ("A", "B", "C", "C_prime", "D")}
+        compared = set()
+        for path in paths:
+            record = Record(results, path.parent.parent.name, path.parent.name)
+            table, seen = record.read_table(), dict(terms)
+            keys = [name.removeprefix("lhs_") for name in table if name.startswith("lhs_")]
+            assert set(keys) == set(record.read_manifest()["bounds"]) <= set(COLUMNS)
+            for key in keys:
+                column = COLUMNS[key]
+                if column.inequality.per_sample:
+                    continue  # each at the sample where it is tightest
+                for side in ("lhs", "rhs"):
+                    name, which = f"{side}_{key}", (getattr(column.step, side), column.k)
+                    first = seen.setdefault(which, name)
+                    compared.add((first, name))
+                    assert table[name].equals(table[first]), (path, first, name)
+        pairs = {pair for pair in compared if pair[0] != pair[1]}
+        assert {("A", "lhs_13"), ("D", "rhs_13"), ("C", "rhs_28"), ("rhs_6.3", "lhs_6.4")} <= pairs
+        assert len(pairs) >= 16
 
 
 class TestMany:

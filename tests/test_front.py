@@ -33,8 +33,9 @@ def promised(what: str) -> int:
     return int(re.search(rf"\*\*(\d+) {what}\*\*", README)[1])
 
 
-def test_the_readme_counts_the_checked_equations():
-    assert promised("checked equations") == len(equations.register)
+def test_the_readme_promises_no_more_checked_equations_than_there_are():
+    (least,) = re.findall(r"\*\*More than (\d+) checked equations\*\*", README)
+    assert 40 <= int(least) < len(equations.register)
 
 
 def test_the_readme_counts_the_archived_runs():

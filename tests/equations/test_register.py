@@ -8,11 +8,13 @@ from collections import Counter
 from functools import lru_cache
 
 import pytest
+from mutants import MUTANTS, caught, holds, mutants_of
 
 from flatlib.lab import equations
-from flatlib.lab.equations.checking import CheckResult, holds
+from flatlib.lab.equations.checking import CheckResult
 
-LABELS = [*map(str, range(1, 29)), "A.1", "B.1", "B.2", *(f"N.{k}" for k in range(1, 15))]
+OF_THE_PAPER = [*map(str, range(1, 29)), "A.1", "B.1", "B.2"]
+LABELS = list(equations.register)
 CASES = 40
 
 
@@ -23,7 +25,9 @@ def checked(label: str, seed: int) -> CheckResult:
 
 
 def test_the_register_holds_every_label_in_order():
-    assert list(equations.register) == LABELS
+    ours = LABELS[len(OF_THE_PAPER) :]
+    assert LABELS[: len(OF_THE_PAPER)] == OF_THE_PAPER
+    assert ours == [f"N.{k}" for k in range(1, len(ours) + 1)] and len(ours) >= 14
     assert all(label == found.label for label, found in equations.register.items())
 
 
@@ -46,18 +50,29 @@ def test_worst_lies_within_what_its_kind_allows(label):
 
 
 def test_every_mutant_is_caught():
-    score = {label: equations.caught(found) for label, found in equations.register.items()}
+    score = {label: caught(found) for label, found in equations.register.items()}
     escaped = [(label, name) for label, m in score.items() for name, hit in m.items() if not hit]
     number = Counter({label: len(mutants) for label, mutants in score.items()})
     assert not escaped
+    assert list(score) == LABELS and set(MUTANTS) <= set(LABELS)
     assert min(number.values()) >= 4
-    assert number.total() >= 250
+    assert number.total() >= 273
+
+
+def test_an_inequality_without_mutants_of_its_own_has_those_of_every_inequality(monkeypatch):
+    assert all(mutants_of(equations.find(label)) is MUTANTS[label] for label in MUTANTS)
+    for label in ("13", "N.3", "N.5"):
+        monkeypatch.delitem(MUTANTS, label)
+        found = equations.find(label)
+        steps = [link for link in found.check(found.draw(0, 0)) if link[1] == "<="]
+        score = caught(found)
+        assert len(score) == 4 * len(steps) and all(score.values()), (label, score)
 
 
 @pytest.mark.parametrize("seed", (5, 6))
 def test_mutants_are_caught_for_other_seeds(seed):
     for label, found in equations.register.items():
-        missed = [name for name, hit in equations.caught(found, seed, CASES).items() if not hit]
+        missed = [name for name, hit in caught(found, seed, CASES).items() if not hit]
         assert not missed, f"({label}): {missed}"
 
 
@@ -74,8 +89,12 @@ def test_entries_can_be_shown(label):
     assert "$" not in found.statement
     assert found.statement.count("{") == found.statement.count("}")
     assert found.statement.count(r"\Big(") == found.statement.count(r"\Big)")
-    assert found.source.startswith(f"def {found.check.__name__}")
-    assert len(inspect.getsource(found.check).splitlines()) <= 25
+    if found.kind == "inequality":
+        assert found.source.startswith(f'_state(\n    "{label}",') and "Step(" in found.source
+        assert len(found.source.splitlines()) <= 70
+    else:
+        assert found.source.startswith(f"def {found.check.__name__}")
+        assert len(inspect.getsource(found.check).splitlines()) <= 25
 
 
 def test_each_step_of_an_inequality_has_an_equality_case():

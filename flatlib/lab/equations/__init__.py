@@ -9,30 +9,27 @@ True
 from __future__ import annotations
 
 import difflib
+from itertools import count, takewhile
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from flatlib.lab.equations import (
-    convolutions,
+    bounded,
     dimensionality,
     interpolation,
-    powers,
     reparametrization,
-    sensitivity,
     volume,
     weights_to_inputs,
 )
 from flatlib.lab.equations.cases import Case, draw, rescaled
 from flatlib.lab.equations.checking import CheckResult, Equation, run
-from flatlib.lab.equations.mutation import caught
 
 __all__ = [
     "Case",
     "CheckResult",
     "Equation",
-    "caught",
     "check",
     "draw",
     "equality_case",
@@ -44,7 +41,6 @@ __all__ = [
 ]
 
 PAPER = (*(str(number) for number in range(1, 29)), "A.1", "B.1", "B.2")
-OURS = tuple(f"N.{number}" for number in range(1, 15))
 
 _found = {
     equation.label: equation
@@ -52,14 +48,13 @@ _found = {
         interpolation,
         weights_to_inputs,
         volume,
-        powers,
-        sensitivity,
         dimensionality,
         reparametrization,
-        convolutions,
+        bounded,
     )
     for equation in room.EQUATIONS
 }
+OURS = tuple(takewhile(_found.__contains__, map("N.{}".format, count(1))))
 register = MappingProxyType({label: _found[label] for label in (*PAPER, *OURS)})
 
 

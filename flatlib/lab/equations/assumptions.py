@@ -1,4 +1,4 @@
-"""Sentences that several equations share, and whether a case meets them."""
+"""Whether a case meets the assumptions that equations share."""
 
 from __future__ import annotations
 
@@ -7,39 +7,25 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from flatlib.inequalities import (
+    ALL_PATCHES,
+    CONVOLUTION,
+    DENSE,
+    DENSE_LAYERS,
+    EXPONENTS,
+    FINITE_EXPONENTS,
+    FULL_RANK_PATCHES,
+    LIVE_LAYERS,
+    MOVING,
+    NONZERO,
+    POWER,
+    TRAINABLE,
+    TRAINABLE_LAYERS,
+)
 from flatlib.lab.equations.cases import Case
 
-DENSE = (
-    "The first layer is a dense linear map W of the input, and the input enters nowhere else; the "
-    "gradient for W is the one through this layer."
-)
-DENSE_LAYERS = (
-    "Every layer is a dense linear map of what it reads; the gradients for x^l and W_l are those "
-    "through layer l alone, so a skip connection past layer l adds nothing to them."
-)
-TRAINABLE_LAYERS = (
-    "Every W_l is among the parameters that S counts and belongs to layer l alone: none is "
-    "frozen, and none is tied to another."
-)
-NONZERO = "No input is the zero vector."
-LIVE_LAYERS = "No layer reads a zero vector."
-SHARPNESS = (
-    "S is the mean of the squared gradient norms of (3); it is the trace of the Hessian where the "
-    "network interpolates."
-)
-TRAINABLE = "W is among the parameters that S counts, and it is used nowhere else."
-SMOOTH = "The network is differentiable at every sample (ReLU: no sample sits on a kink)."
 INTERPOLATES = "The network interpolates: f(x_i) = y_i for every i."
-MOVING = "The Jacobian is not zero."
 NO_MORE_OUTPUTS = "N is at most M; the ratio is that of an N-cube in the row space of the Jacobian."
-POWER = "k is at least 1."
-EXPONENTS = "1 <= p <= q; q may be infinite."
-FINITE_EXPONENTS = "1 <= p <= q, both finite."
-CONVOLUTION = "The first layer is a convolution, and the input enters nowhere else."
-ALL_PATCHES = "No patch x_p is the zero vector."
-FULL_RANK_PATCHES = (
-    "X, the patches, one column a position, has full column rank: no more positions than C_in k^2."
-)
 
 
 def _is_case(c: Any) -> bool:

@@ -67,6 +67,12 @@ class Skip(nn.Module):
         return self.activation(self.linear(x)) + x @ self.past.T
 
 
+def participation_ratio(covariance: Tensor) -> Tensor:
+    """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return trace**2 / covariance.square().sum(dim=(-2, -1))
+
+
 def stage(x, W, b, a, P, before=0.0, after=0.0):
     """One layer; ``before`` shifts what W reads, and not what P does, ``after`` its W x + b."""
     return a((x + before) @ W.T + b + after) + x @ P.T
@@ -85,8 +91,59 @@ def output(x, weights, biases, before, after, functions, pasts):
     return x
 
 
+class _Norms:
+    """Norms of what a layer, or a network's first one, reads, has for weights and passes on."""
+
+    W: Tensor
+    x: Tensor
+    J: Tensor
+    grad_x: Tensor
+    grad_W: Tensor
+
+    @cached_property
+    def norm_W_F(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.W)
+
+    @cached_property
+    def norm_W_2(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.W, 2)
+
+    @cached_property
+    def norm_x(self) -> Tensor:
+        return self.x.norm(dim=1)
+
+    @cached_property
+    def J_F(self) -> Tensor:
+        return frobenius(self.J)
+
+    @cached_property
+    def J_2(self) -> Tensor:
+        return spectral(self.J)
+
+    @cached_property
+    def grad_x_F(self) -> Tensor:
+        return frobenius(self.grad_x)
+
+    @cached_property
+    def grad_x_2(self) -> Tensor:
+        return spectral(self.grad_x)
+
+    @cached_property
+    def grad_W_F(self) -> Tensor:
+        return frobenius(self.grad_W)
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """Singular values of the Jacobian from what is read, ``(n, N)``, descending."""
+        return singular_values(self.grad_x)
+
+    @cached_property
+    def log_volume(self) -> Tensor:
+        return self.sigma.log().sum(dim=1)
+
+
 @dataclass(frozen=True)
-class Layer:
+class Layer(_Norms):
     """One linear layer of a case: its weights, what it reads, the derivatives of f at it.
 
     The derivatives are those through this layer alone: a skip connection past the layer adds
@@ -99,29 +156,9 @@ class Layer:
     grad_x: Tensor  # (n, N, d)
     grad_W: Tensor  # (n, N, H, d)
 
-    @cached_property
-    def norm_W_2(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.W, 2)
-
-    @cached_property
-    def norm_x(self) -> Tensor:
-        return self.x.norm(dim=1)
-
-    @cached_property
-    def grad_x_2(self) -> Tensor:
-        return spectral(self.grad_x)
-
-    @cached_property
-    def grad_x_F(self) -> Tensor:
-        return frobenius(self.grad_x)
-
-    @cached_property
-    def grad_W_F(self) -> Tensor:
-        return frobenius(self.grad_W)
-
 
 @dataclass(frozen=True)
-class Case:
+class Case(_Norms):
     """A float64 network of linear layers, n samples and their targets.
 
     The network is a ``Sequential`` of ``Linear`` layers, activations and `Skip` connections.
@@ -150,12 +187,18 @@ class Case:
     def N(self) -> int:
         return self.y.shape[1]
 
-    @cached_property
+    def at(self, k: float) -> Case:
+        """The case with another power, and all that it has worked out."""
+        other = copy.copy(self)
+        vars(other)["k"] = k
+        return other
+
+    @property
     def k_high(self) -> float:
         """A power of at least 2, for Eqs. (20) and (21)."""
         return self.k if self.k >= 2 else 2 * self.k
 
-    @cached_property
+    @property
     def k_low(self) -> float:
         """A power in [1, 2), for Eqs. (23) and (24)."""
         return self.k if self.k < 2 else 1 + (self.k - 2) / 5
@@ -289,38 +332,6 @@ class Case:
         return torch.cat(list(found.values()), dim=2)
 
     @cached_property
-    def norm_W_F(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.W)
-
-    @cached_property
-    def norm_W_2(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.W, 2)
-
-    @cached_property
-    def norm_x(self) -> Tensor:
-        return self.x.norm(dim=1)
-
-    @cached_property
-    def J_F(self) -> Tensor:
-        return frobenius(self.J)
-
-    @cached_property
-    def J_2(self) -> Tensor:
-        return spectral(self.J)
-
-    @cached_property
-    def grad_x_F(self) -> Tensor:
-        return frobenius(self.grad_x)
-
-    @cached_property
-    def grad_x_2(self) -> Tensor:
-        return spectral(self.grad_x)
-
-    @cached_property
-    def grad_W_F(self) -> Tensor:
-        return frobenius(self.grad_W)
-
-    @cached_property
     def grad_theta_F(self) -> Tensor:
         return frobenius(self.grad_theta)
 
@@ -330,14 +341,54 @@ class Case:
         return mean(self.grad_theta_F**2)
 
     @cached_property
-    def TrH(self) -> Tensor:
+    def sharpness(self) -> Tensor:
         """S as Eq. (2) defines it, where the network interpolates; rounding below 0 is 0."""
         return self.hessian_at_interpolation.trace().clamp(min=0)
 
+    @property
+    def gradient_energy(self) -> Tensor:
+        return self.grad_x_F**2
+
+    @property
+    def grad_W_energy(self) -> Tensor:
+        return self.grad_W_F**2
+
+    @property
+    def grad_theta_energy(self) -> Tensor:
+        return self.grad_theta_F**2
+
+    @property
+    def D_PR(self) -> Tensor:
+        return participation_ratio(self.grad_x @ self.grad_x.mT)
+
+    @property
+    def is_full_rank(self) -> bool:
+        """Whether float64 knows all singular values, and with them the volumes' logarithms."""
+        return bool((self.sigma[:, -1] > 1e-6 * self.sigma[:, 0]).all())
+
+    @property
+    def has_layer_mls(self) -> bool:
+        return True
+
+    @property
+    def convolution_in_front(self) -> bool:
+        return False
+
     @cached_property
-    def sigma(self) -> Tensor:
-        """Singular values of the input Jacobian, ``(n, N)``, descending."""
-        return singular_values(self.grad_x)
+    def rescaled(self) -> Case:
+        """With factors of product 1 on the weights of a homogeneous network; others as they are.
+
+        Homogeneous are those without skips, ties and biases whose activations let positive factors
+        pass.
+        """
+        kinds = (nn.Linear, nn.ReLU, nn.Identity, nn.Flatten)
+        if not all(isinstance(module, kinds) for module in self.net):
+            return self
+        if any(layer.bias is not None or not self.is_own(layer) for layer in self.linears):
+            return self
+        factors = 10 ** self.normal(len(self.layers))
+        factors = factors / factors.prod() ** (1 / len(factors))
+        return rescaled(self, factors.tolist())
 
     @cached_property
     def free(self) -> tuple[nn.Parameter, ...]:
@@ -613,4 +664,4 @@ def rescaled(case: Case, factors: Sequence[float]) -> Case:
         linears = (module for module in net if isinstance(module, nn.Linear))
         for layer, factor in zip(linears, factors, strict=True):
             layer.weight.mul_(factor)
-    return replace(case, net=net)
+    return Case(net, case.x, case.y, case.k, case.seed, case.state)

@@ -16,8 +16,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,22 +67,28 @@ class Equation:
     assumptions: tuple[str, ...]
     kind: str  # "definition", "identity" or "inequality"
     check: Formula  # a case to its links: the formula that is tested
-    mutants: Mapping[str, Formula] = field(default_factory=dict)  # wrong on purpose
     tight: tuple[Tight, ...] = ()
     draw: Callable[[int, int], Any] = draw  # (seed, index) -> case
     applies: Callable[[Any], bool] = lambda case: True  # whether float64 resolves a case
     library: Formula | None = None  # the same numbers from the library
+    logarithmic: bool = False  # both sides of an inequality are logarithms
+    code: str = ""  # what the register page shows, where that is not the check's own code
 
     @property
     def source(self) -> str:
         """The code of the check, as the register page shows it."""
-        return inspect.getsource(self.check)
+        return self.code or inspect.getsource(self.check)
 
     @property
     def worst_means(self) -> str:
         """What `CheckResult.worst` is for this equation."""
         if self.kind == "inequality":
-            return "least slack, relative to the right-hand side"
+            of = (
+                "of the logarithms, in nats"
+                if self.logarithmic
+                else "relative to the right-hand side"
+            )
+            return f"least slack, {of}"
         if self.kind == "definition" and self._is_estimated:
             return "largest deviation, in units of the estimate's error"
         return "largest error, relative"
@@ -152,15 +158,16 @@ def allowed(relation: str) -> float:
     return {"=": IDENTITY_TOLERANCE, "<=": ROUNDING, "~": ERRORS}[relation]
 
 
-def _gap(link: Link) -> float:
+def _gap(link: Link, logarithmic: bool) -> float:
     """Relative distance of the two sides at an equality case; they may not vanish."""
     lhs, _, rhs, *scale = link
     left, right, _ = _parts(lhs, rhs, None)
-    alive = bool((left.isfinite() & right.isfinite() & (right != 0)).any())
+    alive = bool((left.isfinite() & right.isfinite() & (logarithmic | (right != 0))).any())
     return _excess(lhs, "=", rhs, *scale) if alive else math.inf
 
 
-def _first_failure(links: list[Link]) -> str:
+def first_failure(links: list[Link]) -> str:
+    """The first link that is further off than it may be, in words."""
     for position, link in enumerate(links):
         excess = _excess(*link)
         if not excess <= allowed(link[1]):
@@ -168,7 +175,7 @@ def _first_failure(links: list[Link]) -> str:
     return ""
 
 
-def _at_equality_cases(
+def at_equality_cases(
     equation: Equation, formula: Formula, seed: int
 ) -> Iterator[tuple[float, str]]:
     """At each equality case: the largest gap of the steps attained there, and any failure."""
@@ -176,27 +183,11 @@ def _at_equality_cases(
         for shift in range(EQUALITY_DRAWS):
             case = family.make(seed + shift)
             links = formula(case)
-            gap = max(_gap(links[position]) for position in family.links)
-            failure = _first_failure(links)
+            gap = max(_gap(links[position], equation.logarithmic) for position in family.links)
+            failure = first_failure(links)
             if gap > IDENTITY_TOLERANCE:
                 failure = f"missed by {gap:.3g}"
             yield gap, failure and f"equality case {family.make.__name__}: {failure}"
-
-
-def holds(equation: Equation, formula: Formula, seed: int, cases: int) -> bool:
-    """Whether a formula passes the equation's check; stops at the first failure.
-
-    The check is that of `run`, with another formula in its place: what a mutant has to fail.
-
-    Args:
-        equation: whose cases and equality cases are used.
-        formula: the equation's own or a mutant.
-        seed: of the cases.
-        cases: how many.
-    """
-    if any(failure for _, failure in _at_equality_cases(equation, formula, seed)):
-        return False
-    return not any(_first_failure(formula(case)) for case in equation.cases(seed, cases))
 
 
 def _worst(equation: Equation, links: list[Link]) -> float:
@@ -215,10 +206,10 @@ def run(equation: Equation, seed: int, cases: int) -> CheckResult:
         if equation.library and number < LIBRARY_CASES:
             found_by[equation.library] = equation.library(case)
         for formula, links in found_by.items():
-            found = _first_failure(links)
+            found = first_failure(links)
             if found:
                 failures.append(f"case {number} of seed {seed}: {formula.__name__}: {found}")
-    at_equality = list(_at_equality_cases(equation, equation.check, seed))
+    at_equality = list(at_equality_cases(equation, equation.check, seed))
     attained = max((gap for gap, _ in at_equality), default=math.nan)
     failures += [failure for _, failure in at_equality if failure]
     if equation.kind == "inequality":

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.utils import skip_init
 
-from flatlib.lab.equations.assumptions import ALL_PATCHES, CONVOLUTION, FULL_RANK_PATCHES, SMOOTH
 from flatlib.lab.equations.cases import frobenius, spectral, stream, vanishing
-from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.library import same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
 from flatlib.lab.equations.tight import NEARLY_EQUAL
 
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Identity)
@@ -102,6 +98,46 @@ class ConvolutionCase:
     def norm_X(self) -> Tensor:
         """Norms of the patches, ``(n, P)``."""
         return self.X.norm(dim=2)
+
+    @cached_property
+    def grad_x_2(self) -> Tensor:
+        return spectral(self.grad_x)
+
+    @cached_property
+    def grad_x_F(self) -> Tensor:
+        return frobenius(self.grad_x)
+
+    @cached_property
+    def grad_W_F(self) -> Tensor:
+        return frobenius(self.grad_W)
+
+    @cached_property
+    def delta_F(self) -> Tensor:
+        return frobenius(self.delta)
+
+    @cached_property
+    def untied_F(self) -> Tensor:
+        return frobenius(self.grad_untied)
+
+    @cached_property
+    def smallest_patch(self) -> Tensor:
+        return self.norm_X.amin(dim=1)
+
+    @property
+    def N(self) -> int:
+        return self.grad_x.shape[1]
+
+    @property
+    def convolution_in_front(self) -> bool:
+        return True
+
+    @property
+    def is_full_rank(self) -> bool:
+        return True
+
+    def at(self, k: float) -> ConvolutionCase:
+        """The case itself: no power stands in its inequalities."""
+        return self
 
     @cached_property
     def smallest_sigma(self) -> Tensor:
@@ -208,213 +244,3 @@ def one_position(seed: int) -> ConvolutionCase:
     with torch.no_grad():
         net[3].weight.copy_(torch.linalg.svd(case.W).U[:, :1].T)
     return case
-
-
-def operator_bound(c: ConvolutionCase) -> list[Link]:
-    """N.6: the chain rule through T_W; delta of every output in one matrix."""
-    return [
-        (c.grad_x, "=", c.delta.flatten(2) @ c.T_W, frobenius(c.grad_x)[:, None, None]),
-        (spectral(c.grad_x), "<=", c.norm_T_W * frobenius(c.delta)),
-    ]
-
-
-def untied_bound(c: ConvolutionCase) -> list[Link]:
-    """N.7: with one copy of W a position, (4) and (5) hold position by position."""
-    by_positions = (c.delta**2).sum(dim=(1, 2)) * c.norm_X**2
-    untied = frobenius(c.grad_untied)
-    return [
-        (untied**2, "=", by_positions.sum(dim=1)),
-        (
-            spectral(c.grad_x),
-            "<=",
-            c.norm_T_W * untied / c.norm_X.min(dim=1).values,
-        ),
-    ]
-
-
-def full_rank_bound(c: ConvolutionCase) -> list[Link]:
-    """N.8: what the shared gradient cannot cancel, and the bound on MLS that follows."""
-    delta, tied = frobenius(c.delta), frobenius(c.grad_W)
-    return [
-        (c.grad_W, "=", c.delta @ c.X[:, None], tied[:, None, None, None]),
-        (delta, "<=", tied / c.smallest_sigma),
-        (spectral(c.grad_x), "<=", c.norm_T_W * tied / c.smallest_sigma),
-    ]
-
-
-_operator_bound = Equation(
-    label="N.6",
-    name="Convolution: operator norm times delta",
-    statement=r"\lVert\nabla_xf\rVert_2\le\lVert T_W\rVert_2\,\lVert\delta\rVert_F,"
-    r"\qquad\nabla_xf=T_W^\top\delta",
-    where="Ours",
-    assumptions=(
-        CONVOLUTION,
-        "T_W is the dense matrix of the convolution's linear part.",
-        "delta is the gradient of f at the convolution's output, all outputs side by side.",
-        SMOOTH,
-    ),
-    kind="inequality",
-    check=operator_bound,
-    library=same_shares("N.6", operator_bound, (1,)),
-    draw=draw_convolution,
-    tight=(Tight(aligned, (1,)),),
-    mutants={
-        "spectral norm of the reshaped weights": with_link(
-            operator_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                torch.linalg.matrix_norm(c.W, 2) * frobenius(c.delta),
-            ),
-        ),
-        "Frobenius norm of T_W": with_link(
-            operator_bound,
-            1,
-            lambda c: (spectral(c.grad_x), "<=", c.T_W.norm() * frobenius(c.delta)),
-        ),
-        "norm of T_W dropped": with_link(
-            operator_bound, 1, lambda c: (spectral(c.grad_x), "<=", frobenius(c.delta))
-        ),
-        "delta summed over the positions": with_link(
-            operator_bound,
-            1,
-            lambda c: (spectral(c.grad_x), "<=", c.norm_T_W * frobenius(c.delta.sum(dim=3))),
-        ),
-        "the sign of delta": with_link(
-            operator_bound, 0, lambda c: (c.grad_x, "=", -c.delta.flatten(2) @ c.T_W)
-        ),
-        "the wrong way round": reversed_link(operator_bound, 1),
-    },
-)
-
-_untied_bound = Equation(
-    label="N.7",
-    name="Convolution: untied weights",
-    statement=r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F^2"
-    r"=\sum_p\lVert\delta_p\rVert_F^2\lVert x_p\rVert_2^2,\qquad"
-    r"\lVert\nabla_xf\rVert_2\le\frac{\lVert T_W\rVert_2}{\min_p\lVert x_p\rVert_2}"
-    r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F",
-    where="Ours",
-    assumptions=(
-        CONVOLUTION,
-        "Its weights are copied once a position p.",
-        ALL_PATCHES,
-        SMOOTH,
-    ),
-    kind="inequality",
-    check=untied_bound,
-    library=same_shares("N.7", untied_bound, (1,)),
-    draw=draw_convolution,
-    tight=(Tight(aligned, (1,)),),
-    mutants={
-        "shared for untied weights": with_link(
-            untied_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                c.norm_T_W * frobenius(c.grad_W) / c.norm_X.min(dim=1).values,
-            ),
-        ),
-        "shared weights in the identity": with_link(
-            untied_bound,
-            0,
-            lambda c: (frobenius(c.grad_W) ** 2, "=", untied_bound(c)[0][2]),
-        ),
-        "largest patch for the smallest": with_link(
-            untied_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                c.norm_T_W * frobenius(c.grad_untied) / c.norm_X.max(dim=1).values,
-            ),
-        ),
-        "the whole image for the patches": with_link(
-            untied_bound,
-            1,
-            lambda c: (
-                spectral(c.grad_x),
-                "<=",
-                c.norm_T_W * frobenius(c.grad_untied) / c.x.flatten(1).norm(dim=1),
-            ),
-        ),
-        "product of the sums": with_link(
-            untied_bound,
-            0,
-            lambda c: (
-                untied_bound(c)[0][0],
-                "=",
-                frobenius(c.delta) ** 2 * (c.norm_X**2).sum(dim=1),
-            ),
-        ),
-        "norm of the patch not squared": with_link(
-            untied_bound,
-            0,
-            lambda c: (
-                untied_bound(c)[0][0],
-                "=",
-                ((c.delta**2).sum(dim=(1, 2)) * c.norm_X).sum(dim=1),
-            ),
-        ),
-        "the wrong way round": reversed_link(untied_bound, 1),
-    },
-)
-
-_full_rank_bound = Equation(
-    label="N.8",
-    name="Convolution: patches of full column rank",
-    statement=r"\lVert\delta\rVert_F\le\frac{\lVert\nabla_Wf\rVert_F}{\sigma_{\min}(X)},\qquad"
-    r"\nabla_Wf=\sum_p\delta_px_p^\top",
-    where="Ours",
-    assumptions=(
-        CONVOLUTION,
-        FULL_RANK_PATCHES,
-        SMOOTH,
-    ),
-    kind="inequality",
-    check=full_rank_bound,
-    draw=draw_convolution,
-    tight=(Tight(cancelling, (1,)), Tight(one_position, (1, 2))),
-    mutants={
-        "largest singular value of X": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (
-                frobenius(c.delta),
-                "<=",
-                frobenius(c.grad_W) / torch.linalg.svdvals(c.X)[:, 0],
-            ),
-        ),
-        "smallest patch for the singular value": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (
-                frobenius(c.delta),
-                "<=",
-                frobenius(c.grad_W) / c.norm_X.min(dim=1).values,
-            ),
-        ),
-        "singular value squared": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (frobenius(c.delta), "<=", frobenius(c.grad_W) / c.smallest_sigma**2),
-        ),
-        "untied for shared weights": with_link(
-            full_rank_bound,
-            1,
-            lambda c: (frobenius(c.delta), "<=", frobenius(c.grad_untied) / c.smallest_sigma),
-        ),
-        "one position only": with_link(
-            full_rank_bound,
-            0,
-            lambda c: (c.grad_W, "=", c.delta[..., :1] @ c.X[:, None, :1]),
-        ),
-        "the wrong way round": reversed_link(full_rank_bound, 1),
-        "a factor 2 to spare": scaled_link(full_rank_bound, lambda c: 2.0, 1),
-    },
-)
-
-EQUATIONS = (_operator_bound, _untied_bound, _full_rank_bound)

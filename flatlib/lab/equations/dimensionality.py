@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import MOVING, SMOOTH
-from flatlib.lab.equations.cases import Case
-from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.library import same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
+from flatlib.inequalities import MOVING, SMOOTH
+from flatlib.lab.equations.cases import Case, participation_ratio
+from flatlib.lab.equations.checking import Equation, Link
 from flatlib.lab.equations.volume import ROUNDING_FLOOR, resolved
 from flatlib.measurement import measure
 
 GROUPS = 40  # of the propagated samples, for the jackknife
-
-
-def participation_ratio(covariance: Tensor) -> Tensor:
-    """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
-    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return trace**2 / covariance.square().sum(dim=(-2, -1))
 
 
 def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,17 +46,6 @@ def _library_dimensionality(c: Case) -> list[Link]:
     return [(found, "=", participation_ratio(c.grad_x @ c.grad_x.mT))]
 
 
-def sandwich(c: Case) -> list[Link]:
-    """N.5, sample by sample: the stable rank is at most D_PR."""
-    energy = c.grad_x_F**2
-    D_PR = participation_ratio(c.grad_x @ c.grad_x.mT)
-    return [(energy / D_PR, "<=", c.grad_x_2**2), (c.grad_x_2**2, "<=", energy)]
-
-
-def _scale(c: Case) -> Tensor:
-    return (c.grad_x @ c.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
-
-
 _dimensionality = Equation(
     label="14",
     name="Local dimensionality",
@@ -83,85 +63,6 @@ _dimensionality = Equation(
     check=dimensionality,
     library=_library_dimensionality,
     applies=resolved,
-    mutants={
-        "singular values for eigenvalues": with_link(
-            dimensionality,
-            0,
-            lambda c: (
-                dimensionality(c)[0][0],
-                "=",
-                (c.sigma.sum(dim=1) / c.sigma.norm(dim=1)) ** 2,
-            ),
-        ),
-        "square dropped": with_link(
-            dimensionality,
-            0,
-            lambda c: (
-                dimensionality(c)[0][0],
-                "=",
-                (c.sigma**2).sum(dim=1) / (c.sigma**2).norm(dim=1),
-            ),
-        ),
-        "stable rank": with_link(
-            dimensionality,
-            3,
-            lambda c: (
-                dimensionality(c)[3][0],
-                "~",
-                c.grad_x_F[0] ** 2 / c.grad_x_2[0] ** 2,
-                dimensionality(c)[3][3],
-            ),
-        ),
-        "not scale-free": with_link(
-            dimensionality,
-            0,
-            lambda c: (dimensionality(c)[0][0] * _scale(c), "=", dimensionality(c)[0][2]),
-        ),
-        "at most 1": reversed_link(dimensionality, 1),
-        "at least the rank": reversed_link(dimensionality, 2),
-    },
 )
 
-_sandwich = Equation(
-    label="N.5",
-    name="Dimensionality between MLS and gradient energy",
-    statement=r"\frac{\lVert\nabla_xf\rVert_F^2}{D_{\mathrm{PR}}}\le\sigma_1^2"
-    r"\le\lVert\nabla_xf\rVert_F^2",
-    where="Ours; beside (14)",
-    assumptions=(MOVING, SMOOTH),
-    kind="inequality",
-    check=sandwich,
-    library=same_shares("N.5", sandwich, (0, 1)),
-    tight=(Tight(tight.isotropic, (0,)), Tight(tight.neuron, (0, 1))),
-    mutants={
-        "D_PR squared": with_link(
-            sandwich,
-            0,
-            lambda c: (
-                c.grad_x_F**2 / participation_ratio(c.grad_x @ c.grad_x.mT) ** 2,
-                "<=",
-                c.grad_x_2**2,
-            ),
-        ),
-        "D_PR dropped": with_link(sandwich, 0, lambda c: (c.grad_x_F**2, "<=", c.grad_x_2**2)),
-        "root of D_PR": with_link(
-            sandwich,
-            0,
-            lambda c: (
-                c.grad_x_F**2 / participation_ratio(c.grad_x @ c.grad_x.mT).sqrt(),
-                "<=",
-                c.grad_x_2**2,
-            ),
-        ),
-        "smallest singular value": with_link(
-            sandwich, 0, lambda c: (sandwich(c)[0][0], "<=", c.sigma[:, -1] ** 2)
-        ),
-        "mean of the squared singular values": with_link(
-            sandwich, 1, lambda c: (c.grad_x_2**2, "<=", c.grad_x_F**2 / c.N)
-        ),
-        "the wrong way round": reversed_link(sandwich),
-        "a factor 2 to spare": scaled_link(sandwich, lambda c: 2.0, 1),
-    },
-)
-
-EQUATIONS = (_dimensionality, _sandwich)
+EQUATIONS = (_dimensionality,)

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from flatlib import sharpness
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import INTERPOLATES, SMOOTH
-from flatlib.lab.equations.cases import Case, draw_curved, draw_interpolating, mean, stage
-from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
+from flatlib.inequalities import SMOOTH
+from flatlib.lab.equations.assumptions import INTERPOLATES
+from flatlib.lab.equations.cases import Case, draw_curved, draw_interpolating, mean
+from flatlib.lab.equations.checking import Equation, Link
 from flatlib.measurement import measure
+from flatlib.sides import residual_term
 
 
 def network(c: Case) -> list[Link]:
     """The module's output against matrix products written out by hand."""
     y = c.net(c.x)
     return [(y, "=", c.f(c.x), y.abs().max())]
-
-
-def _forward(c: Case, bias: float = 1.0, last: int = 0) -> Tensor:
-    x = c.x
-    stack = zip(c.weights, c.biases, c.functions, c.pasts, strict=True)
-    for depth, (W, b, a, P) in enumerate(stack):
-        x = stage(x, W, bias * b, (lambda z: z) if depth < last else a, P)
-    return x
 
 
 def sharpness_is_trace(c: Case) -> list[Link]:
@@ -59,11 +48,6 @@ def _library_sharpness(c: Case) -> list[Link]:
     return [(measure(c.net, c.x).sharpness, "=", c.S)]
 
 
-def residual_term(c: Case) -> Tensor:
-    """What Lemma A.1 neglects: mean over i, sum over j of (f_i - y_i) . d2 f_i / d theta_j^2."""
-    return mean(torch.einsum("ik,ikj->i", c.residual, c.second_derivatives))
-
-
 def sharpness_near_interpolation(c: Case) -> list[Link]:
     """The gap is the residual term, and halving the residual halves it: it is O(epsilon)."""
     TrH, gap = c.hessian_at_targets.trace(), residual_term(c)
@@ -75,46 +59,6 @@ def sharpness_near_interpolation(c: Case) -> list[Link]:
 def _library_gap(c: Case) -> list[Link]:
     gap = residual_term(c)
     return [(sharpness.sharpness_gap(c.net, c.x, c.y), "=", gap, c.S + gap.abs())]
-
-
-def epsilon(c: Case) -> Tensor:
-    """The largest residual's norm."""
-    return c.residual.norm(dim=1).max()
-
-
-def largest_curvature(c: Case) -> Tensor:
-    """M2, the largest norm of a second derivative of f along one parameter."""
-    return c.second_derivatives.norm(dim=1).max()
-
-
-def gap_bound(c: Case) -> list[Link]:
-    """The gap, its triangle inequality, and the constant with the number of parameters m."""
-    m, M2 = len(c.theta), largest_curvature(c)
-    gap = (c.hessian_at_targets.trace() - c.S).abs()
-    terms = torch.einsum("ik,ikj->ij", c.residual, c.second_derivatives).abs()
-    middle = mean(terms.sum(dim=1))
-    return [
-        (gap, "<=", middle, middle + c.S),
-        (middle, "<=", m * M2 * epsilon(c)),
-    ]
-
-
-def printed_gap_bound(c: Case) -> list[Link]:
-    """Eq. (16) as printed, without the factor m: false."""
-    return with_link(
-        gap_bound, 1, lambda c: (gap_bound(c)[1][0], "<=", largest_curvature(c) * epsilon(c))
-    )(c)
-
-
-def lemma(c: Case) -> list[Link]:
-    """Lemma A.1: the gap is the residual term, which m M2 epsilon bounds."""
-    m, M2 = len(c.theta), largest_curvature(c)
-    gap = c.hessian_at_targets.trace() - c.S
-    term = residual_term(c)
-    return [
-        (gap, "=", term, c.S + term.abs()),
-        (term.abs(), "<=", m * M2 * epsilon(c)),
-    ]
 
 
 def tangent_kernel(c: Case) -> Tensor:
@@ -133,10 +77,6 @@ def sharpness_is_kernel_trace(c: Case) -> list[Link]:
     ]
 
 
-def _without_first_layer(c: Case) -> Tensor:
-    return c.S - mean(c.grad_W_F**2)
-
-
 _network = Equation(
     label="1",
     name="The network",
@@ -145,14 +85,6 @@ _network = Equation(
     assumptions=("Checked for fully connected networks, the paper's MLP among them.",),
     kind="definition",
     check=network,
-    mutants={
-        "the biases dropped": lambda c: [(c.net(c.x), "=", _forward(c, bias=0.0))],
-        "the first activation dropped": lambda c: [(c.net(c.x), "=", _forward(c, last=1))],
-        "the sign of the biases": lambda c: [(c.net(c.x), "=", _forward(c, bias=-1.0))],
-        "every weight halved": lambda c: [
-            (c.net(c.x), "=", c.f_of_theta(c.theta / 2, c.x)),
-        ],
-    },
 )
 
 _trace = Equation(
@@ -165,32 +97,6 @@ _trace = Equation(
     kind="definition",
     check=sharpness_is_trace,
     library=_library_trace,
-    mutants={
-        "loss without the half": scaled_link(sharpness_is_trace, lambda c: 2.0, 1),
-        "largest eigenvalue for their sum": with_link(
-            sharpness_is_trace,
-            0,
-            lambda c: (
-                c.loss_curvatures.sum(),
-                "=",
-                torch.linalg.eigvalsh(c.hessian_of_gradient)[-1],
-            ),
-        ),
-        "absolute eigenvalues": with_link(
-            sharpness_is_trace,
-            0,
-            lambda c: (
-                c.loss_curvatures.sum(),
-                "=",
-                torch.linalg.eigvalsh(c.hessian_of_gradient).abs().sum(),
-            ),
-        ),
-        "divided by the number of parameters": scaled_link(
-            sharpness_is_trace, lambda c: 1 / len(c.theta), 1
-        ),
-        "eigenvalues 5 % too large": scaled_link(sharpness_is_trace, lambda c: 1.05),
-        "curvatures 5 % too large": scaled_link(sharpness_is_trace, lambda c: 1.05, 1),
-    },
 )
 
 _at_interpolation = Equation(
@@ -203,26 +109,6 @@ _at_interpolation = Equation(
     check=sharpness_at_interpolation,
     draw=draw_interpolating,
     library=_library_sharpness,
-    mutants={
-        "norms not squared": lambda c: [(c.hessian_at_targets.trace(), "=", mean(c.grad_theta_F))],
-        "sum for mean": scaled_link(sharpness_at_interpolation, lambda c: c.n),
-        "spectral for Frobenius norm": lambda c: [
-            (
-                c.hessian_at_targets.trace(),
-                "=",
-                mean(torch.linalg.svdvals(c.grad_theta)[:, 0] ** 2),
-            )
-        ],
-        "without the first layer": lambda c: [
-            (c.hessian_at_targets.trace(), "=", _without_first_layer(c))
-        ],
-        "away from interpolation": lambda c: [
-            (replace(c, y=c.y + c.normal(*c.y.shape)).hessian_at_targets.trace(), "=", c.S)
-        ],
-        "mean over the outputs, as PyTorch's MSELoss": scaled_link(
-            sharpness_at_interpolation, lambda c: 2 / c.N
-        ),
-    },
 )
 
 _near_interpolation = Equation(
@@ -238,100 +124,8 @@ _near_interpolation = Equation(
     check=sharpness_near_interpolation,
     draw=draw_curved,
     library=_library_gap,
-    mutants={
-        "the residual term dropped": with_link(
-            sharpness_near_interpolation,
-            0,
-            lambda c: (c.hessian_at_targets.trace(), "=", c.S),
-        ),
-        "the residual term's sign": with_link(
-            sharpness_near_interpolation,
-            0,
-            lambda c: (c.hessian_at_targets.trace(), "=", c.S - residual_term(c)),
-        ),
-        "the residual term's mean not taken": with_link(
-            sharpness_near_interpolation,
-            0,
-            lambda c: (c.hessian_at_targets.trace(), "=", c.S + c.n * residual_term(c)),
-        ),
-        "gap of second order": scaled_link(sharpness_near_interpolation, lambda c: 0.5, 1),
-        "gap of order zero": scaled_link(sharpness_near_interpolation, lambda c: 2.0, 1),
-    },
 )
 
-_gap_bound = Equation(
-    label="16",
-    name="Bound on the gap, constant corrected",
-    statement=r"\Big|S(\theta)-\frac1n\sum_i\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|"
-    r"\le\frac1n\sum_i\sum_{j=1}^m\Big|(f(x_i)-y_i)^\top"
-    r"\frac{\partial^2f(x_i)}{\partial\theta_j^2}\Big|\le m\,M_2\,\varepsilon",
-    where="App. A, Lemma A.1; the paper prints the last term without m",
-    assumptions=(
-        "The residuals' norms are at most epsilon.",
-        "The second derivatives of f along single parameters have norm at most M2.",
-        SMOOTH,
-    ),
-    kind="inequality",
-    check=gap_bound,
-    draw=draw_curved,
-    tight=(Tight(tight.curved, (0, 1)),),
-    mutants={
-        "the printed constant, without m": printed_gap_bound,
-        "the wrong way round": reversed_link(gap_bound, 1),
-        "loosened by n + 1": scaled_link(gap_bound, lambda c: c.n + 1, 1),
-        "number of outputs for number of parameters": with_link(
-            gap_bound,
-            1,
-            lambda c: (gap_bound(c)[1][0], "<=", c.N * largest_curvature(c) * epsilon(c)),
-        ),
-        "epsilon squared": with_link(
-            gap_bound,
-            1,
-            lambda c: (
-                gap_bound(c)[1][0],
-                "<=",
-                len(c.theta) * largest_curvature(c) * epsilon(c) ** 2,
-            ),
-        ),
-        "smallest residual for the largest": with_link(
-            gap_bound,
-            1,
-            lambda c: (
-                gap_bound(c)[1][0],
-                "<=",
-                len(c.theta) * largest_curvature(c) * c.residual.norm(dim=1).min(),
-            ),
-        ),
-    },
-)
-
-_lemma = Equation(
-    label="A.1",
-    name="Lemma A.1, constant corrected",
-    statement=r"\lVert f(x_i)-y_i\rVert\le\varepsilon\ \text{and}\ "
-    r"\Big\lVert\frac{\partial^2f(x_i)}{\partial\theta_j^2}\Big\rVert\le M_2"
-    r"\ \Longrightarrow\ \Big|\operatorname{Tr}H-\frac1n\sum_i"
-    r"\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|\le m\,M_2\,\varepsilon",
-    where="App. A",
-    assumptions=("theta has m entries.", SMOOTH),
-    kind="inequality",
-    check=lemma,
-    draw=draw_curved,
-    tight=(Tight(tight.curved, (0, 1)),),
-    mutants={
-        "the printed constant, without m": with_link(
-            lemma,
-            1,
-            lambda c: (residual_term(c).abs(), "<=", largest_curvature(c) * epsilon(c)),
-        ),
-        "the wrong way round": reversed_link(lemma, 1),
-        "no gap at all": with_link(lemma, 0, lambda c: (c.hessian_at_targets.trace(), "=", c.S)),
-        "root of the number of parameters": scaled_link(
-            lemma, lambda c: 1 / math.sqrt(len(c.theta)), 1
-        ),
-        "a factor 2 to spare": scaled_link(lemma, lambda c: 2.0, 1),
-    },
-)
 
 _kernel = Equation(
     label="N.1",
@@ -343,29 +137,6 @@ _kernel = Equation(
     kind="identity",
     check=sharpness_is_kernel_trace,
     draw=draw_interpolating,
-    mutants={
-        "mean over samples and outputs": scaled_link(sharpness_is_kernel_trace, lambda c: 1 / c.N),
-        "sum for mean": scaled_link(sharpness_is_kernel_trace, lambda c: c.n, 1),
-        "all of the kernel for its trace": with_link(
-            sharpness_is_kernel_trace,
-            0,
-            lambda c: (c.hessian_at_targets.trace(), "=", tangent_kernel(c).sum() / c.n),
-        ),
-        "largest eigenvalue for the trace": with_link(
-            sharpness_is_kernel_trace,
-            1,
-            lambda c: (
-                c.hessian_at_targets.trace(),
-                "=",
-                torch.linalg.eigvalsh(tangent_kernel(c))[-1] / c.n,
-            ),
-        ),
-        "Frobenius norm for the trace": with_link(
-            sharpness_is_kernel_trace,
-            0,
-            lambda c: (c.hessian_at_targets.trace(), "=", tangent_kernel(c).norm() / c.n),
-        ),
-    },
     applies=lambda c: bool(c.S > 0),
 )
 
@@ -374,7 +145,5 @@ EQUATIONS = (
     _trace,
     _at_interpolation,
     _near_interpolation,
-    _gap_bound,
-    _lemma,
     _kernel,
 )

@@ -7,11 +7,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from flatlib import sharpness
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import DENSE, INTERPOLATES, SMOOTH
+from flatlib.inequalities import SMOOTH
+from flatlib.lab.equations.assumptions import INTERPOLATES
 from flatlib.lab.equations.cases import Case, draw_interpolating, frobenius, mean
-from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
+from flatlib.lab.equations.checking import Equation, Link
 
 RHO = 1e-7
 
@@ -52,13 +51,6 @@ def _library_adaptive(c: Case) -> list[Link]:
     return [(sharpness.adaptive_sharpness(c.net, c.x), "=", adaptive_energy(c))]
 
 
-def adaptive_bound(c: Case) -> list[Link]:
-    """N.14, sample by sample: Cauchy-Schwarz over the H hidden units."""
-    H = len(c.W)
-    left = frobenius(c.x[:, None, :] * c.grad_x) ** 2
-    return [(left, "<=", H * frobenius(c.W * c.grad_W) ** 2)]
-
-
 _adaptive_expectation = Equation(
     label="N.13",
     name="Elementwise-adaptive sharpness",
@@ -76,62 +68,6 @@ _adaptive_expectation = Equation(
     draw=draw_interpolating,
     applies=off_kinks,
     library=_library_adaptive,
-    mutants={
-        "the half dropped": with_link(
-            adaptive_expectation,
-            0,
-            lambda c: (adaptive_expectation(c)[0][0], "=", adaptive_energy(c)),
-        ),
-        "theta dropped": with_link(
-            adaptive_expectation, 0, lambda c: (adaptive_expectation(c)[0][0], "=", c.S / 2)
-        ),
-        "norm of theta for its entries": with_link(
-            adaptive_expectation,
-            0,
-            lambda c: (adaptive_expectation(c)[0][0], "=", c.theta.norm() ** 2 * c.S / 2),
-        ),
-        "theta not squared": with_link(
-            adaptive_expectation,
-            0,
-            lambda c: (
-                adaptive_expectation(c)[0][0],
-                "=",
-                mean(frobenius(c.theta.abs().sqrt() * c.grad_theta) ** 2) / 2,
-            ),
-        ),
-        "inner product for the elementwise one": with_link(
-            adaptive_expectation,
-            0,
-            lambda c: (
-                adaptive_expectation(c)[0][0],
-                "=",
-                mean((c.grad_theta @ c.theta).norm(dim=1) ** 2) / 2,
-            ),
-        ),
-        "a rise twice as large": scaled_link(adaptive_expectation, lambda c: 2.0, 1),
-        "a rise 5 % too large": scaled_link(adaptive_expectation, lambda c: 1.05, 1),
-    },
 )
 
-_adaptive_bound = Equation(
-    label="N.14",
-    name="Adaptive sensitivity by adaptive sharpness",
-    statement=r"\lVert\operatorname{diag}(x)\nabla_xf\rVert_F^2"
-    r"\le H\,\lVert W\odot\nabla_Wf\rVert_F^2",
-    where="Later versions",
-    assumptions=(DENSE, "W has H rows.", SMOOTH),
-    kind="inequality",
-    check=adaptive_bound,
-    tight=(Tight(tight.repeated_row, (0,)), Tight(tight.neuron, (0,))),
-    mutants={
-        "H dropped": scaled_link(adaptive_bound, lambda c: 1 / len(c.W)),
-        "root of H": scaled_link(adaptive_bound, lambda c: len(c.W) ** -0.5),
-        "input dimension for H": scaled_link(adaptive_bound, lambda c: c.W.shape[1] / c.W.shape[0]),
-        "number of outputs for H": scaled_link(adaptive_bound, lambda c: c.N / len(c.W)),
-        "x dropped": lambda c: [(c.grad_x_F**2, "<=", adaptive_bound(c)[0][2])],
-        "W dropped": lambda c: [(adaptive_bound(c)[0][0], "<=", len(c.W) * c.grad_W_F**2)],
-        "the wrong way round": reversed_link(adaptive_bound),
-    },
-)
-
-EQUATIONS = (_adaptive_expectation, _adaptive_bound)
+EQUATIONS = (_adaptive_expectation,)

@@ -25,11 +25,6 @@ class Vector:
         return len(self.v)
 
 
-def norm(v: Tensor, p: float) -> Tensor:
-    """``(sum |v_i|^p)^(1/p)``, written out; the largest entry for infinite p."""
-    return v.abs().max() if math.isinf(p) else (v.abs() ** p).sum() ** (1 / p)
-
-
 def _exponents(generator: torch.Generator) -> tuple[float, float]:
     p, step = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
     p = 1 + 4 * p

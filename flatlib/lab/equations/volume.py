@@ -7,23 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from flatlib.lab.equations import tight
-from flatlib.lab.equations.assumptions import (
-    DENSE,
-    DENSE_LAYERS,
-    LIVE_LAYERS,
-    NO_MORE_OUTPUTS,
-    NONZERO,
-    SHARPNESS,
-    SMOOTH,
-    TRAINABLE,
-    TRAINABLE_LAYERS,
-)
-from flatlib.lab.equations.cases import Case, mean, singular_values
-from flatlib.lab.equations.checking import Equation, Link, Tight
-from flatlib.lab.equations.library import reported, same_shares
-from flatlib.lab.equations.mutation import reversed_link, scaled_link, with_link
-from flatlib.lab.equations.sensitivity import weight_shares
+from flatlib.inequalities import SMOOTH
+from flatlib.lab.equations.assumptions import NO_MORE_OUTPUTS
+from flatlib.lab.equations.cases import Case
+from flatlib.lab.equations.checking import Equation, Link
 from flatlib.measurement import measure
 
 ROUNDING_FLOOR = 1e-6  # relative, of float64 differences of outputs
@@ -73,82 +60,6 @@ def _library_volume(c: Case) -> list[Link]:
     return [(measure(c.net, c.x).log_volume.exp(), "=", volume(c), scale)]
 
 
-def volume_bound(c: Case) -> list[Link]:
-    """(11): arithmetic against geometric mean of the squared singular values."""
-    N = c.N
-    trace = (c.grad_x @ c.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1)
-    by_trace = (trace / N) ** (N / 2)
-    return [
-        (volume(c), "<=", by_trace),
-        (by_trace, "=", N ** (-N / 2) * c.grad_x_F**N),
-    ]
-
-
-def mean_volume_bound(c: Case) -> list[Link]:
-    """(12): the mean volume by G-like means, those by sharpness."""
-    n, N, closest = c.n, c.N, c.norm_x.min()
-    middle = N ** (-N / 2) * mean(c.grad_x_F**N)
-    power = n ** max(N / 2 - 1, 0)
-    last = power * c.norm_W_F**N / closest**N * (c.TrH / N) ** (N / 2)
-    return [(mean(volume(c)), "<=", middle), (middle, "<=", last)]
-
-
-def log_volume_bound(c: Case) -> list[Link]:
-    """N.3, in nats: AM-GM at each sample, Jensen over them, then the smallest input."""
-    N, closest = c.N, c.norm_x.min()
-    mean_log = mean(c.sigma.log().sum(dim=1))
-    ratio = mean(c.grad_W_F**2 / c.norm_x**2)
-    middle = N / 2 * (c.norm_W_2**2 / N * ratio).log()
-    last = N / 2 * (c.norm_W_2**2 * c.S / (N * closest**2)).log()
-    return [(mean_log, "<=", middle, 1.0), (middle, "<=", last, 1.0)]
-
-
-def _library_log_volume(c: Case) -> list[Link]:
-    found, links = reported(c, "N.3"), log_volume_bound(c)
-    if len(found) != len(links):
-        return [(float(len(found)), "=", float(len(links)))]
-    same = [(b.rhs, "=", link[2], 1.0) for b, link in zip(found, links, strict=True)]
-    if bool((c.sigma[:, -1] > 1e-6 * c.sigma[:, 0]).all()):
-        # A smaller singular value is known to fewer than nine digits.
-        same.append((found[0].lhs, "=", links[0][0], 1.0))
-    return same
-
-
-def network_volume(c: Case) -> Tensor:
-    """NVR: volumes from every layer's input, summed over the layers of N inputs or more."""
-    wide = [layer for layer in c.layers if layer.W.shape[1] >= c.N]
-    volumes = [singular_values(layer.grad_x).prod(dim=1) for layer in wide]
-    return mean(sum(volumes, torch.zeros(c.n, dtype=c.x.dtype)))
-
-
-def network_volume_bound(c: Case) -> list[Link]:
-    """N.10: (11) and (5) at each layer, sum of N-th powers by N-th power of the sum, N.9."""
-    n, N = c.n, c.N
-    return [(network_volume(c), "<=", n ** (N - 1) * (weight_shares(c) * c.S / N) ** (N / 2))]
-
-
-def _library_network_volume(c: Case) -> list[Link]:
-    m = measure(c.net, c.x)
-    found, rhs = reported(c, "N.10"), network_volume_bound(c)[0][2]
-    if len(found) != 1:
-        return [(float(len(found)), "=", 1.0)]
-    return [
-        (m.summary()["nvr"], "=", network_volume(c), rhs),
-        (found[0].rhs, "=", rhs.log(), 1.0),
-    ]
-
-
-def _half_gram(c: Case) -> Tensor:
-    """What (9) prints, its upper left N x N block: the product in the wrong order."""
-    J = c.grad_x[0]
-    return (J.T @ J)[: c.N, : c.N]
-
-
-def _positive_volume(c: Case) -> Tensor:
-    cutoff = 1e-12 * c.sigma[:, :1]
-    return torch.where(c.sigma > cutoff, c.sigma, 1.0).prod(dim=1)
-
-
 _first_order = Equation(
     label="8",
     name="First-order propagation",
@@ -161,17 +72,6 @@ _first_order = Equation(
     kind="definition",
     check=first_order,
     applies=resolved,
-    mutants={
-        "the sign": lambda c: [(first_order(c)[0][0], "~", -c.grad_x[0], first_order(c)[0][3])],
-        "half the slope": scaled_link(first_order, lambda c: 0.5),
-        "a slope 5 % too large": scaled_link(first_order, lambda c: 1.05),
-        "J in place of W^T J": lambda c: [
-            (first_order(c)[0][0].norm(), "~", c.J[0].norm(), first_order(c)[0][3].max())
-        ],
-        "the mean over samples": lambda c: [
-            (first_order(c)[0][0], "~", mean(c.grad_x), first_order(c)[0][3])
-        ],
-    },
 )
 
 
@@ -191,29 +91,6 @@ _limit_covariance = Equation(
     kind="definition",
     check=limit_covariance,
     applies=resolved,
-    mutants={
-        "as printed, M x M": lambda c: [
-            (limit_covariance(c)[0][0], "~", _half_gram(c), limit_covariance(c)[0][3])
-        ],
-        "standard deviation for variance": lambda c: [
-            (
-                limit_covariance(c)[0][0],
-                "~",
-                c.grad_x[0] @ c.grad_x[0].T / c.grad_x_F[0],
-                limit_covariance(c)[0][3],
-            )
-        ],
-        "twice the covariance": scaled_link(limit_covariance, lambda c: 2.0),
-        "a covariance 5 % too large": scaled_link(limit_covariance, lambda c: 1.05),
-        "diagonal only": lambda c: [
-            (
-                limit_covariance(c)[0][0],
-                "~",
-                torch.diag(c.grad_x[0].square().sum(dim=1)),
-                limit_covariance(c)[0][3],
-            )
-        ],
-    },
 )
 
 
@@ -230,223 +107,10 @@ _local_volume = Equation(
     kind="definition",
     check=local_volume,
     library=_library_volume,
-    mutants={
-        "root dropped": with_link(
-            local_volume, 1, lambda c: (local_volume(c)[1][0], "=", volume(c))
-        ),
-        "trace for determinant": with_link(
-            local_volume, 1, lambda c: (local_volume(c)[1][0], "=", c.grad_x_F**2)
-        ),
-        "product of the positive singular values": with_link(
-            local_volume,
-            1,
-            lambda c: (*local_volume(c)[1][:2], _positive_volume(c) ** 2, local_volume(c)[1][3]),
-        ),
-        "the largest singular value left out": with_link(
-            local_volume,
-            1,
-            lambda c: (*local_volume(c)[1][:2], c.sigma[:, 1:].prod(dim=1) ** 2),
-        ),
-        "the top three only": with_link(
-            local_volume,
-            1,
-            lambda c: (*local_volume(c)[1][:2], c.sigma[:, :3].prod(dim=1) ** 2),
-        ),
-    },
 )
-
-
-_volume_bound = Equation(
-    label="11",
-    name="Volume by the Frobenius norm",
-    statement=r"d\mathrm{Vol}\le\Big(\frac{\operatorname{Tr}\nabla_xf^\top\nabla_xf}N\Big)^{N/2}"
-    r"=N^{-N/2}\lVert\nabla_xf\rVert_F^N",
-    where="Sec. 3.1",
-    assumptions=(SMOOTH,),
-    kind="inequality",
-    check=volume_bound,
-    library=same_shares("11", volume_bound, (0,), logarithms=True),
-    tight=(Tight(tight.isotropic, (0,)), Tight(tight.rank_one, (0,))),
-    mutants={
-        "N^(-N/2) dropped": with_link(
-            volume_bound, 0, lambda c: (volume(c), "<=", c.grad_x_F**c.N)
-        ),
-        "N^-N": scaled_link(volume_bound, lambda c: c.N ** (-c.N / 2)),
-        "power N for N/2": with_link(
-            volume_bound, 0, lambda c: (volume(c), "<=", (c.grad_x_F**2 / c.N) ** c.N)
-        ),
-        "spectral for Frobenius norm": with_link(
-            volume_bound, 0, lambda c: (volume(c), "<=", c.N ** (-c.N / 2) * c.grad_x_2**c.N)
-        ),
-        "harmonic for arithmetic mean": with_link(
-            volume_bound,
-            0,
-            lambda c: (volume(c), "<=", (c.N / (c.sigma**-2).sum(dim=1)) ** (c.N / 2)),
-        ),
-        "the wrong way round": reversed_link(volume_bound),
-    },
-)
-
-
-_mean_volume_bound = Equation(
-    label="12",
-    name="Mean volume by sharpness",
-    statement=r"dV\le\frac{N^{-N/2}}n\sum_i\lVert\nabla_xf(x_i)\rVert_F^N"
-    r"\le\frac{n^{\max(N/2-1,0)}\lVert W\rVert_F^N}{\min_i\lVert x_i\rVert_2^N}"
-    r"\Big(\frac{S(\theta^*)}N\Big)^{N/2},\qquad dV=\frac1n\sum_id\mathrm{Vol}(x_i)",
-    where="Sec. 3.1",
-    assumptions=(DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
-    kind="inequality",
-    check=mean_volume_bound,
-    library=same_shares("12", mean_volume_bound, (0, 1), logarithms=True),
-    tight=(
-        Tight(tight.isotropic_any_norm, (0,)),
-        Tight(tight.linear_functional, (0, 1)),
-        Tight(tight.neuron_one_live, (1,)),
-    ),
-    mutants={
-        "power of n dropped": scaled_link(
-            mean_volume_bound, lambda c: c.n ** -max(c.N / 2 - 1, 0), 1
-        ),
-        "power N/2 of n": scaled_link(mean_volume_bound, lambda c: c.n ** min(c.N / 2, 1), 1),
-        "largest input for the smallest": scaled_link(
-            mean_volume_bound, lambda c: (c.norm_x.min() / c.norm_x.max()) ** c.N, 1
-        ),
-        "1/N not to the power N/2": scaled_link(
-            mean_volume_bound, lambda c: c.N ** (c.N / 2 - 1), 1
-        ),
-        "power of S dropped": scaled_link(
-            mean_volume_bound, lambda c: (c.S / c.N) ** (1 - c.N / 2), 1
-        ),
-        "N^(-N/2) dropped from the middle": scaled_link(
-            mean_volume_bound, lambda c: c.N ** (c.N / 2), 0
-        ),
-        "the wrong way round": reversed_link(mean_volume_bound, 0),
-        "sharpness before the Jacobians": reversed_link(mean_volume_bound, 1),
-    },
-)
-
-
-_log_volume_bound = Equation(
-    label="N.3",
-    name="Mean log volume by sharpness",
-    statement=r"\begin{aligned}\frac1n\sum_i\log d\mathrm{Vol}(x_i)&\le\frac N2\log\Big("
-    r"\frac{\lVert W\rVert_2^2}N\,\frac1n\sum_i\frac{\lVert\nabla_Wf(x_i)\rVert_F^2}"
-    r"{\lVert x_i\rVert_2^2}\Big)\\&\le\frac N2\log\Big("
-    r"\frac{\lVert W\rVert_2^2\,S}{N\min_i\lVert x_i\rVert_2^2}\Big)\end{aligned}",
-    where="Ours; beside (12)",
-    assumptions=(DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH, "Slack is in nats."),
-    kind="inequality",
-    check=log_volume_bound,
-    library=_library_log_volume,
-    tight=(Tight(tight.isotropic, (0, 1)), Tight(tight.isotropic_any_norm, (0,))),
-    mutants={
-        "N dropped under the logarithm": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                log_volume_bound(c)[0][2] + c.N / 2 * math.log(c.N),
-                1.0,
-            ),
-        ),
-        "N/2 dropped": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                log_volume_bound(c)[0][2] * 2 / c.N,
-                1.0,
-            ),
-        ),
-        "largest input for the smallest": with_link(
-            log_volume_bound,
-            1,
-            lambda c: (
-                log_volume_bound(c)[1][0],
-                "<=",
-                log_volume_bound(c)[1][2] - c.N * (c.norm_x.max() / c.norm_x.min()).log(),
-                1.0,
-            ),
-        ),
-        "root of the mean dropped": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                c.N / 2 * (c.norm_W_2**2 / c.N * mean(c.grad_W_F / c.norm_x)).log(),
-                1.0,
-            ),
-        ),
-        "Frobenius norm of W": with_link(
-            log_volume_bound,
-            0,
-            lambda c: (
-                log_volume_bound(c)[0][0],
-                "<=",
-                log_volume_bound(c)[0][2] + c.N * (c.norm_W_F / c.norm_W_2).log(),
-                1.0,
-            ),
-        ),
-        "the wrong way round": reversed_link(log_volume_bound),
-        "S before W's share": reversed_link(log_volume_bound, 1),
-    },
-)
-
-
-_network_volume_bound = Equation(
-    label="N.10",
-    name="Network volumetric ratio by sharpness",
-    statement=r"\mathrm{NVR}=\frac1n\sum_i\sum_ld\mathrm{Vol}_{x^l\to f}(x_i)"
-    r"\le n^{N-1}\Big(\frac SN\;\frac1n\sum_i\sum_l"
-    r"\frac{\lVert W_l\rVert_2^2}{\lVert x_i^l\rVert_2^2}\Big)^{N/2}",
-    where="Later versions",
-    assumptions=(
-        DENSE_LAYERS,
-        TRAINABLE_LAYERS,
-        LIVE_LAYERS,
-        "Layers of fewer than N inputs have volume 0 and are left out of NVR.",
-        SHARPNESS,
-        SMOOTH,
-    ),
-    kind="inequality",
-    check=network_volume_bound,
-    library=_library_network_volume,
-    tight=(
-        Tight(tight.isotropic_one_live, (0,)),
-        Tight(tight.linear_functional, (0,)),
-        Tight(tight.balanced, (0,)),
-    ),
-    mutants={
-        "power of n dropped": scaled_link(network_volume_bound, lambda c: c.n ** (1.0 - c.N)),
-        "power N/2-1 of n, as in (12)": scaled_link(
-            network_volume_bound, lambda c: c.n ** (max(c.N / 2 - 1, 0) - c.N + 1.0)
-        ),
-        "N dropped under the power": scaled_link(network_volume_bound, lambda c: c.N ** (c.N / 2)),
-        "power N/2 dropped": lambda c: [
-            (network_volume(c), "<=", c.n ** (c.N - 1) * (weight_shares(c) * c.S / c.N))
-        ],
-        "the first layer alone on the right": lambda c: [
-            (
-                network_volume(c),
-                "<=",
-                c.n ** (c.N - 1) * (c.norm_W_2**2 * mean(c.norm_x**-2) * c.S / c.N) ** (c.N / 2),
-            )
-        ],
-        "the wrong way round": reversed_link(network_volume_bound),
-    },
-)
-
 
 EQUATIONS = (
     _first_order,
     _limit_covariance,
     _local_volume,
-    _volume_bound,
-    _mean_volume_bound,
-    _log_volume_bound,
-    _network_volume_bound,
 )

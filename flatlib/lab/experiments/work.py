@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from flatlib.bounds import evaluate as evaluate_bounds
-from flatlib.checkpoint import bound_keys, empty_row, measurement_row
+from flatlib.checkpoint import empty_row, measurement_row
 from flatlib.files import array_hash
 from flatlib.lab.records import Record, RecordError
 from flatlib.lab.training import Trainer
@@ -82,7 +82,7 @@ class Work:
             config.seed,
         )
         first = self.data.train_x[self.samples.train[:1]]
-        self.bounds = bound_keys(evaluate_bounds(measure(self.net, first)))
+        self.bounds = evaluate_bounds(measure(self.net, first))
         self.rows: list[dict] = []
         self.sessions: list[dict] = []
         self.measured = -1  # the last checkpoint in the rows
@@ -264,8 +264,7 @@ class Work:
             "weights": self.weights,
             "losses_and_accuracies_over": "all training and all test samples",
             "bounds": {
-                key: {"label": b.label, "name": b.name, "proven": b.proven}
-                for key, b in self.bounds.items()
+                b.key: {"label": b.label, "name": b.name, "proven": b.proven} for b in self.bounds
             },
             "sessions": self.sessions,
         }

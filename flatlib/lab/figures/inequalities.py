@@ -11,21 +11,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flatlib.inequalities import COLUMNS, TABLE
 from flatlib.lab import statistics
 from flatlib.lab.archive import Runs, label
 
 from .curves import ArchiveFigure, axis, curve, handles, here
 from .style import COLORS, SETTINGS, Look, canvas
 
-PER_SAMPLE = ("5", "N.2", "11", "N.5", "N.6", "N.7", "N.11")  # recorded at the tightest sample
-LOGARITHMS = ("11", "12", "21", "24", "N.3", "N.10")  # inequalities between logarithms
-GROUPS = {  # inequalities that one figure shows together, by label
-    "weights to inputs": ("5", "N.2", "6", "7"),
-    "volume": ("11", "12", "21", "24", "N.3"),
-    "sensitivity": ("25", "26", "27", "28", "13", "N.4"),
-    "layers and dimensions": ("N.5", "N.9", "N.10", "N.11", "N.12"),
-    "convolutions": ("N.6", "N.7"),
-}
+# Inequalities that one figure shows together.
+GROUPS = tuple(dict.fromkeys(each.group for each in TABLE.values() if each.group))
 ARCHIVED_DIGITS = 1e-9  # tables hold ten significant digits
 LEFT = Look("ink", "o", "-")
 LINES_OF = {"right side": "--", "gap": "-"}  # in the setting's colour
@@ -39,7 +33,7 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     it is the difference over ``ln 10``.
 
     Args:
-        group: a key of ``GROUPS``.
+        group: one of ``GROUPS``.
         runs: archived runs.
         setting: ``(lr, batch_size)`` of the runs that are drawn.
 
@@ -53,7 +47,7 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     """
     if group not in GROUPS:
         raise ValueError(f"group must be one of {', '.join(GROUPS)}, got {group!r}")
-    names = {k: b for k, b in _recorded(runs).items() if b["label"] in GROUPS[group]}
+    names = {k: b for k, b in _recorded(runs).items() if COLUMNS[k].inequality.group == group}
     if not names:
         raise ValueError(f"no inequality on {group!r} was recorded for {runs.name}")
     sides = both_sides_of(runs, names)
@@ -67,11 +61,11 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     parts, said, fits = [], [], runs.fit_steps()
     for (top, low), (key, bound) in zip(axes, names.items(), strict=True):
         own = sides[sides["key"] == key]
-        logarithmic = bound["label"] not in LOGARITHMS and _spans_decades(own)
+        logarithmic = not COLUMNS[key].inequality.logarithmic and _spans_decades(own)
         columns = ["left", "right", "gap", "decades"]
         geometric = columns[:2] if logarithmic else []
         parts.append(statistics.mean_and_spread(own, ["key", "step"], columns, geometric))
-        axis(top, f"{heading(key, bound)}", logarithmic)
+        axis(top, heading(key, bound["proven"]), logarithmic)
         axis(low, "", False)
         for side in ("left", "right"):
             curve(top, own, side, looks[f"{side} side"], f"{side} side", fits)
@@ -129,12 +123,11 @@ def both_sides_of(
         ``left``, ``right``, ``gap`` (right minus left), ``decades`` and ``holds``.
     """
     table = runs.table[runs.table["samples"].isin(samples)]
-    names = _recorded(runs)
     parts = []
     for key in keys:
         left, right = table[f"lhs_{key}"], table[f"rhs_{key}"]
         with np.errstate(divide="ignore", invalid="ignore"):
-            if names[key]["label"] in LOGARITHMS:
+            if COLUMNS[key].inequality.logarithmic:
                 decades = (right - left) / math.log(10)
             else:
                 decades = np.log10(right / left)
@@ -153,19 +146,31 @@ def both_sides_of(
     return pd.concat(parts, ignore_index=True)
 
 
-def heading(key: str, bound: dict) -> str:
+def heading(key: str, proven: bool) -> str:
     """The title of an inequality's panel: equation, which of its inequalities, both sides.
 
-    >>> heading("6.3", {"label": "6", "name": "k=2: mean of x by y", "proven": False})
-    '(6), part 3, $k=2$, not proven here:\\nmean of x\\nby y'
+    >>> heading("6.3", proven=True).splitlines()[0]
+    '(6), part 3, $k=2$:'
+    >>> heading("13", proven=False)
+    '(13), not proven here:\\n$A\\\\leq D$'
     """
-    part = key.removeprefix(bound["label"]).removeprefix(".")
-    power, _, sides = bound["name"].rpartition(": ")
-    labels = [f"({bound['label']})", f"part {part}" if part else "", in_symbols(power)]
-    labels.append("" if bound["proven"] else "not proven here")
-    left, by, right = in_symbols(sides).partition(" by ")
+    column, part = COLUMNS[key], _part(key)
+    labels = [f"({column.label})", f"part {part}" if part else ""]
+    labels.append(f"$k={column.k}$" if column.inequality.powers else "")
+    labels.append("" if proven else "not proven here")
+    left, by, right = in_symbols(column.step.name).partition(" by ")
     lines = [f"{', '.join(filter(None, labels))}:", left, by.lstrip() + right]
     return "\n".join(filter(None, lines))
+
+
+def _part(key: str) -> int:
+    """Which of the inequalities of its label a key is, from 1; 0 where it is the only one.
+
+    >>> _part("6.3"), _part("13")
+    (3, 0)
+    """
+    same = [each.key for each in COLUMNS.values() if each.label == COLUMNS[key].label]
+    return same.index(key) + 1 if len(same) > 1 else 0
 
 
 def in_symbols(name: str) -> str:
@@ -193,27 +198,26 @@ _SYMBOLS = {  # in this order
     r"D_PR": r"$D_\\mathrm{PR}$",
     r"MLS\^2": r"MLS$^2$",
     r"min_p ": r"$\\min_p$",
-    r"k=(\d)": r"$k=\1$",
     r"([A-D]'?) <= ([A-D]'?)": r"$\1\\leq \2$",
 }
 
 
-def _how(names: dict[str, dict]) -> str:
+def _how(keys: Sequence[str]) -> str:
     """How a group is drawn, and what its titles mean."""
-    keys = {key: bound["label"] for key, bound in names.items()}
-    labels = set(keys.values())
+    columns = [COLUMNS[key] for key in keys]
     sentences = ["Below each, the gap in decades."]
-    if part := next((key for key, own in keys.items() if key != own), None):
-        number = part.removeprefix(keys[part] + ".")
+    if part := next((each for each in columns if _part(each.key)), None):
         sentences.append(
-            f"Part {number} of ({keys[part]}) is the inequality that the tables call {part}."
+            f"Part {_part(part.key)} of ({part.label}) is the inequality that the tables call "
+            f"{part.key}."
         )
-    if any(own in PER_SAMPLE for own in labels):
+    if any(each.inequality.per_sample for each in columns):
         sentences.append(
             "Where an inequality is one of each sample, those of the tightest are drawn."
         )
-    if logarithms := [own for own in LOGARITHMS if own in labels]:
-        which = ", ".join(f"({own})" for own in logarithms)
+    logarithms = dict.fromkeys(each.label for each in columns if each.inequality.logarithmic)
+    if logarithms:
+        which = ", ".join(f"({label})" for label in logarithms)
         sentences.append(f"The sides of {which} are logarithms already.")
     return " ".join(sentences)
 

@@ -1,0 +1,283 @@
+"""Sides of inequalities, as functions of the named quantities that `inequalities` lists.
+
+None of them overflows or underflows where the result does not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Quantities that are a side on their own.
+grad_x_F, grad_x_2, delta_F, log_volume, sharpness = map(
+    attrgetter, ("grad_x_F", "grad_x_2", "delta_F", "log_volume", "sharpness")
+)
+
+
+def product(*factors: float) -> float:
+    """Their product; no part of it overflows or underflows where the whole does not.
+
+    >>> product(1e200, 1e200, 1e-300)
+    1e+100
+    """
+    mantissa, exponent = 1.0, 0
+    for factor in factors:
+        part, shift = math.frexp(factor)
+        mantissa, more = math.frexp(mantissa * part)
+        exponent += shift + more
+    try:
+        return math.ldexp(mantissa, exponent)
+    except OverflowError:
+        return math.inf
+
+
+def _over_largest(factors: tuple[Tensor, ...]) -> tuple[list[float], Tensor | None]:
+    """The largest entry of each non-negative factor, and the product of their shares of it."""
+    largest = [float(factor.max()) for factor in factors]
+    if 0.0 in largest:
+        return largest, None
+    shares = [factor / size for factor, size in zip(factors, largest, strict=True)]
+    return largest, math.prod(shares[1:], start=shares[0])
+
+
+def mean_product(*factors: Tensor) -> float:
+    """Mean over samples of the product of non-negative factors."""
+    largest, shares = _over_largest(factors)
+    return 0.0 if shares is None else product(*largest, float(shares.mean()))
+
+
+def root_mean(*factors: Tensor) -> float:
+    """Root of the mean over samples of the squared product of non-negative factors."""
+    largest, shares = _over_largest(factors)
+    return 0.0 if shares is None else product(*largest, math.sqrt(float(shares.square().mean())))
+
+
+def log_mean_exp(values: Tensor) -> float:
+    return float(values.logsumexp(dim=0)) - math.log(len(values))
+
+
+def mean_power(values: Tensor, k: float, log_factor: float = 0.0) -> float:
+    """Mean over samples of ``(exp(log_factor) values)^k``, in logarithms."""
+    return _exp(log_mean_exp(k * (log_factor + values.log())))
+
+
+def _exp(value: float) -> float:
+    return math.inf if value >= math.log(sys.float_info.max) else math.exp(value)
+
+
+def log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def A(q: Any) -> float:
+    """The mean MLS."""
+    return float(q.grad_x_2.mean())
+
+
+def B(q: Any) -> float:
+    """``||W||_2`` times the mean of ``||grad_W f|| / ||x||``."""
+    return product(q.norm_W_2, mean_product(q.grad_W_F, 1 / q.norm_x))
+
+
+def C(q: Any) -> float:
+    """``||W||_2`` times root mean of ``||x||^-2`` times root mean of ``||grad_W f||^2``."""
+    return product(q.norm_W_2, root_mean(1 / q.norm_x), root_mean(q.grad_W_F))
+
+
+def C_prime(q: Any) -> float:
+    """``||W||_2`` times root mean of ``||grad_W f||^2 / ||x||^2``."""
+    return product(q.norm_W_2, root_mean(q.grad_W_F, 1 / q.norm_x))
+
+
+def D(q: Any) -> float:
+    """C with the sharpness in place of the mean of ``||grad_W f||^2``."""
+    return product(q.norm_W_2, root_mean(1 / q.norm_x), math.sqrt(q.sharpness))
+
+
+def _ratio(q: Any, norm_W: float) -> Tensor:
+    """``norm_W ||grad_W f||_F / ||x||``."""
+    return (log(norm_W) + (q.grad_W_F.log() - q.norm_x.log())).exp()
+
+
+def ratio_F(q: Any) -> Tensor:
+    return _ratio(q, q.norm_W_F)
+
+
+def ratio_2(q: Any) -> Tensor:
+    return _ratio(q, q.norm_W_2)
+
+
+def _log_factor(q: Any, norm_W: float) -> float:
+    """Logarithm of ``norm_W / min_i ||x_i||``."""
+    return log(norm_W) - log(float(q.norm_x.min()))
+
+
+def by_W(q: Any) -> float:
+    return mean_power(q.grad_W_F, q.k, _log_factor(q, q.norm_W_F))
+
+
+def by_theta(q: Any) -> float:
+    return mean_power(q.grad_theta_F, q.k, _log_factor(q, q.norm_W_F))
+
+
+def by_theta_2(q: Any) -> float:
+    return mean_power(q.grad_theta_F, q.k, _log_factor(q, q.norm_W_2))
+
+
+def powers_of_x(q: Any) -> float:
+    return mean_power(q.grad_x_F, q.k)
+
+
+def log_energies(q: Any) -> Tensor:
+    """Logarithm of ``||grad_x f||_F^N / N^(N/2)``."""
+    return (q.N / 2) * (2 * q.grad_x_F.log() - math.log(q.N))
+
+
+def log_mean_energy(q: Any) -> float:
+    return log_mean_exp(log_energies(q))
+
+
+def log_mean_volume(q: Any) -> float:
+    return log_mean_exp(q.log_volume)
+
+
+def mean_log_volume(q: Any) -> float:
+    return float(q.log_volume.mean())
+
+
+def log_by_sharpness(q: Any, k: float) -> float:
+    """Logarithm of ``n^max(k/2-1, 0) (||W||_F / min ||x||)^k (S / N)^(k/2)``."""
+    power = max(k / 2 - 1, 0) * math.log(q.n) + k * _log_factor(q, q.norm_W_F)
+    return power + (k / 2) * log(q.sharpness / q.N)
+
+
+def log_powers(q: Any, k: float) -> float:
+    """Logarithm of ``(||W||_F / min ||x||)^k`` times the mean of ``||grad_theta f||_F^k``."""
+    return k * _log_factor(q, q.norm_W_F) + log_mean_exp((k / 2) * q.grad_theta_energy.log())
+
+
+def log_powers_bound(q: Any, k: float) -> float:
+    """Logarithm of ``n^max(k/2-1, 0) (||W||_F / min ||x||)^k S^(k/2)``."""
+    return log_by_sharpness(q, k) + (k / 2) * math.log(q.N)
+
+
+def log_by_weights(q: Any) -> float:
+    log_weighted = log_mean_exp(q.grad_W_energy.log() - 2 * q.norm_x.log())
+    return (q.N / 2) * (2 * log(q.norm_W_2) + log_weighted - math.log(q.N))
+
+
+def log_by_S(q: Any) -> float:
+    return (q.N / 2) * (2 * _log_factor(q, q.norm_W_2) + log(q.sharpness / q.N))
+
+
+def moving(q: Any) -> Tensor:
+    """The samples whose Jacobian is not zero; all where each is."""
+    moving = q.grad_x_2 > 0
+    return moving if moving.any() else ~moving
+
+
+def energy_over_dimension(q: Any) -> Tensor:
+    # A zero Jacobian has no D_PR; 0 over any number from 1 to N is 0.
+    return q.gradient_energy[moving(q)] / q.D_PR[moving(q)].nan_to_num(nan=1.0)
+
+
+def _in_layers(q: Any, name: str) -> Tensor:
+    """A quantity of every layer, ``(layers, n)`` or, where it is of none of the samples, 1."""
+    like = {"dtype": q.norm_x.dtype, "device": q.norm_x.device}
+    parts = [torch.as_tensor(getattr(layer, name), **like) for layer in q.layers]
+    return torch.stack(parts).reshape(len(parts), -1)
+
+
+def inputs_times_sensitivities(q: Any) -> Tensor:
+    return _in_layers(q, "norm_x") * _in_layers(q, "grad_x_2")
+
+
+def weights_times_gradients(q: Any) -> Tensor:
+    return _in_layers(q, "norm_W_2") * _in_layers(q, "grad_W_F")
+
+
+def _log_share(q: Any) -> float:
+    """Logarithm of the mean over samples of the sum of ``||W_l||^2 / ||x^l||^2``."""
+    ratios = _in_layers(q, "norm_W_2").log() - _in_layers(q, "norm_x").log()
+    return log_mean_exp((2 * ratios).logsumexp(dim=0))
+
+
+def nmls(q: Any) -> float:
+    return float(_in_layers(q, "grad_x_2").sum(dim=0).mean())
+
+
+def normalized_nmls(q: Any) -> float:
+    return sum(float((layer.norm_x * layer.grad_x_2).mean()) for layer in q.layers)
+
+
+def nmls_bound(q: Any) -> float:
+    share = _log_share(q)
+    return math.inf if share == math.inf else _exp((share + log(q.sharpness)) / 2)
+
+
+def log_nvr(q: Any) -> float:
+    volumes = _in_layers(q, "log_volume").flatten().logsumexp(dim=0)
+    return float(volumes) - math.log(q.n)
+
+
+def log_nvr_bound(q: Any) -> float:
+    share = _log_share(q)
+    if share == math.inf:
+        return math.inf
+    return (q.N - 1) * math.log(q.n) + (q.N / 2) * (share + log(q.sharpness / q.N))
+
+
+def relative_bound(q: Any) -> float:
+    return len(q.layers) * root_mean(weights_times_gradients(q).flatten())
+
+
+def norm(v: Tensor, p: float) -> Tensor:
+    """``(sum |v_i|^p)^(1/p)``, written out; the largest entry for infinite p."""
+    return v.abs().max() if math.isinf(p) else (v.abs() ** p).sum() ** (1 / p)
+
+
+def smaller_norm(q: Any) -> Tensor:
+    """``n^(1/p-1/q) ||v||_q``."""
+    return q.n ** (1 / q.p - 1 / q.q) * norm(q.v, q.q)
+
+
+def root_of_powers(q: Any) -> Tensor:
+    return (q.v.abs() ** q.q).sum() ** (1 / q.q)
+
+
+def by_terms(q: Any) -> Tensor:
+    return ((q.v.abs() ** q.q) ** (q.p / q.q)).sum() ** (1 / q.p)
+
+
+def hoelder(q: Any) -> Tensor:
+    return (q.v.abs() ** q.q).sum() ** (q.p / q.q) * q.n ** (1 - q.p / q.q)
+
+
+def gap(q: Any) -> Tensor:
+    return q.hessian_at_targets.trace() - q.S
+
+
+def gap_bound(q: Any) -> Tensor:
+    """``m M2 epsilon``."""
+    largest = q.second_derivatives.norm(dim=1).max()
+    return len(q.theta) * largest * q.residual.norm(dim=1).max()
+
+
+def gap_terms(q: Any) -> Tensor:
+    terms = torch.einsum("ik,ikj->ij", q.residual, q.second_derivatives)
+    return terms.abs().sum(dim=1).mean()
+
+
+def residual_term(q: Any) -> Tensor:
+    """What Lemma A.1 neglects: mean over i, sum over j of (f_i - y_i) . d2 f_i / d theta_j^2."""
+    return torch.einsum("ik,ikj->i", q.residual, q.second_derivatives).mean()
+
+
+def untied_bound(q: Any) -> Tensor:
+    by_patch = q.norm_T_W * q.untied_F / q.smallest_patch
+    return torch.where(q.smallest_patch > 0, by_patch, math.inf)
