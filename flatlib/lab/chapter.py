@@ -211,12 +211,3 @@ def _cell(value: object) -> str:
     if isinstance(value, Integral):
         return f"{value:,}".replace("-", "−")
     return number(float(value)) if isinstance(value, Real) else str(value)
-
-
-def rounded(value: float) -> str:
-    """A large number to two digits, as sentences give it.
-
-    >>> rounded(962_485)
-    '960,000'
-    """
-    return f"{float(f'{value:.2g}'):,.0f}"
