@@ -298,6 +298,17 @@ def test_stability_to_deformations_is_at_most_the_top_share_of_the_spectrum(case
     assert (most <= M * ROUNDING).all()
 
 
+def test_sharpness_does_not_decide_the_stability_to_deformations():
+    x = gaussian(4, 3, seed=1).double()
+    maps = [toys.with_singular_values(values, 3) for values in ((1.0, 1.0), (1.0, 0.1))]
+    S = [energy(by_parameters(net, x)) for net in maps]
+    J = [jacobian(net, x)[0] for net in maps]
+    most = [3 * spectral(one) ** 2 / float(one.square().sum()) for one in J]
+    assert close(S[0], S[1])
+    assert close(most[0], 3 / 2)
+    assert close(most[1], 3 / 1.01)
+
+
 @CASES
 @given(drawn())
 def test_the_tangent_kernel_holds_sharpness_as_its_trace(case):
