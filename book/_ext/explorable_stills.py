@@ -52,12 +52,12 @@ def rescaling() -> Made:
         axes[1].plot(
             factors, values, linestyle=look.line, color=figures.COLORS[look.color], label=name
         )
-    for ax, label in zip(axes, ("sharpness S", "terms of the chain"), strict=True):
+    ticks = {"sharpness S": (500, 1000, 2000, 5000), "terms of the chain": (5, 10, 20, 50, 100)}
+    for ax, (label, levels) in zip(axes, ticks.items(), strict=True):
         ax.set(xscale="log", yscale="log", xlabel="factor c", ylabel=label)
-        ax.set_xticks([1 / 4, 1 / 2, 1, 2, 4], ["¼", "½", "1", "2", "4"], minor=False)
-        ax.xaxis.set_minor_formatter("")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("")
+        ax.set_xticks([1 / 4, 1 / 2, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+        ax.set_yticks(levels, [f"{level:,}" for level in levels])
+        ax.minorticks_off()
     axes[1].legend()
     first, middle, last = chains[0], chains[16], chains[-1]
     return Made(

@@ -11,6 +11,7 @@ import html
 import json
 
 import explorable_stills
+import matplotlib
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -71,9 +72,11 @@ class Explorable(SphinxDirective):
 
 def visit(writer, node: explorable_node) -> None:
     name = node["explorable"]
-    made = explorable_stills.MAKERS[name]()
+    with matplotlib.rc_context():  # the book's style does not outlast the drawing
+        figures.use_style()
+        made = explorable_stills.MAKERS[name]()
+        still = figures.to_html(made.figure, made.alt, caption=made.caption)
     numbers = html.escape(json.dumps(made.numbers), quote=True)
-    still = figures.to_html(made.figure, made.alt, caption=made.caption)
     writer.body.append(
         f'{colors()}<div class="explorable" id="explorable-{name}" data-numbers="{numbers}">'
         f'<div class="explorable-still">{still}'

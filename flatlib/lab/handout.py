@@ -22,7 +22,7 @@ EXERCISE = re.compile(
 EXERCISE_ENDS = re.compile(FENCE + r"\{exercise-end\}[ \t]*\n" + CLOSE, FLAGS)
 BOX = re.compile(
     FENCE
-    + r"\{(?:admonition|prf:(?P<kind>\w+))\} (?P<title>[^\n]*)\n"
+    + r"\{(?:admonition|prf:(?P<kind>\w+)|(?P<moves>explorable))\} (?P<title>[^\n]*)\n"
     + OPTIONS
     + r"(?P<text>.*?)"
     + CLOSE,
@@ -95,6 +95,8 @@ def _plain(text: str, number: int) -> tuple[str, int]:
         return f"### Exercise {number}{'. ' * bool(title)}{title}\n{found['text']}"
 
     def box(found: re.Match) -> str:
+        if found["moves"]:
+            return found["text"]
         title = f"{(found['kind'] or '').capitalize()} {found['title']}".strip()
         return f"**{title}**\n\n{found['text']}"
 
