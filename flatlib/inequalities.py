@@ -83,7 +83,6 @@ from flatlib.sides import (
     relative_bound,
     residual_term,
     root_of_powers,
-    sharpness,
     smaller_norm,
     untied_bound,
     weights_times_gradients,
@@ -166,8 +165,10 @@ def _state(label, name, where, statement, assumptions, attained, *steps, **optio
     )
 
 
-# Where S is computed as the trace of the Hessian, this is Eq. (3).
-IS_SHARPNESS = Step(lambda q: q.grad_theta_energy.mean(), sharpness, relation="=")
+# Where S is computed as the trace of the Hessian, this is Eq. (3), in logarithms.
+IS_SHARPNESS = Step(
+    lambda q: log(q.grad_theta_energy.mean()), lambda q: log(q.sharpness), relation="="
+)
 
 _state(
     "16",
