@@ -1,6 +1,6 @@
 // The chapters come before the library's names. Sphinx takes a scorer whole: the numbers are its own.
 var Scorer = {
-  score: ([page, , , , score]) => (page === "api" ? score - 100 : score),
+  score: ([page, , , , score]) => (page.startsWith("api") ? score - 100 : score),
   objNameMatch: 11,
   objPartialMatch: 6,
   objPrio: { 0: 15, 1: 5, 2: -5 },

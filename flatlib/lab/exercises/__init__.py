@@ -1,0 +1,107 @@
+"""The book's self-checking exercises: a reader writes a function, `mark` says whether it is right.
+
+Cases and right answers stand here, where no name of a notebook reaches them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from flatlib.lab.exercises import (
+    convolutions,
+    dimensionality,
+    errata,
+    hour,
+    mlp,
+    reparametrization,
+    sensitivity,
+    sharpness,
+    tightness,
+    vgg,
+    volume,
+    weights_to_inputs,
+)
+from flatlib.lab.exercises.checking import Missing, Verdict, answers, close, mistake
+from flatlib.lab.exercises.exercise import Exercise
+
+CHAPTERS = (
+    hour,
+    sharpness,
+    weights_to_inputs,
+    volume,
+    sensitivity,
+    dimensionality,
+    reparametrization,
+    convolutions,
+    tightness,
+    errata,
+    mlp,
+    vgg,
+)
+EXERCISES: dict[str, Exercise] = {
+    exercise.key: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES
+}
+__all__ = ["EXERCISES", "Exercise", "Verdict", "mark"]
+
+_wrong: Counter[str] = Counter()  # wrong answers so far, by exercise: the second gets another hint
+
+
+def mark(key: str, function: Callable[..., Any], seed: int = 0) -> Verdict:
+    """Say whether a reader's function answers an exercise.
+
+    Args:
+        key: the exercise's label in the book.
+        function: takes one case's arguments and returns the answer.
+        seed: draws the cases of exercises that draw them.
+
+    Returns:
+        `Verdict`: right; or the kind of mistake and a hint, a second one after the second wrong
+        answer; or that there is no answer yet.
+
+    Raises:
+        ValueError: no exercise has that label.
+        Exception: whatever the function raises, but for `NotImplementedError`.
+
+    >>> mark("ex-mls-factor", lambda norm, N: (norm, norm * N**0.5))
+    right
+    >>> mark("ex-mls-factor", lambda norm, N: (norm, norm * N))
+    not yet; the Jacobian J at the layer's output is the identity
+    >>> def unwritten(norm, N):
+    ...     raise NotImplementedError
+    >>> mark("ex-mls-factor", unwritten)
+    no answer yet
+    """
+    if key not in EXERCISES:
+        raise ValueError(f"no exercise is called {key!r}; there are {', '.join(EXERCISES)}")
+    exercise = EXERCISES[key]
+    questions = exercise.questions(seed)
+    given = answers(function, [case for case, _ in questions])
+    if isinstance(given, Missing):
+        return Verdict(None, given.value)
+    if exercise.accepts is not None:
+        right, kind = all(map(_accepting(exercise.accepts), given)), ""
+    else:
+        expected = [answer for _, answer in questions]
+        pairs = zip(given, expected, strict=True)
+        right = all(close(answer, wanted, exercise.tolerance) for answer, wanted in pairs)
+        kind = "" if right else mistake(given, expected, exercise.tolerance)
+    if right:
+        _wrong.pop(key, None)
+        return Verdict(True, "right")
+    hint = exercise.hints[min(_wrong[key], len(exercise.hints) - 1)]
+    _wrong[key] += 1
+    return Verdict(False, "; ".join(part for part in ("not yet", kind, hint) if part))
+
+
+def _accepting(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """The same, but for an answer that it cannot read, which is wrong."""
+
+    def accepted(answer: Any) -> bool:
+        try:
+            return bool(accepts(answer))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+
+    return accepted

@@ -1,0 +1,136 @@
+"""Whether an answer is right, and if not, what kind of mistake it looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RELATIVE_TOLERANCE = 1e-4  # a pencil's, and single precision's
+# What float64 may leave of numbers of unit size that cancel; an answer of 0 has no other scale.
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+
+
+class Missing(Enum):
+    """What stands for an answer that is not there."""
+
+    UNWRITTEN = "no answer yet"
+    NOTHING = "your function returned nothing: does it end with `return`?"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a self-checking cell says of an answer."""
+
+    passed: bool | None  # None while there is no answer to judge
+    message: str  # for the reader
+
+    def __repr__(self) -> str:
+        return self.message
+
+
+def answers(function: Callable[..., Any], cases: list[tuple]) -> list | Missing:
+    """The function's values at each case's arguments; what is missing if one is.
+
+    Only `NotImplementedError` counts as not written; any other error is the reader's to see.
+
+    >>> answers(lambda a, b: a + b, [(1, 2), (3, 4)])
+    [3, 7]
+    >>> answers(lambda: None, [()])
+    <Missing.NOTHING: 'your function returned nothing: does it end with `return`?'>
+    """
+    values = []
+    for case in cases:
+        try:
+            value = function(*case)
+        except NotImplementedError:
+            return Missing.UNWRITTEN
+        if value is None:
+            return Missing.NOTHING
+        values.append(value)
+    return values
+
+
+def close(answer: Any, expected: Any, tolerance: float = RELATIVE_TOLERANCE) -> bool:
+    """Whether an answer is a number, or numbers, as expected.
+
+    Args:
+        answer: a number, a tensor, an array or a list of them.
+        expected: the right one.
+        tolerance: how far a number may be off, relative to the largest expected entry; 1.4e-14,
+            rounding of numbers of unit size, is always allowed.
+
+    >>> close([0.1 + 0.2, 2], [0.3, 2.0]), close(1.01, 1.0), close("two", 2.0)
+    (True, False, False)
+    """
+    got, want = _numbers(answer), _numbers(expected)
+    if got is None:
+        return False
+    if got.numel() == want.numel() == 1:
+        got, want = got.reshape(()), want.reshape(())
+    if got.shape != want.shape:
+        return False
+    scale = float(want.abs().max()) if want.numel() else 0.0
+    return bool(((got - want).abs() <= max(tolerance * scale, ROUNDING)).all())
+
+
+def mistake(given: list, expected: list, tolerance: float = RELATIVE_TOLERANCE) -> str:
+    """What kind of mistake the wrong answers to all cases have in common; empty if none is seen.
+
+    Args:
+        given: one answer a case.
+        expected: the right ones.
+        tolerance: as for `close`.
+
+    >>> mistake([4.0, 6.0], [2.0, 3.0])
+    'every number is 2 times the right one'
+    >>> mistake([-2.0], [2.0])
+    'right but for the sign'
+    >>> mistake([torch.zeros(3)], [torch.zeros(2, 3)])
+    'your answer has shape (3,), and the right one has (2, 3)'
+    """
+    got, want = [_numbers(each) for each in given], [_numbers(each) for each in expected]
+    for one in got:
+        if one is None:
+            return "your answer is not a number or a list of numbers"
+    for one in got:
+        if not one.isfinite().all():
+            return f"your answer contains {float(one[~one.isfinite()].flatten()[0])}"
+    pairs = list(zip(got, want, strict=True))
+    if all(a.ndim == 2 and close(a.mT, b, tolerance) for a, b in pairs):
+        return "right but transposed"
+    for a, b in pairs:
+        if a.shape != b.shape and a.numel() * b.numel() != 1:
+            return f"your answer has shape {tuple(a.shape)}, and the right one has {tuple(b.shape)}"
+    if all(close(-a, b, tolerance) for a, b in pairs):
+        return "right but for the sign"
+    a, b = (torch.cat([each.flatten() for each in side]) for side in (got, want))
+    if len(b.unique()) > 1 and float(b.abs().min()) > 0:
+        factors = a / b
+        if float((factors - factors[0]).abs().max()) <= tolerance * float(factors[0].abs()):
+            return f"every number is {_plain(float(factors[0]))} times the right one"
+    return ""
+
+
+def _plain(factor: float) -> str:
+    """A factor as a reader would write it."""
+    for name, value in (("pi", math.pi), ("the root of 2", math.sqrt(2))):
+        if math.isclose(abs(factor), value, rel_tol=1e-3):
+            return name if factor > 0 else f"-{name}"
+    return f"{factor:.4g}"
+
+
+def _numbers(value: Any) -> Tensor | None:
+    """The value as a float64 tensor; None if it is no number and no list of numbers."""
+    try:
+        if isinstance(value, list | tuple) and value:
+            parts = [_numbers(each) for each in value]
+            return None if any(part is None for part in parts) else torch.stack(parts)
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        return None

@@ -1,0 +1,71 @@
+"""Exercises on the way from weights to inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flatlib import derivatives, measure, nets
+from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.measurement import Measurement
+
+WIDTHS = (4, 6, 5, 3)
+
+
+def _inputs(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(5, WIDTHS[0], dtype=torch.float64, generator=generator)
+
+
+def _measurements(seed: int) -> list[tuple]:
+    return [(measure(nets.mlp(WIDTHS, "tanh", seed=seed + k), _inputs(seed)),) for k in range(2)]
+
+
+def _radius(m: Measurement) -> Tensor:
+    first = m.layers[0]
+    return first.weight_norm * first.weight_gradient_energy.sqrt() / m.input_norm
+
+
+def _jacobians(seed: int) -> list[tuple]:
+    """dW-free part of a network's Jacobian, ``(n, H, N)``, and of which network it is."""
+    x, cases = _inputs(seed), []
+    for k in range(2):
+        net = nets.mlp(WIDTHS, "tanh", seed=seed + k).double()
+        cases.append((derivatives.input_jacobian(net[2:], net[1](x)).mT,))
+    return cases
+
+
+def _bias_gradient(J: Tensor) -> Tensor:
+    """The gradient by a bias that is added where J is taken, by autograd on a linear readout."""
+    norms = []
+    for one in J:
+        bias = torch.zeros(one.shape[0], dtype=torch.float64, requires_grad=True)
+        outputs = one.mT @ bias
+        rows = [torch.autograd.grad(out, bias, retain_graph=True)[0] for out in outputs]
+        norms.append(torch.linalg.matrix_norm(torch.stack(rows)))
+    return torch.stack(norms)
+
+
+EXERCISES = (
+    Exercise(
+        "ex-weights-radius",
+        stars=1,
+        minutes=5,
+        hints=(
+            "you need three fields of m and of m.layers[0]",
+            "weight_norm, the root of weight_gradient_energy, and input_norm",
+        ),
+        questions=each(_measurements, _radius),
+    ),
+    Exercise(
+        "ex-weights-bias",
+        stars=2,
+        minutes=10,
+        hints=(
+            "which z_j does b_j reach?",
+            "z = W x + b, so the derivative by b_j is the derivative by z_j: take J's norm for "
+            "each sample",
+        ),
+        questions=each(_jacobians, _bias_gradient),
+    ),
+)
