@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -135,3 +136,13 @@ def test_the_installed_environment_is_consistent():
         [sys.executable, "-m", "pip", "check"], capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stdout
+
+
+def test_the_lowest_versions_are_those_that_pyproject_promises():
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["progress"]]
+    for requirement in map(Requirement, wanted):
+        bound = next(part.version for part in requirement.specifier if part.operator == ">=")
+        assert Version(lowest.pop(requirement.name)) == Version(bound)
+    assert lowest == {}
