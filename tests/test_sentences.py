@@ -70,19 +70,6 @@ def test_a_table_has_the_groups_that_are_asked_for():
         sentences.table(decided, "relu", "plateau")
 
 
-def test_how_far_names_the_largest_gap_to_the_hessians_trace(tmp_path):
-    write(tmp_path, "mlp-learning-rate", RATES)
-    runs = read("mlp-learning-rate", "laptop", tmp_path)
-    table = runs.table.copy()
-    table["hessian_gap"] = table["sharpness"] * 0.001
-    first = (table["run"] == table["run"].iloc[0]) & (table["step"] == 60_000)
-    table.loc[first, "hessian_gap"] = -0.25 * table["sharpness"]
-    said = sentences.how_far(replace(runs, table=table))
-    assert said.startswith("9 of 9 runs have reached training accuracy 0.999")
-    assert "1.0e-03 to 1.0e-03" in said
-    assert said.endswith("by at most 25 % of itself.")
-
-
 def test_fit_steps_are_the_first_of_each_run_at_the_threshold(tmp_path):
     write(tmp_path, "mlp-learning-rate", RATES)
     runs = read("mlp-learning-rate", "laptop", tmp_path)

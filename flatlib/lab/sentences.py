@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import pandas as pd
 
 from flatlib.lab import claims
-from flatlib.lab.archive import Runs
 from flatlib.lab.chapter import number
 from flatlib.lab.claims import Claim
 from flatlib.lab.verdicts import (
@@ -167,15 +166,3 @@ def table(decided: Mapping[str, Verdict], network: str, *groups: str) -> pd.Data
             for one in of_group(decided, network, group)
         ]
     return pd.DataFrame(rows).set_index("the paper's claim")
-
-
-def how_far(runs: Runs) -> str:
-    """How near to interpolation the runs are, in a sentence."""
-    last, fitted = runs.last, runs.fit_steps()
-    gap = (last["hessian_gap"] / last["sharpness"]).abs().max()
-    return (
-        f"{int(fitted.notna().sum())} of {len(last)} runs have reached training accuracy "
-        f"{claims.FITTED}; at the end the accuracy is {last['train_accuracy'].min():.3g} or more, "
-        f"the train loss {last['train_loss'].min():.1e} to {last['train_loss'].max():.1e}, and "
-        f"Eq. (3) differs from the Hessian's trace by at most {100 * gap:.2g} % of itself."
-    )

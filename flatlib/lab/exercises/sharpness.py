@@ -9,10 +9,6 @@ from flatlib import measure, toys
 from flatlib.lab.exercises.exercise import Exercise, each
 
 
-def _three_weights(seed: int) -> list[tuple]:
-    return [(2.0, 0.5, 3.0), (1.0, -1.0, 4.0), (0.3, 2.0, 1.0)]
-
-
 def _sharpness_of_three(*weights: float) -> float:
     chain = toys.from_weights([torch.tensor([[w]]) for w in weights])
     return measure(chain, torch.ones(1, 1).double()).sharpness
