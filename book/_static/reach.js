@@ -9,4 +9,8 @@ function letReach() {
   }
 }
 
-addEventListener("load", () => new ResizeObserver(letReach).observe(document.querySelector("main")));
+// Fonts and figures arrive late: each box is watched, and not the page alone.
+addEventListener("load", () => {
+  const watch = new ResizeObserver(letReach);
+  for (const box of [document.querySelector("main"), ...document.querySelectorAll(wide)]) watch.observe(box);
+});
