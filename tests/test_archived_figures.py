@@ -490,4 +490,6 @@ def test_a_notebook_shows_figure_words_and_caption(drawn, monkeypatch):
     found = drawn["D.4"]
     found.show(number="11.8", says="The chain.")
     words = {"stamp": found.caption, "caption": "The chain.", "number": "11.8"}
+    words["views"] = {title: view.address for title, view in found.views.items()}
+    assert list(words["views"]) == ["A", "B", "C", "C'", "D", "B/A", "C/B", "D/C"]
     assert shown == [((found.figure, found.alt), words)]

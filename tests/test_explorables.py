@@ -5,20 +5,26 @@ from __future__ import annotations
 import functools
 import math
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import explorable_stills
 import explorables
+import numpy as np
 import pytest
 import torch
 from browsing import AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from playwright.sync_api import expect
 from sphinx.cmd.build import build_main
 
 import flatlib
 from flatlib import bounds, comparisons, sharpness, toys
-from flatlib.lab import figures
+from flatlib.lab import archive, commands, experiments, figures
+from flatlib.lab.figures.views import View
 
-STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
+ROOT = Path(__file__).resolve().parents[1]
+STATIC = ROOT / "book" / "_static"
 NAMES = list(explorable_stills.MAKERS)
 SENTENCE = "A sentence for paper."
 CONFIG = f"""
@@ -52,8 +58,30 @@ def directive(name: str, sentence: str = SENTENCE) -> str:
     return f"```{{explorable}} {name}\n{sentence}\n```"
 
 
+RELU = "mlp-relu_fashion-mnist-first-2000_lr"
+ARCHIVED = {  # a few of the archived runs
+    "laptop": [f"{RELU}{rate}_batch20_seed{seed}" for rate in (0.05, 0.2) for seed in (0, 1)],
+    "paper": [f"vgg10_cifar10-0-1_lr0.1_batch20_seed{seed}" for seed in (0, 1)],
+}
+
+
 @pytest.fixture(scope="module")
-def site(build) -> Path:
+def results(tmp_path_factory):
+    """An archive of a few real runs, which the pages are built from."""
+    folder = tmp_path_factory.mktemp("results")
+    for scale, runs in ARCHIVED.items():
+        for run in runs:
+            source = ROOT / "results" / scale / run
+            shutil.copytree(source, folder / scale / run, ignore=shutil.ignore_patterns("*.npz"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLATLIB_RESULTS", str(folder))
+        explorable_stills.archived.cache_clear()
+        yield folder
+        explorable_stills.archived.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def site(build, results) -> Path:
     """One page for each explorable, and one without."""
     status, folder = build({name: directive(name) for name in NAMES})
     assert status == 0
@@ -70,6 +98,7 @@ def open_page(browser, site):
         readers[-1].page.clock.install(time=0)
         readers[-1].page.emulate_media(**media)
         page = readers[-1].open(f"{name}.html")
+        expect(page.locator(".explorable-live svg path").first).to_be_attached()
         page.clock.pause_at(3_600_000)
         return page
 
@@ -155,7 +184,13 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The archive's numbers have a test of their own.
+STEPS = tuple({"archive-step": step} for step in (0, 3, 9, 17, 24, 30, 36, 44, 53, 61))
+SETTINGS["archive"] = [(sliders, None, ()) for sliders in STEPS]
+OF_NETWORKS = [name for name in NAMES if name != "archive"]
+
+
+@pytest.mark.parametrize("name", OF_NETWORKS)
 def test_the_numbers_are_the_librarys_to_three_digits_at_ten_settings(open_page, name):
     page = open_page(name)
     assert len(SETTINGS[name]) >= 10
@@ -269,7 +304,7 @@ def test_the_still_is_on_paper_and_for_who_has_no_scripts(browser, site, open_pa
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_moves_by_itself_and_colors_follow_the_reader(open_page, name):
     page = open_page(name, color_scheme="dark", reduced_motion="reduce")
-    picture = page.locator(".explorable-live .explorable-columns")
+    picture = page.locator(".explorable-live svg").last
     before = picture.inner_html()
     page.clock.run_for(5000)
     assert picture.inner_html() == before
@@ -324,6 +359,215 @@ def test_the_scripts_are_small_and_only_where_they_are_needed(site, name):
     assert loaded == ["explorables/explorable.js", f"explorables/{name}.js"]
     assert sum((STATIC / script).stat().st_size for script in loaded) < LARGEST_SCRIPTS
     assert "explorables/" not in (site / "index.html").read_text()
+
+
+RELU_RUNS, VGG_RUNS = "laptop_mlp-relu_fashion-mnist-first-2000", "paper_vgg10_cifar10-0-1"
+SLOW, FAST, BASE = (0.05, 20), (0.2, 20), (0.1, 20)
+# What is drawn, and at which checkpoint it is read.
+READINGS = [
+    (View(RELU_RUNS, "root_sharpness", (SLOW, FAST)), 0),
+    (View(RELU_RUNS, "mls", (SLOW, FAST), ("train", "test")), 1_250),
+    (View(RELU_RUNS, "log_volume", (FAST,), ("misclassified",)), 25_000),
+    (View(RELU_RUNS, "train_loss", (SLOW, FAST)), 60_000),
+    (View(RELU_RUNS, "test_accuracy", (SLOW,), ("test",)), 8_750),
+    (View(RELU_RUNS, "D/C", (SLOW, FAST)), 33_750),
+    (View(RELU_RUNS, "gap of 13", (FAST,), ("train", "test")), 60_000),
+    (View(RELU_RUNS, "n_wrong", (SLOW,), ("misclassified",)), 50_000),
+    (View(VGG_RUNS, "gradient_energy", (BASE,), ("train", "test", "misclassified")), 150_000),
+    (View(VGG_RUNS, "samples_loss", (BASE,), ("misclassified",)), 100_000),
+    (View(VGG_RUNS, "gap of N.6", (BASE,)), 2_500),
+    (View(VGG_RUNS, "local_dimensionality", (BASE,), ("test",)), 0),
+]
+
+
+def go_to(page, address: str) -> None:
+    """Follow a link to a view."""
+    page.evaluate("address => { location.hash = address; }", address)
+    asked = parse_qs(address)
+    expect(page.locator("#archive-network")).to_have_value(*asked["network"])
+    expect(page.locator("#archive-quantity")).to_have_value(*asked["quantity"])
+
+
+@functools.cache
+def archived_table(network: str):
+    scale = network.partition("_")[0]
+    name = {"laptop": "correlations-mlp-relu", "paper": "correlations-vgg10"}[scale]
+    return experiments.load(name, scale)
+
+
+def over_seeds(view: View, setting, samples: str, step: int) -> tuple[float, float, int]:
+    """Mean, spread and number of seeds of what a view draws, from the archive's table."""
+    table = archived_table(view.network)
+    rows = table[(table["lr"] == setting[0]) & (table["batch_size"] == setting[1])]
+    rows = rows[(rows["samples"] == samples) & (rows["step"] == step)]
+    if view.quantity.startswith("gap of "):
+        key = view.quantity.removeprefix("gap of ")
+        values = np.log10(rows[f"rhs_{key}"] / rows[f"lhs_{key}"])
+    elif view.quantity == "n_wrong":
+        values = (1 - rows["test_accuracy"]) * 10_000
+    elif view.quantity == "root_sharpness":
+        values = np.sqrt(rows["sharpness"])
+    elif "/" in view.quantity:
+        values = rows[view.quantity[0]] / rows[view.quantity[2]]
+    else:
+        values = rows[view.quantity]
+    values = values[np.isfinite(values)].to_numpy()
+    if view.quantity in ("train_loss", "samples_loss", "D/C"):
+        return np.exp(np.log(values).mean()), np.exp(np.log(values).std(ddof=1)), len(values)
+    return values.mean(), values.std(ddof=1), len(values)
+
+
+def is_to_three_digits(text: str, value: float) -> bool:
+    """Whether the text is the value to three digits; files hold five of it, spreads four."""
+    shown = float(re.sub("[^0-9.-]", "", text.replace("−", "-")))
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2) if value else 0.01
+    return len(re.sub("[^0-9]", "", text).lstrip("0")) >= 3 - 3 * (value == 0) and (
+        abs(shown - value) <= 0.56 * unit
+    )
+
+
+def test_the_archives_readings_are_the_tables_to_three_digits(open_page):
+    page, seen = open_page("archive"), set()
+    for view, step in READINGS:
+        go_to(page, f"{view.address}&step={step}")
+        expect(page.locator("#archive-step")).to_have_attribute("aria-valuetext", f"step {step:,}")
+        found = shown(page)
+        for setting in view.settings:
+            for samples in view.samples:
+                name = "{:g}x{} {}".format(*setting, samples)
+                mean, spread, n = over_seeds(view, setting, samples, step)
+                assert is_to_three_digits(found.pop(f"{name} mean"), mean), view
+                assert is_to_three_digits(found.pop(f"{name} spread"), spread), view
+                assert found.pop(f"{name} seeds") == str(n) == "2"
+                seen.add((view, setting, samples))
+        assert not found
+    assert len(seen) == 21
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "right"),
+    [
+        ("28.6", 28.6499, True),
+        ("28.7", 28.62, False),
+        ("28", 28.0, False),
+        ("−0.0305", -0.03046, True),
+        ("0.0305", -0.03046, False),
+        ("×÷ 1.02", 1.0249, True),
+    ],
+)
+def test_three_digits_are_three_digits(text, value, right):
+    assert is_to_three_digits(text, value) == right
+
+
+def picture_of(page) -> tuple:
+    return page.locator(".archive-picture").inner_html(), shown(page), page.url
+
+
+def test_the_address_brings_back_the_picture(open_page):
+    page = open_page("archive")
+    assert "#" not in page.url
+    set_slider(page, "archive-network", VGG_RUNS)
+    expect(page.locator("tbody tr")).to_have_count(1)
+    set_slider(page, "archive-quantity", "mls")
+    page.get_by_label("test", exact=True).check()
+    set_slider(page, "archive-step", 30)
+    chosen = picture_of(page)
+    set_slider(page, "archive-quantity", "D")
+    set_slider(page, "archive-step", 10)
+    assert picture_of(page) != chosen
+    go_to(page, chosen[-1].partition("#")[2])
+    assert picture_of(page) == chosen
+
+
+def test_a_link_to_what_is_not_there_is_told_so(open_page):
+    page = open_page("archive")
+    status = page.locator("[role=status]")
+    for address, told in {
+        "network=vgg11": "This page has no vgg11, which the link names.",
+        f"network={RELU_RUNS}&quantity=colour": "This network has no quantity called colour.",
+        f"network={RELU_RUNS}&settings=0.3x20,0.2x20": "This page has no 0.3x20",
+    }.items():
+        page.evaluate("address => { location.hash = address; }", address)
+        page.wait_for_timeout(20)
+        page.clock.run_for(PAUSE)
+        assert told in status.text_content()
+        assert page.locator("tbody tr").count() > 0
+
+
+def test_a_file_that_does_not_come_is_told(browser, site):
+    page = browser.new_page()
+    page.route("**/archive/paper_*", lambda route: route.abort())
+    page.goto(f"{site.as_uri()}/archive.html")
+    set_slider(page, "archive-network", VGG_RUNS)
+    told = f"The file {VGG_RUNS}.js did not load"
+    expect(page.locator("[role=status]")).to_contain_text(told)
+    page.context.close()
+
+
+def test_the_pointer_moves_the_line_of_readings(open_page):
+    page = open_page("archive")
+    box = page.locator(".archive-picture").bounding_box()
+    left, right = box["x"] + 58, box["x"] + box["width"] - 14
+    for step in (0, 12_500, 60_000):
+        page.mouse.move(left + (right - left) * step / 60_000, box["y"] + 100)
+        assert page.locator("output").text_content() == f"{step:,} of 60,000"
+
+
+def test_each_setting_has_the_books_color_and_its_runs_have_their_fit_steps(open_page):
+    page = open_page("archive")
+    go_to(page, View(RELU_RUNS, "mls", (SLOW, FAST)).address)
+    styles = page.locator(".archive-picture path.curve").evaluate_all(
+        "all => all.map(curve => curve.style.color)"
+    )
+    assert styles == [f"var(--{figures.SETTINGS[setting].color})" for setting in (SLOW, FAST)]
+    runs = archive.read("correlations-mlp-relu", "laptop")
+    assert page.locator("path.fit").count() == runs.fit_steps().notna().sum() == 4
+
+
+def test_the_command_makes_the_runs_that_are_drawn(open_page):
+    page = open_page("archive")
+    for settings in ((SLOW, FAST), (FAST,)):
+        go_to(page, View(RELU_RUNS, "mls", settings).address)
+        text = page.locator("[data-part=command]").text_content()
+        told = re.fullmatch(r"flatlib run (\S+) --scale laptop --seeds (\S+)", text)
+        made = experiments.configurations(told[1], "laptop", commands.seeds(told[2]))
+        names = {run.name for run in made}
+        assert {name for name in ARCHIVED["laptop"] if "lr0.2" in name} <= names
+
+
+def test_every_view_of_a_figure_draws_what_the_figure_draws(open_page, results):
+    """Means at the last checkpoint, of panels, of the chain and of gaps."""
+    page, compared = open_page("archive"), 0
+    runs = archive.read("correlations-mlp-relu", "laptop")
+    drawn = [figures.reproduce(name, "laptop") for name in ("E.8",)]
+    drawn += [figures.reproduce("3", "paper"), figures.inequalities("volume", runs, FAST)]
+    for figure in drawn:
+        last = figure.numbers[figure.numbers["step"] == figure.numbers["step"].max()]
+        for view in figure.views.values():
+            go_to(page, view.address)
+            found = shown(page)
+            for setting in set(view.settings) - set(figure.runs.missing):
+                for samples in view.samples:
+                    mean = mean_in(last, view, setting, samples)
+                    text = found["{:g}x{} {} mean".format(*setting, samples)]
+                    assert is_to_three_digits(text, mean), view
+                    compared += 1
+    assert compared > 30
+
+
+def mean_in(numbers, view: View, setting, samples: str) -> float:
+    """The mean in a figure's numbers of what a view draws."""
+    columns = {"test_loss": "loss_there.mean"} if "samples" in numbers else {}
+    column = columns.get(view.quantity, f"{view.quantity}.mean")
+    if view.quantity.startswith("gap of "):
+        numbers = numbers[numbers["key"] == view.quantity.removeprefix("gap of ")]
+        column = "decades.mean"
+    elif "samples" in numbers:
+        numbers = numbers[numbers["samples"] == samples]
+    else:
+        numbers = numbers[(numbers["lr"] == setting[0]) & (numbers["batch_size"] == setting[1])]
+    (value,) = numbers[column]
+    return value
 
 
 def test_what_a_page_gets_wrong_stops_the_build(build, capfd):

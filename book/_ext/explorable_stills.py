@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
+import archive_data
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 import flatlib
 from flatlib import bounds, nets, toys
-from flatlib.lab import figures
+from flatlib.lab import archive, claims, figures
+from flatlib.lab.figures import curves, views
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Made:
     figure: Figure
     alt: str
     caption: str
+    files: dict[str, str] = field(default_factory=dict)  # in the folder of the scripts, by name
 
 
 def example() -> dict:
@@ -143,4 +146,63 @@ def disc() -> Made:
     )
 
 
-MAKERS: dict[str, Callable[[], Made]] = {"disc": disc, "rescaling": rescaling}
+@cache
+def archived() -> dict[str, tuple[archive.Runs, list[str]]]:
+    """The archived runs of each network, and the experiments that they belong to."""
+    return {
+        key: (archive.read(names[0], key.partition("_")[0]), names)
+        for key, names in archive_data.networks().items()
+    }
+
+
+def look_through() -> Made:
+    """The archive's curves; the still one is the sharpness of the network with most runs."""
+    found = archived()
+    if not found:
+        raise ValueError(
+            "the archive has no run of an experiment; make some with: "
+            "flatlib run mlp-relu-learning-rate --scale laptop"
+        )
+    key, (runs, _) = max(found.items(), key=lambda each: len(each[1][0].reached))
+    rates = [setting for setting in claims.RATES if setting not in runs.missing]
+    table = runs.on("train")
+    figure, ax = figures.canvas(height=220)
+    ends = []
+    for setting in rates:
+        own = table[(table["lr"] == setting[0]) & (table["batch_size"] == setting[1])]
+        name = archive.label(setting)
+        look = figures.SETTINGS[setting]
+        curves.curve(ax, own, "root_sharpness", look, name, runs.fit_steps())
+        last = own[own["step"] == own["step"].max()]["root_sharpness"].mean()
+        ends.append(f"{last:.1f} at {name}")
+    ax.set(xlabel="step of training", ylabel="sharpness √S")
+    ax.legend()
+    first = views.View(key, "root_sharpness", tuple(rates))
+    return Made(
+        numbers={
+            "networks": [archive_data.head(key, *each) for key, each in found.items()],
+            "looks": archive_data.looks(),
+            "first": {
+                "network": key,
+                "quantity": first.quantity,
+                "settings": [views.setting_key(setting) for setting in rates],
+                "samples": list(first.samples),
+            },
+        },
+        figure=figure,
+        caption=(
+            f"One view of the archive: {runs.summary(rates)}. Lines are means over seeds and bands "
+            f"one standard deviation. The sharpness √S ends at {', '.join(ends)}."
+        ),
+        alt=f"Sharpness against steps of training, which ends at {', '.join(ends)}.",
+        files={
+            f"archive/{key}.js": archive_data.script(key, runs) for key, (runs, _) in found.items()
+        },
+    )
+
+
+MAKERS: dict[str, Callable[[], Made]] = {
+    "disc": disc,
+    "rescaling": rescaling,
+    "archive": look_through,
+}
