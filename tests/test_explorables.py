@@ -14,7 +14,7 @@ import explorables
 import numpy as np
 import pytest
 import torch
-from browsing import AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from browsing import AXE_RULES, CONTRASTS, FOLLOW, RUN_AXE, Reader
 from playwright.sync_api import expect
 from sphinx.cmd.build import build_main
 
@@ -112,7 +112,8 @@ def three(value: float) -> str:
     value = float(f"{value:.2e}")
     if value == 0:
         return "0.00"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def set_slider(page, slider: str, value: float) -> None:
@@ -168,9 +169,44 @@ def trained() -> list[dict[str, float]]:
     return [read_off(net, x) for _, _, net, x in explorable_stills.training()]
 
 
+def staircase(network: float, share: float) -> dict[str, float]:
+    """What the library says of a network of the staircase, at the slider's value."""
+    net = list(explorable_stills.staircase_networks().values())[network]
+    x = explorable_stills.staircase_inputs(explorable_stills.WIDEST**share)
+    chain = bounds.chain(flatlib.measure(net, x))
+    terms = {name: getattr(chain, name) for name in "ABCD"}
+    return terms | {f"{high}/{low}": terms[high] / terms[low] for low, high in ("AB", "BC", "CD")}
+
+
+def in_the_valley(start: float, noise: float, step: int) -> dict[str, float]:
+    """What the library says of the network in the valley after some steps."""
+    w = explorable_stills.descended(start, noise)[step]
+    net = toys.from_weights([torch.tensor([[each]]) for each in w])
+    one = torch.ones(1, 1, dtype=torch.float64)
+    S = flatlib.measure(net, one).sharpness
+    trace = flatlib.hessian_trace(net, one, net(one).detach()).estimate
+    assert math.isclose(trace, S, rel_tol=1e-9)
+    product = net(one).item()
+    return {
+        "w_1": w[0],
+        "w_2": w[1],
+        "product": product,
+        "S": S,
+        "imbalance": w[0] ** 2 - w[1] ** 2,
+    }
+
+
 FACTORS = (-2, -1.45, -1, -0.5, -0.05, 0, 0.3, 0.75, 1.3, 2)  # logarithms to the base 2
 PAIRS = ((3, 3), (3, 0), (0.05, 0), (1, 1), (2.85, 1.4), (0.5, 2.5), (0.05, 3), (1.35, 0.15))
 FRAMES = (0, 3, 9, 17, 24, 36, -1)
+STAIRS = [(network, share) for network in range(5) for share in (0, 0.35, 1)]
+WALKS = (
+    *((2.5, 0.5, step) for step in (0, 10, 150, 700, 1_500)),
+    *((2.5, 1.0, step) for step in (100, 1_490)),
+    *((0.4, 0.3, step) for step in (0, 400)),
+    *((1.2, 0.7, step) for step in (20, 900)),
+    (1.7, 0.0, 1_500),
+)
 # What the reader moves in each explorable, and what the library says of it there.
 SETTINGS = {
     "rescaling": [({"rescaling-factor": value}, rescaled, (value,)) for value in FACTORS],
@@ -180,6 +216,18 @@ SETTINGS = {
             ({"disc-step": frame % len(explorable_stills.STEPS)}, lambda i: trained()[i], (frame,))
             for frame in FRAMES
         ),
+    ],
+    "staircase": [
+        ({"staircase-network": network, "staircase-spread": share}, staircase, (network, share))
+        for network, share in STAIRS
+    ],
+    "valley": [
+        (
+            {"valley-start": start, "valley-noise": noise, "valley-step": step},
+            in_the_valley,
+            (start, noise, step),
+        )
+        for start, noise, step in WALKS
     ],
 }
 
@@ -224,29 +272,82 @@ def test_the_disc_begins_with_the_example_and_goes_back(open_page):
     assert shown(page) == example
 
 
-PLAYED = {"disc": "disc-step"}  # the slider that a button moves
+PLAYED = {"disc": ("disc-step", 1), "valley": ("valley-step", 10)}  # a slider, moved by a button
 
 
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def places(page, slider: str, seconds: int) -> list[int]:
+    """Where a slider is ten times a second, on the page's own clock, until it is at its end."""
+    box, found = page.locator(f"#{slider}"), []
+    last = int(box.get_attribute("max"))
+    while len(found) < 10 * seconds and last not in found:
+        page.clock.run_for(100)
+        found.append(int(box.input_value()))
+    return found
+
+
 @pytest.mark.parametrize("name", PLAYED)
-def test_play_goes_to_the_end_and_pauses_where_it_is_told_to(open_page, name, motion):
-    page = open_page(name, reduced_motion=motion)
-    slider = page.locator(f"#{PLAYED[name]}")
-    last = int(slider.get_attribute("max"))
+def test_play_goes_on_ten_times_a_second_to_the_end(open_page, name):
+    page = open_page(name, reduced_motion="no-preference")
+    slider, unit = PLAYED[name]
+    last = int(page.locator(f"#{slider}").get_attribute("max"))
     page.get_by_role("button", name="Play").press("Enter")
-    seen = []
-    while int(slider.input_value()) < last and len(seen) < 200:
-        page.clock.run_for(1000)
-        seen.append(int(slider.input_value()))
-    assert seen == sorted(set(seen)) and seen[-1] == last
-    steps = {later - sooner for sooner, later in zip(seen, seen[1:-1], strict=False)}
-    assert (steps == {10}) if motion == "no-preference" else (8 <= len(seen) <= 10)
+    assert places(page, slider, seconds=20) == list(range(unit, last + 1, unit))
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_play_pauses_where_it_is_told_to(open_page, name):
+    page = open_page(name, reduced_motion="no-preference")
+    slider, unit = PLAYED[name]
     page.get_by_role("button", name="Play").click()
     page.clock.run_for(2000)
     page.get_by_role("button", name="Pause").click()
-    paused = int(slider.input_value())
-    page.clock.run_for(5000)
-    assert 0 < int(slider.input_value()) == paused < last
+    assert set(places(page, slider, seconds=1)) == {20 * unit}
+
+
+def test_who_asked_for_less_motion_sees_a_still_a_second(open_page):
+    page = open_page("disc", reduced_motion="reduce")
+    last = int(page.locator("#disc-step").get_attribute("max"))
+    page.get_by_role("button", name="Play").press("Enter")
+    found = places(page, "disc-step", seconds=20)
+    stills = list(dict.fromkeys(found))
+    assert stills[0] == 0 and stills[-1] == last and 8 <= len(stills) - 1 <= 10
+    assert [found.count(still) for still in stills] == [9, *[10] * (len(stills) - 2), 1]
+
+
+def test_who_asked_for_less_motion_steps_down_the_valley_by_hand(open_page):
+    page = open_page("valley", reduced_motion="reduce")
+    assert page.get_by_role("button", name="Play").count() == 0
+    for step in range(150, 1_501, 150):
+        page.get_by_role("button", name="150 steps on").press("Enter")
+        assert set(places(page, "valley-step", seconds=1)) == {step}
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.get_by_role("button", name="Play descent").count() == 1
+
+
+def test_less_motion_counts_from_when_it_is_asked_for(open_page):
+    page = open_page("disc", reduced_motion="no-preference")
+    page.get_by_role("button", name="Play").click()
+    page.clock.run_for(500)
+    page.emulate_media(reduced_motion="reduce")
+    assert set(places(page, "disc-step", seconds=1)) == {5}
+    page.get_by_role("button", name="Play").click()
+    assert set(places(page, "disc-step", seconds=1)[:9]) == {5}
+
+
+def test_the_staircase_says_which_step_costs_most(open_page):
+    """Its weights decide, and for the running example the lengths of the inputs as well."""
+    page = open_page("staircase")
+    for (network, share), said in {
+        (0, 0): "With inputs of one length: The step from C to D costs most",
+        (0, 1): "The step from B to C costs most",
+        (1, 0): "The step from C to D costs most",
+        (2, 0): "Free: A to B, B to C.",
+        (3, 0): "The step from A to B costs most, a factor of 2.00",
+    }.items():
+        set_slider(page, "staircase-network", network)
+        set_slider(page, "staircase-spread", share)
+        page.clock.run_for(PAUSE)
+        assert said in page.locator("[role=status]").text_content()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -303,7 +404,7 @@ def test_the_still_is_on_paper_and_for_who_has_no_scripts(browser, site, open_pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_moves_by_itself_and_colors_follow_the_reader(open_page, name):
-    page = open_page(name, color_scheme="dark", reduced_motion="reduce")
+    page = open_page(name, color_scheme="dark", reduced_motion="no-preference")
     picture = page.locator(".explorable-live svg").last
     before = picture.inner_html()
     page.clock.run_for(5000)
@@ -382,7 +483,7 @@ READINGS = [
 
 def go_to(page, address: str) -> None:
     """Follow a link to a view."""
-    page.evaluate("address => { location.hash = address; }", address)
+    page.evaluate(FOLLOW, address)
     asked = parse_qs(address)
     expect(page.locator("#archive-network")).to_have_value(*asked["network"])
     expect(page.locator("#archive-quantity")).to_have_value(*asked["quantity"])
@@ -487,8 +588,7 @@ def test_a_link_to_what_is_not_there_is_told_so(open_page):
         f"network={RELU_RUNS}&quantity=colour": "This network has no quantity called colour.",
         f"network={RELU_RUNS}&settings=0.3x20,0.2x20": "This page has no 0.3x20",
     }.items():
-        page.evaluate("address => { location.hash = address; }", address)
-        page.wait_for_timeout(20)
+        page.evaluate(FOLLOW, address)
         page.clock.run_for(PAUSE)
         assert told in status.text_content()
         assert page.locator("tbody tr").count() > 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urldefrag, urljoin
 
 import pytest
-from browsing import AT_REST, AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from browsing import AT_REST, AXE_RULES, CONTRASTS, FOLLOW, RUN_AXE, Reader
 from playwright.sync_api import expect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -516,8 +516,9 @@ def test_the_theme_switch_goes_dark_and_back_and_the_badge_can_be_read(pages, re
 # What of an address the page of the archive does not show, or shows beside it.
 NOT_AS_ASKED = r"""address => {
   const asked = Object.fromEntries(new URLSearchParams(address));
-  const ticked = of => [...document.querySelectorAll(`[data-of=${of}] :checked`)].map(box => box.value);
-  const known = [...document.querySelectorAll("[data-of=settings] :not(:disabled)")].map(box => box.value);
+  const values = boxes => [...document.querySelectorAll(boxes)].map(box => box.value);
+  const ticked = of => values(`[data-of=${of}] :checked`);
+  const known = values("[data-of=settings] :not(:disabled)");
   const settings = asked.settings.split(",").filter(key => known.includes(key));
   const shown = {
     network: document.getElementById("archive-network").value,
@@ -544,7 +545,7 @@ def test_every_figure_of_the_experiments_leads_to_what_it_draws(pages, reader):
     assert not bare and len(views) > 50
     page, wrong = reader.open("archive.html"), []
     for view in sorted(views):
-        page.evaluate("view => { location.hash = view; }", view)
+        page.evaluate(FOLLOW, view)
         (network,) = parse_qs(view)["network"]
         expect(page.locator("#archive-network")).to_have_value(network)
         wrong += [f"{view}: {fault}" for fault in page.evaluate(NOT_AS_ASKED, view)]

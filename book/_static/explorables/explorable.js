@@ -167,13 +167,19 @@ const explorables = (() => {
   }
 
   // A button that moves a slider from step to step, from the start again where the slider is at its
-  // end. Nothing moves before the button is pressed; who asked for less motion sees ten stills.
-  function player(button, slider, name) {
+  // end. Nothing moves before the button is pressed. Who asked for less motion sees ten stills, one
+  // a press where the picture is not `aloneWhenCalm`.
+  function player(button, slider, name, {aloneWhenCalm = true} = {}) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)");
+    const tenth = () => Math.ceil((slider.max - slider.min) / 10), byHand = () => calm.matches && !aloneWhenCalm;
     let timer = 0;
+    const rest = () => {
+      button.textContent = byHand() ? `${tenth().toLocaleString("en")} steps on` : `\u25b6 Play ${name}`;
+    };
     const stop = () => {
       clearInterval(timer);
       timer = 0;
-      button.textContent = `\u25b6 Play ${name}`;
+      rest();
     };
     const step = by => {
       slider.valueAsNumber += by;
@@ -182,11 +188,13 @@ const explorables = (() => {
     };
     button.addEventListener("click", () => {
       if (timer) return stop();
-      const few = matchMedia("(prefers-reduced-motion: reduce)").matches;
       if (slider.valueAsNumber >= slider.max) slider.valueAsNumber = slider.min;
-      timer = setInterval(step, few ? 1000 : 100, few ? Math.ceil((slider.max - slider.min) / 10) : 1);
+      if (byHand()) return step(tenth());
+      const unit = Number(slider.step) || 1;
+      timer = setInterval(step, calm.matches ? 1000 : 100, calm.matches ? tenth() : unit);
       button.textContent = `\u23f8 Pause ${name}`;
     });
+    calm.addEventListener("change", stop);
     stop();
     return stop;
   }
