@@ -472,7 +472,7 @@ READINGS = [
     (View(RELU_RUNS, "train_loss", (SLOW, FAST)), 60_000),
     (View(RELU_RUNS, "test_accuracy", (SLOW,), ("test",)), 8_750),
     (View(RELU_RUNS, "D/C", (SLOW, FAST)), 33_750),
-    (View(RELU_RUNS, "gap of 13", (FAST,), ("train", "test")), 60_000),
+    (View(RELU_RUNS, "gap of 13", (SLOW, FAST)), 60_000),
     (View(RELU_RUNS, "n_wrong", (SLOW,), ("misclassified",)), 50_000),
     (View(VGG_RUNS, "gradient_energy", (BASE,), ("train", "test", "misclassified")), 150_000),
     (View(VGG_RUNS, "samples_loss", (BASE,), ("misclassified",)), 100_000),
@@ -519,7 +519,7 @@ def over_seeds(view: View, setting, samples: str, step: int) -> tuple[float, flo
 
 
 def is_to_three_digits(text: str, value: float) -> bool:
-    """Whether the text is the value to three digits; files hold five of it, spreads four."""
+    """Whether the text is the value to three digits; files hold five of it, three of a spread."""
     shown = float(re.sub("[^0-9.-]", "", text.replace("−", "-")))
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2) if value else 0.01
     return len(re.sub("[^0-9]", "", text).lstrip("0")) >= 3 - 3 * (value == 0) and (

@@ -19,8 +19,8 @@ from flatlib.lab.figures.style import SAMPLES, SETTINGS
 from flatlib.lab.figures.views import GAP, ON, QUANTITIES, network_of, setting_key
 
 FACTORS = ("B/A", "C/B", "D/C")
-DIGITS, SPREAD_DIGITS = 5, 4  # significant ones that a file holds; a page shows three
-GAPS_ON = ("train", "test")  # samples that an inequality's gap is shown on
+DIGITS, SPREAD_DIGITS = 5, 3  # significant ones that a file holds; a page shows three
+GAPS_ON = ("train",)  # samples that an inequality's gap is shown on, as in the figures
 SEPARATE = ("lr", "batch_size", "samples", "step")  # what a point of a curve is
 
 
