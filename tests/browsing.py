@@ -71,6 +71,11 @@ CONTRASTS = r"""async ([theme, known, often]) => {
   const fault = ({id, nodes}) => `${theme}: ${id}: ${nodes.map(node => node.html.slice(0, 200))}`;
   return [known, violations.map(fault)];
 }"""
+# Goes to another part of the page, and waits until the page has heard of it.
+FOLLOW = r"""part => new Promise(done => {
+  addEventListener("hashchange", () => done(), {once: true});
+  location.hash = part;
+})"""
 AT_REST = "*, ::before, ::after { transition: none !important; animation: none !important; }"
 
 

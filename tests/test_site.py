@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import html
+import json
 import re
 import threading
 from collections import Counter
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import parse_qs, unquote, urldefrag, urljoin
 
 import pytest
-from browsing import AT_REST, AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from browsing import AT_REST, AXE_RULES, CONTRASTS, FOLLOW, RUN_AXE, Reader
+from playwright.sync_api import expect
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "book" / "_build" / "html"
@@ -181,6 +184,9 @@ def test_every_internal_link_and_load_resolves(pages):
             file = (path.parent / target.partition("?")[0]).resolve() if target else path
             if not file.exists():
                 broken.append(f"{path.relative_to(SITE)}: {link} leads nowhere")
+            elif anchor.startswith("network="):  # a view, which the page's script reads
+                if "explorable-archive" not in pages[file].ids:
+                    broken.append(f"{path.relative_to(SITE)}: {link} names no archive there")
             elif anchor and file in pages and anchor not in pages[file].ids:
                 broken.append(f"{path.relative_to(SITE)}: {link} names no id there")
     assert not broken, "\n".join(broken)
@@ -506,6 +512,60 @@ def test_the_theme_switch_goes_dark_and_back_and_the_badge_can_be_read(pages, re
     assert seen["dark"][0] < 0.1 < 0.8 < seen["light"][0]
     for pair in seen.values():
         assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 4.5
+
+
+# What of an address the page of the archive does not show, or shows beside it.
+NOT_AS_ASKED = r"""address => {
+  const asked = Object.fromEntries(new URLSearchParams(address));
+  const values = boxes => [...document.querySelectorAll(boxes)].map(box => box.value);
+  const ticked = of => values(`[data-of=${of}] :checked`);
+  const known = values("[data-of=settings] :not(:disabled)");
+  const settings = asked.settings.split(",").filter(key => known.includes(key));
+  const shown = {
+    network: document.getElementById("archive-network").value,
+    quantity: document.getElementById("archive-quantity").value,
+    settings: ticked("settings").sort().join(),
+    samples: ticked("samples").join(),
+  };
+  const wanted = {...asked, settings: settings.sort().join()};
+  const wrong = Object.keys(shown).filter(name => shown[name] !== wanted[name]);
+  const curves = document.querySelectorAll(".archive-picture path.curve").length;
+  return [...wrong.map(name => `${name} is ${shown[name]}`), ...(curves ? [] : ["no curve"])];
+}"""
+
+
+def test_every_figure_of_the_experiments_leads_to_what_it_draws(pages, reader):
+    views, bare = set(), []
+    for path in SITE.glob("chapters/1[12]-*.html"):
+        page = path.read_text(encoding="utf-8")
+        for figure in re.findall(r'<figure class="flatlib-figure".*?</figure>', page, re.DOTALL):
+            found = re.findall(r'href="\.\./archive\.html#([^"]*)"', figure)
+            views |= set(map(html.unescape, found))
+            if not found:
+                bare.append(re.findall("<b>(Figure .*?)</b>", figure))
+    assert not bare and len(views) > 50
+    page, wrong = reader.open("archive.html"), []
+    for view in sorted(views):
+        page.evaluate(FOLLOW, view)
+        (network,) = parse_qs(view)["network"]
+        expect(page.locator("#archive-network")).to_have_value(network)
+        wrong += [f"{view}: {fault}" for fault in page.evaluate(NOT_AS_ASKED, view)]
+    assert not wrong, "\n".join(wrong)
+
+
+# The archive's page with its scripts, its styles and the first network's file, without the fonts
+# that all pages share.
+FIRST_PAGE_KB = 1000
+
+
+def test_the_page_of_the_archive_is_light(pages):
+    path = SITE / "archive.html"
+    loads = {(path.parent / load.partition("?")[0]).resolve() for load in pages[path].loads}
+    numbers = html.unescape(re.search('data-numbers="(.*?)"', path.read_text(encoding="utf-8"))[1])
+    first = json.loads(numbers)["first"]["network"]
+    data = SITE / "_static" / "explorables" / "archive" / f"{first}.js"
+    parts = {file for file in {path, data, *loads} if file.suffix != ".woff2"}
+    assert sum(file.stat().st_size for file in parts) < FIRST_PAGE_KB * 1000
 
 
 def luminance(color: str) -> float:

@@ -66,23 +66,23 @@ def write_pages(runs: dict) -> None:
             old.unlink()
 
 
-def site_digest() -> str:
+def site_digest(results: Path) -> str:
     """SHA-256 of all that the site is rendered from."""
     folders = [path for path in sorted(BOOK.iterdir()) if path.is_dir() and path.name != "_build"]
     pages = [path for path in sorted(BOOK.iterdir()) if path.is_file()]
     return digest(
-        *(tree_digest(folder).encode() for folder in [*folders, ROOT / "flatlib"]),
+        *(tree_digest(folder).encode() for folder in [*folders, ROOT / "flatlib", results]),
         *(path.name.encode() + path.read_bytes() for path in pages),
         (ROOT / "constraints.txt").read_bytes(),
     )
 
 
-def render() -> None:
+def render(results: Path) -> None:
     """Render the whole site unless it was rendered from just these sources already.
 
     It is all or nothing: an incremental run would not repeat the warnings of unchanged pages.
     """
-    source = site_digest()
+    source = site_digest(results)
     if STAMP.exists() and STAMP.read_text() == source and (SITE / "index.html").exists():
         print("site: nothing changed")
         return
@@ -124,7 +124,7 @@ def main() -> int:
         write_whole(REGISTER, register.read_text(encoding="utf-8"))
         write_whole(CLAIMS, held.read_text(encoding="utf-8"))
         write_pages(runs)
-        render()
+        render(results)
     except ChapterError as error:
         print(f"\nmake book: {error}", file=sys.stderr)
         return 1

@@ -19,6 +19,7 @@ from flatlib.lab.archive import Runs, label
 
 from .curves import ArchiveFigure, handles
 from .style import COLORS, POINTS_PER_INCH, SETTINGS, WIDTH, canvas
+from .views import views
 
 METRICS = {  # of the scatter matrices, in the paper's order
     "local_dimensionality": "dim",
@@ -125,7 +126,8 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
         f"Scatter matrix; networks: {len(points)}, at step {step:,}. Strongest correlations "
         f"between settings: {words or 'none, there are too few settings'}."
     )
-    return ArchiveFigure(grid.figure, runs, numbers, alt, _caption(runs, step, len(points), out))
+    caption = _caption(runs, step, len(points), out)
+    return ArchiveFigure(grid.figure, runs, numbers, alt, caption, views(runs, metrics))
 
 
 def _caption(runs: Runs, step: int, count: int, out: list[str]) -> str:
@@ -191,7 +193,7 @@ def between_and_within(runs: Runs, metrics: Mapping[str, str] = METRICS) -> Arch
         f"setting's mean taken away (right): {runs.summary()}, at step {step:,}. Blue is positive, "
         "orange negative, and the stronger the deeper."
     )
-    return ArchiveFigure(figure, runs, numbers, alt, caption)
+    return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
 
 
 def _signed() -> ListedColormap:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from flatlib.lab.archive import FITTED, Runs
 
 from .style import Look, show
+from .views import View, addresses
 
 SETTLED = 1 / 20  # of the training, after which an axis that is cut off at the start begins
 EXPLAINED = (
@@ -34,6 +35,7 @@ class ArchiveFigure:
     numbers: pd.DataFrame  # that were drawn
     alt: str  # what it shows, for readers who cannot see it
     caption: str  # the paper's figure, our runs, what is missing
+    views: Mapping[str, View] = field(default_factory=dict)  # of what is drawn, in the archive
 
     def show(self, number: str = "", says: str = "") -> None:
         """Show it in a notebook, and on the page made from it.
@@ -42,7 +44,14 @@ class ArchiveFigure:
             number: of the figure, such as ``"11.2"``.
             says: what is drawn and what one sees: its caption, before that of the program.
         """
-        show(self.figure, self.alt, stamp=self.caption, caption=says, number=number)
+        show(
+            self.figure,
+            self.alt,
+            stamp=self.caption,
+            caption=says,
+            number=number,
+            views=addresses(self.views),
+        )
 
 
 def curve(
