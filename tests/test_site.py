@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urldefrag, urljoin
 import pytest
 from browsing import AT_REST, AXE_RULES, CONTRASTS, FOLLOW, RUN_AXE, Reader
 from playwright.sync_api import expect
+from quizzes import read_quiz
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "book" / "_build" / "html"
@@ -102,6 +103,12 @@ EMPTY_IMAGES = r"""async all => {
   return all.filter(image => !image.naturalWidth).map(image => image.alt);
 }"""
 
+# Slides whose content is larger than a slide.
+SPILLING = r"""all => all.filter(slide => {
+  const {width, height} = Reveal.getConfig();
+  return slide.scrollHeight > height || slide.scrollWidth > width;
+}).map(slide => slide.id)"""
+
 # Text that the reader sees outside of code, where TeX must have become maths.
 READ_TEXT = r"""() => {
   const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
@@ -171,7 +178,8 @@ def pages() -> dict[Path, Page]:
 def articles(pages) -> list[str]:
     """The pages that a reader reads, chapters and prose."""
     index = {"index.html", "genindex.html", "search.html", "py-modindex.html"}
-    return [path.relative_to(SITE).as_posix() for path in pages if path.name not in index]
+    read = [path for path in pages if path.name not in index and path.parent.name != "slides"]
+    return [path.relative_to(SITE).as_posix() for path in read]
 
 
 def test_every_internal_link_and_load_resolves(pages):
@@ -309,6 +317,27 @@ def test_every_chapter_says_how_its_cells_ran(pages):
         assert re.search(note, text), f"{name} has no such note"
 
 
+def test_no_page_and_no_search_tells_an_answer_of_a_quiz(pages):
+    """Nothing of a feedback that stands between formulas and links is in any text of the site."""
+    told = [
+        words
+        for path in (ROOT / "book" / "quizzes").iterdir()
+        for question in read_quiz(path)
+        for choice in question.choices
+        for words in re.split(r"[$*\[\]]", choice.feedback)
+        if len(words) > 60
+    ]
+    assert len(told) > 100  # long enough to stand in the book by no chance
+    texts = {path.relative_to(SITE): html.unescape(path.read_text()) for path in pages}
+    sources = [path for path in (SITE / "_sources").rglob("*.*") if path.is_file()]
+    texts |= {
+        path: path.read_text(encoding="utf-8") for path in [*sources, SITE / "searchindex.js"]
+    }
+    assert not [(name, words) for name, text in texts.items() for words in told if words in text]
+    asked = [name for name, text in texts.items() if 'class="quiz-told"' in text]
+    assert len(asked) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+
+
 # From here on: in a browser.
 
 
@@ -406,6 +435,29 @@ def test_every_page_shows_its_formulas_whole_and_its_images(browser, pages):
     one.close()
     assert not wrong, "\n".join(wrong)
     assert formulas > 45
+
+
+def test_a_deck_shows_each_slide_whole_and_hides_the_notes(browser, pages):
+    """Formulas typeset, figures there, nothing below the edge; the keys lead to the last slide."""
+    decks = [path for path in pages if path.parent.name == "slides"]
+    assert decks
+    one = Reader(browser, SITE.as_uri() + "/")
+    for path in decks:
+        page = one.open(path.relative_to(SITE).as_posix())
+        page.wait_for_function("document.documentElement.dataset.deck === 'ready'")
+        assert page.locator(".math:not(:has(mjx-container))").count() == 0
+        assert page.locator("mjx-merror").count() == 0
+        assert page.locator("figure img").evaluate_all(EMPTY_IMAGES) == []
+        slides = page.locator(".slides > section")
+        count = slides.count()
+        assert count > 10 and slides.evaluate_all(SPILLING) == []
+        assert page.locator("section > aside.notes").count() == count - 1  # all but the title
+        assert not page.locator("aside.notes").nth(0).is_visible()
+        for place in range(1, count):
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function("place => Reveal.getIndices().h === place", arg=place)
+        assert slides.nth(count - 1).locator("h2").is_visible()
+    one.close()
 
 
 @pytest.mark.slow
