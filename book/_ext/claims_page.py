@@ -2,9 +2,9 @@
 
 ``{claims-sentence}``, ``{claims-tally}``, ``{claims-picture}``, ``{claims-table} NETWORK``,
 ``{claims-against}``, ``{claims-checks}``, ``{claims-thresholds}``, ``{claims-line}`` and
-``{claims-refused}`` show what one file holds that the claims' own run wrote; ``{claim}`KEY: WORD``` puts a claim's number into a
-sentence. The build stops on a claim that is not in the file. Whether WORD is still what the runs
-say is for a test to tell.
+``{claims-refused}`` show what one file holds that the claims' own run wrote; ``{claim}`KEY: WORD```
+puts a claim's number into a sentence. The build stops on a claim that is not in the file. Whether
+WORD is still what the runs say is for a test to tell.
 """
 
 from __future__ import annotations
