@@ -169,7 +169,7 @@ def pages() -> dict[Path, Page]:
 
 def articles(pages) -> list[str]:
     """The pages that a reader reads, chapters and prose."""
-    index = {"index.html", "genindex.html", "search.html", "py-modindex.html"}
+    index = {"index.html", "genindex.html", "search.html", "py-modindex.html", "404.html"}
     return [path.relative_to(SITE).as_posix() for path in pages if path.name not in index]
 
 

@@ -38,7 +38,7 @@ PAPER = {
     ),
 }
 # What a page of the site has for a screen: dark pictures, and code that the page folds.
-SCREEN_ONLY = ".only-dark, .headerlink, details.hide.above-input, script"
+SCREEN_ONLY = ".only-dark, .headerlink, .colab-lines, details.hide.above-input, script"
 FOLDED_CODE = "details:not([class])"
 STYLE = """
 article { break-before: page; max-width: none !important; padding: 0 !important; }
