@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lowest bench lint browser clean
+.PHONY: help env book pdf test lowest bench lint browser clean
 
 help:  ## print every verb with a sentence
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ $(STAMP): constraints.txt pyproject.toml
 
 book: $(STAMP)  ## run the notebooks (SCALE=smoke, laptop or paper; SEED=1) and build the site
 	@$(BIN)/python book/_tools/build.py --scale $(SCALE) --seed $(SEED)
+
+pdf: $(STAMP)  ## make one document for print of the site that make book built (needs Chromium)
+	@$(BIN)/python book/_tools/pdf.py
 
 browser:  ## install Chromium for the site's tests, where that needs no question
 	@sh book/_tools/browser.sh

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urljoin
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    *"--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync".split(),
-    *"--disable-background-networking --disable-component-update".split(),
-    # No host but the test's own server has an address.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-
 # axe's rules whose breach keeps some reader from reading or using a page, those on colours apart,
 # and some that axe holds to be slight or experimental.
 AXE_RULES = r"""() => [

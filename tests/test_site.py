@@ -26,6 +26,8 @@ WIDTHS = (1440, 1280, 820, 390)
 BLOCKING_KB = 30
 # A page of text; the largest chapter had 5,500 while its figures stood in it.
 HEAVY_KB = 500
+# All that a browser fetches for the front page; a telephone with 1.6 Mbit/s has it in 5 seconds.
+FRONT_KB = 1000
 # Pages that hold a form, or that lead elsewhere at once.
 WORDLESS = {"index.html", "search.html"}
 
@@ -177,7 +179,7 @@ def pages() -> dict[Path, Page]:
 
 def articles(pages) -> list[str]:
     """The pages that a reader reads, chapters and prose."""
-    index = {"index.html", "genindex.html", "search.html", "py-modindex.html"}
+    index = {"index.html", "genindex.html", "search.html", "py-modindex.html", "404.html"}
     read = [path for path in pages if path.name not in index and path.parent.name != "slides"]
     return [path.relative_to(SITE).as_posix() for path in read]
 
@@ -511,6 +513,56 @@ def test_the_first_page_leads_to_the_front_page_and_shows_the_tally(reader):
     tally = page.locator(".equation-tally").inner_text()
     good, total = re.match(r"(\d+) of (\d+) equations checked on [\d,]+ cases", tally).groups()
     assert good == total != "0"
+
+
+def test_the_first_screen_has_the_theorem_the_doors_the_ellipse_and_the_tallies(browser, pages):
+    one = Reader(browser, SITE.as_uri() + "/", width=1440)
+    page = one.open("intro.html")
+    parts = ("h1", "h1 ~ p", ".doors", ".explorable-live", ".equation-tally", ".claims-sentence")
+    for part in parts:
+        box = page.locator(f"article {part}").first.bounding_box()
+        assert box and box["y"] >= 0, part
+        assert box["y"] + box["height"] <= 900, part
+    one.close()
+
+
+def test_the_doors_of_the_front_page_open(reader):
+    doors = reader.open("intro.html").locator(".doors a")
+    assert [door.split("\n")[0] for door in doors.all_inner_texts()] == [
+        "Read in one hour",
+        "Measure your network",
+        "Teach",
+    ]
+    for place in range(3):
+        page = reader.open("intro.html")
+        # Anywhere on a door, at its lower right corner as well.
+        box = page.locator(".doors > li").nth(place).bounding_box()
+        target = urljoin(page.url, doors.nth(place).get_attribute("href"))
+        page.mouse.click(box["x"] + box["width"] - 6, box["y"] + box["height"] - 6)
+        page.wait_for_url(target)
+
+
+def test_the_front_page_is_light(browser, pages, sub_path):
+    one, fetched = Reader(browser, sub_path), []
+    one.page.on("response", lambda response: fetched.append(len(response.body())))
+    one.open("intro.html").wait_for_load_state("networkidle")
+    one.close()
+    assert len(fetched) > 10
+    assert sum(fetched) <= FRONT_KB * 1000
+
+
+@pytest.mark.parametrize("name", ["intro.html", "chapters/03-volume.html"])
+def test_a_page_can_be_read_before_any_script_has_come(browser, pages, sub_path, name):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, held = context.new_page(), []
+    page.route("**/*.js*", held.append)
+    page.goto(urljoin(sub_path, name), wait_until="commit")
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    for part in ("h1", "h1 ~ p, .run-note", ".explorable-still", ".prev-next-area"):
+        if part != ".explorable-still" or name == "intro.html":
+            assert page.locator(f"main {part}").first.is_visible(), part
+    assert held
+    context.close()
 
 
 def test_search_lists_chapters_before_names_and_leads_to_a_page(reader):

@@ -14,6 +14,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 import nbformat
+import publishing
 from chapters import ChapterError, digest, page, run_all, tree_digest, write_whole
 from jupyter_book.sphinx import build_sphinx
 
@@ -74,6 +75,7 @@ def site_digest(results: Path) -> str:
         *(tree_digest(folder).encode() for folder in [*folders, ROOT / "flatlib", results]),
         *(path.name.encode() + path.read_bytes() for path in pages),
         (ROOT / "constraints.txt").read_bytes(),
+        str(publishing.repository()).encode(),
     )
 
 
@@ -110,6 +112,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        publishing.repository()
+    except ValueError as error:
+        print(f"make book: {error}", file=sys.stderr)
+        return 1
     start = time.perf_counter()
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     vendor_mathjax()
