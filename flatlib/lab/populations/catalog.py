@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -173,5 +173,81 @@ _EACH = (
         sizes={"width": (16, 24, 32, 48), "depth": (2, 3)},
     ),
     _MLP,
+    replace(
+        _MLP,
+        name="mlp",
+        title="MLP 784-500-500-500-10, tanh, the first 2,000 images of FashionMNIST",
+        net="mlp",
+        level=0.02,
+        fixed_step=5_000,
+        limit=20_000,
+        check_every=500,
+    ),
+    replace(
+        _MLP,
+        name="optimizers",
+        title="MLP 784-500-500-500-10, ReLU, trained by six optimizers with five seeds each",
+        networks=30,
+        lr=(0.2, 0.2),
+        batch_size=(20, 20),
+        optimizers=tuple(OPTIMIZERS),
+    ),
+    Population(
+        name="vision-transformer",
+        title="Vision transformers of random width, depth and heads, 2,000 images of FashionMNIST",
+        net="vision-transformer",
+        data="fashion-mnist-first-2000",
+        networks=40,
+        lr=(0.1, 0.5),
+        batch_size=(4, 64),
+        level=0.02,
+        fixed_step=2_000,
+        limit=10_000,
+        check_every=250,
+        sizes={
+            "width": (36, 48, 60, 72, 84, 96),  # which 2, 3 and 4 heads share evenly
+            "depth": (2, 3, 4, 5, 6),
+            "heads": (2, 3, 4),
+        },
+    ),
+    Population(
+        name="lenet5",
+        title="LeNet5, the first 2,000 images of CIFAR-10",
+        net="lenet5",
+        data="cifar10-first-2000",
+        networks=40,
+        lr=(0.1, 0.5),
+        batch_size=(4, 64),
+        level=0.02,
+        fixed_step=2_000,
+        limit=20_000,
+        check_every=250,
+    ),
+    Population(
+        name="vgg10",
+        title="VGG10, classes 0 and 1 of CIFAR-10",
+        net="vgg10",
+        data="cifar10-0-1",
+        networks=40,
+        lr=(0.05, 0.2),
+        batch_size=(4, 64),
+        level=0.01,
+        fixed_step=5_000,
+        limit=20_000,
+        check_every=500,
+    ),
+    Population(
+        name="vgg10-ten-classes",
+        title="VGG10, the first 10,000 images of all ten classes of CIFAR-10",
+        net="vgg10",
+        data="cifar10-first-10000",
+        networks=20,
+        lr=(0.05, 0.2),
+        batch_size=(4, 64),
+        level=0.04,
+        fixed_step=10_000,
+        limit=40_000,
+        check_every=1_000,
+    ),
 )
 POPULATIONS: dict[str, Population] = {population.name: population for population in _EACH}

@@ -12,6 +12,7 @@ from flatlib.checkpoint import empty_row
 from flatlib.files import array_hash
 from flatlib.lab.experiments.config import load_data
 from flatlib.lab.experiments.provenance import environment
+from flatlib.lab.experiments.work import require_same
 from flatlib.lab.records import Record, RecordError
 from flatlib.lab.training import DivergenceError, Trainer
 from flatlib.measurement import measure
@@ -42,17 +43,7 @@ def is_made(network: Network, results: Path) -> bool:
     manifest = record.read_manifest()
     if manifest is None:
         return False
-    archived, asked = manifest["configuration"], network.identity
-    differing = [
-        f"{name} is {archived.get(name)!r} there and {asked.get(name)!r} here"
-        for name in sorted({*archived, *asked})
-        if archived.get(name) != asked.get(name)
-    ]
-    if differing:
-        raise RecordError(
-            f"{record.folder} was made by another configuration: {'; '.join(differing)}. "
-            "Use another results folder, or delete that one."
-        )
+    require_same(record, manifest, network.identity)
     record.read_table_text(manifest)
     return True
 
@@ -77,16 +68,17 @@ def make(network: Network, scale: str, results: Path, workers: int = 1) -> str:
         OSError: the disk is full; nothing of this network is archived then.
     """
     record = Record(Path(results), scale, network.name)
-    with record.lock():
-        if not is_made(network, results):
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
-                _Work(network, record, workers).finish()
-            finally:
-                torch.set_num_threads(threads)
-            record.state_path.unlink(missing_ok=True)
-        return record.read_manifest()["status"]
+    if not is_made(network, results):
+        with record.lock():
+            if not is_made(network, results):  # another process may have made it meanwhile
+                threads = torch.get_num_threads()
+                torch.set_num_threads(1)
+                try:
+                    _Work(network, record, workers).finish()
+                finally:
+                    torch.set_num_threads(threads)
+                record.state_path.unlink(missing_ok=True)
+    return record.read_manifest()["status"]
 
 
 class _Work:
