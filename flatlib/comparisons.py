@@ -26,11 +26,11 @@ from flatlib.derivatives import (
     dense_last_layer,
     differentiate,
     float64_network,
-    in_company,
     in_full,
     part_size,
     plan,
     trainable_names,
+    twice_if_single,
 )
 from flatlib.sharpness import HessianProducts, squared_loss
 
@@ -150,7 +150,7 @@ def adaptive_sharpness_by_noise(
         at_rest = check_loss(loss, checked_output(network, x), y).item()
         noisy = [network.parameters[name].detach() for name in trainable_names(network)]
         theta = [parameter.clone() for parameter in noisy]
-        rows, n = in_company(in_full(x)), len(x)
+        rows, n = twice_if_single(in_full(x)), len(x)
         rises = np.empty(n_draws)
         for draw in range(n_draws):
             for parameter, own in zip(noisy, theta, strict=True):

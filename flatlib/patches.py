@@ -22,9 +22,7 @@ def one_an_axis(module: nn.Module, value: int | tuple[int, ...]) -> tuple[int, .
 
 def padding_of(module: nn.Module) -> tuple[tuple[int, ...], str]:
     """What a convolution adds to its input: numbers a side, last axis first, and the mode."""
-    if module.padding_mode != "zeros":  # then the layer reads this, not its padding
-        return tuple(module._reversed_padding_repeated_twice), module.padding_mode
-    mode = "constant"
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     if not isinstance(module.padding, str):
         padding = one_an_axis(module, module.padding)
         return tuple(side for p in padding[::-1] for side in (p, p)), mode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +16,10 @@ from flatlib.checkpoint import measurement_row
 from flatlib.lab.data import load
 from flatlib.lab.training import DivergenceError, Trainer, train
 from flatlib.lab.training.batches import Batches
-from flatlib.lab.training.gap import lemma_gap
 from flatlib.lab.training.layout import pooled_first
 from flatlib.lab.training.loss import evaluate
 from flatlib.lab.training.replay import exact_convolutions
 from flatlib.lab.training.stack import StackedTrainer
-from flatlib.sharpness import hessian_trace, sharpness_gap
 
 
 class TestBatches:
@@ -255,82 +252,6 @@ class TestEvaluate:
                 expected = (net(x) - y).square().sum() / (2 * len(x))
             assert value == pytest.approx(float(expected.detach()), rel=1e-5)
             assert torch.equal(correct, net(x).argmax(1) == y.argmax(1))
-
-
-class TestGap:
-    @pytest.mark.parametrize("activation", ["tanh", "gelu", "relu", "identity"])
-    @pytest.mark.parametrize("bias", [True, False])
-    @pytest.mark.parametrize("widths", [(3, 2), (3, 4, 2), (4, 6, 5, 2), (2, 3, 4, 3, 2)])
-    def test_equals_the_trace_of_the_hessian_less_sharpness(self, activation, bias, widths):
-        torch.manual_seed(sum(widths))
-        net = nets.mlp(widths, activation=activation, bias=bias, seed=5).double()
-        x, y = torch.randn(11, widths[0]).double(), torch.randn(11, widths[-1]).double()
-        gap = lemma_gap(net, x, y)
-        trace, S = hessian_trace(net, x, y).estimate, flatlib.measure(net, x).sharpness
-        assert gap == pytest.approx(trace - S, rel=1e-9, abs=1e-12 * S)
-
-    def test_vanishes_for_the_papers_vgg10(self):
-        torch.manual_seed(0)
-        conv, dense = nn.Conv2d(1, 2, 3, padding=2), nn.Linear(8, 2)
-        net = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), dense).eval()
-        x, y = torch.randn(5, 1, 2, 2), torch.randn(5, 2)
-        assert lemma_gap(net, x, y) == 0.0
-        assert abs(sharpness_gap(net, x, y)) < 1e-12
-        assert lemma_gap(nets.vgg10(), torch.rand(1, 3, 32, 32), torch.rand(1, 10)) == 0.0
-
-    def test_shared_and_frozen_parameters_take_the_general_route(self):
-        torch.manual_seed(0)
-        shared = nn.Linear(3, 3)
-        net = nn.Sequential(shared, nn.ReLU(), shared)
-        x, y = torch.randn(4, 3), torch.randn(4, 3)
-        assert lemma_gap(net, x, y) == pytest.approx(sharpness_gap(net, x, y), rel=1e-12)
-        assert lemma_gap(net, x, y) != 0.0  # a parameter that enters twice bends the output
-        frozen = nets.mlp((3, 4, 2))
-        frozen.linear1.weight.requires_grad_(False)
-        y = torch.randn(4, 2)
-        assert lemma_gap(frozen, x, y) == pytest.approx(sharpness_gap(frozen, x, y), rel=1e-12)
-
-    @pytest.mark.parametrize(
-        "build",
-        [
-            lambda: nn.Sequential(nn.Linear(3, 2), nn.Sigmoid()),
-            lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), nn.Tanh()),
-            lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.Sigmoid()),
-            lambda: nn.Sequential(nn.Tanh(), nn.Linear(3, 2)),
-            lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Tanh(), nn.Linear(4, 2)),
-            lambda: nn.Sequential(nn.Linear(3, 4), nn.Identity(), nn.Tanh(), nn.Linear(4, 2)),
-            lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(4, 2)),
-            lambda: nn.Sequential(
-                nn.Flatten(), nn.Flatten(), nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 2)
-            ),
-        ],
-    )
-    def test_of_any_chain_is_that_of_hessian_vector_products(self, build):
-        torch.manual_seed(1)
-        net, x, y = build().double(), torch.randn(5, 3).double(), torch.randn(5, 2).double()
-        assert lemma_gap(net, x, y) == pytest.approx(sharpness_gap(net, x, y), rel=1e-9)
-
-    def test_of_tokens_is_that_of_hessian_vector_products(self):
-        torch.manual_seed(1)
-        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2)).double()
-        x, y = torch.randn(5, 2, 3).double(), torch.randn(5, 2).double()
-        assert lemma_gap(net, x, y) == pytest.approx(sharpness_gap(net, x, y), rel=1e-9)
-
-    @pytest.mark.parametrize("where", ["net", "layer"])
-    @pytest.mark.parametrize("activation", ["tanh", "relu"])
-    def test_a_hook_has_its_say(self, where, activation):
-        torch.manual_seed(1)
-        net = nets.mlp((3, 4, 2), activation).double()
-        x, y = torch.randn(5, 3).double(), torch.randn(5, 2).double()
-        plain = lemma_gap(net, x, y)
-        hooked = net if where == "net" else net.linear1
-        hooked.register_forward_hook(lambda module, args, output: output.square())
-        gap = lemma_gap(net, x, y)
-        assert gap == pytest.approx(sharpness_gap(net, x, y), rel=1e-9) and gap != plain
-
-    def test_is_undefined_where_nobody_can_afford_it(self):
-        net = nn.Sequential(nn.Linear(50, 50), nn.LayerNorm(50), nn.Linear(50, 2)).eval()
-        assert math.isnan(lemma_gap(net, torch.rand(2, 50), torch.rand(2, 2)))
 
 
 class TestRow:

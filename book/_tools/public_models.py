@@ -63,6 +63,7 @@ def build(name: str, size: int) -> nn.Module:
     """The model with random weights and ten classes, for images of so many pixels a side."""
     package, _, own = name.rpartition("/")
     if package == "timm":
+        vision.datasets()  # before timm imports torchvision
         import timm
 
         return timm.create_model(own, num_classes=N_OUTPUTS).eval()

@@ -53,7 +53,7 @@ from .passes import (
 )
 from .probing import checked_forward, checked_output
 from .products import JacobianProducts, SampleGradients, plan_products
-from .recording import in_company
+from .recording import twice_if_single
 
 __all__ = [
     "Derivatives",
@@ -70,7 +70,7 @@ __all__ = [
     "dense_last_layer",
     "differentiate",
     "float64_network",
-    "in_company",
+    "twice_if_single",
     "in_full",
     "input_jacobian",
     "parameter_jacobian",

@@ -11,7 +11,7 @@ from torch.func import functional_call, vjp, vmap
 from flatlib.checks import SAME_OUTPUT_TOLERANCE, is_out_of_memory
 
 from .float64 import Float64Network, in_full
-from .recording import in_company
+from .recording import twice_if_single
 
 AT_ONCE = 2**26  # bytes of gradients that `vmap` makes of one output
 
@@ -27,7 +27,7 @@ def sample_parameter_gradients(
     """
     parameters = [network.parameters[name] for name in names]
     for sample in in_full(x.detach()).split(1):
-        rows_in = in_company(sample)
+        rows_in = twice_if_single(sample)
         along = [rows_in.requires_grad_()] if rows_in.is_floating_point() else []
         output = network(rows_in)[0]
         # The input's gradient is asked for since group_norm's backward in the channels_last

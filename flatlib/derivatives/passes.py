@@ -20,7 +20,7 @@ from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
 from .probing import Probe, probed, run_checked
-from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, in_company
+from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
 from .rows import Rows
 
 FLOAT64_BYTES = 8
@@ -353,7 +353,7 @@ def _backward(
 ) -> Derivatives:
     """One recorded forward pass on ``x`` and one backward pass for each output."""
     n = len(x)
-    forward = run_checked(network, in_company(x), range(start, start + n))
+    forward = run_checked(network, twice_if_single(x), range(start, start + n))
     planned.probe.check(forward.output[:n].detach(), start)
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")

@@ -13,7 +13,7 @@ from flatlib.checks import check_batch, check_same
 from .float64 import Float64Network, in_full
 from .mixing import find_rows, refuse_mixed
 from .randomness import RandomState
-from .recording import Forward, graph_behind, in_company, run_recorded
+from .recording import Forward, graph_behind, run_recorded, twice_if_single
 from .rows import Rows
 
 PROBE_SAMPLES = 4
@@ -142,7 +142,7 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
         TypeError, ValueError: as `plan`; samples influence each other.
     """
     probe, _ = probed(network, x)
-    output = network(in_company(in_full(x)))[: len(x)]
+    output = network(twice_if_single(in_full(x)))[: len(x)]
     probe.check(output)
     return output
 
@@ -154,7 +154,7 @@ def checked_forward(network: Float64Network, x: Tensor) -> Forward:
         TypeError, ValueError: as `checked_output`; a layer's rows are mixed.
     """
     probe, _ = probed(network, x)
-    forward = run_checked(network, in_company(x), range(len(x)))
+    forward = run_checked(network, twice_if_single(x), range(len(x)))
     probe.check(forward.output[: len(x)].detach())
     refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
     return forward

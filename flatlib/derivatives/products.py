@@ -13,7 +13,7 @@ from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
 from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input
 from .probing import probed, run_checked
-from .recording import Forward, graph_behind, in_company, run_recorded
+from .recording import Forward, graph_behind, run_recorded, twice_if_single
 
 # Beside what autograd keeps, a pass has numbers on the way.
 ON_THE_WAY = 1.3
@@ -37,7 +37,7 @@ class JacobianProducts:
 
     def __init__(self, network: Float64Network, x: Tensor, start: int, planned: Plan):
         self.n, self.start = len(x), start
-        forward = run_checked(network, in_company(x), range(start, start + self.n))
+        forward = run_checked(network, twice_if_single(x), range(start, start + self.n))
         planned.probe.check(forward.output[: self.n].detach(), start)
         forward.check_source()
         check_leads_to_input(forward, graph_behind(forward.output, network.parameters))
@@ -111,7 +111,7 @@ class SampleGradients:
     """
 
     def __init__(self, network: Float64Network, sample: Tensor, index: int, names: tuple[str, ...]):
-        forward = run_recorded(network, in_company(sample), [index])
+        forward = run_recorded(network, twice_if_single(sample), [index])
         self.output = forward.output[0]
         self.targets = [forward.source, *(network.parameters[name] for name in names)]
 
@@ -158,7 +158,7 @@ def _kept_by_autograd(network: Float64Network, sample: Tensor, index: int) -> in
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward = run_recorded(network, in_company(sample), [index])
+        forward = run_recorded(network, twice_if_single(sample), [index])
         _gradient_along_any_direction(forward)
     for parameter in network.parameters.values():
         sizes.pop(parameter.untyped_storage().data_ptr(), None)

@@ -126,7 +126,7 @@ class Lookup(Use):
         yield name, summed.flatten(1)
 
 
-def in_company(x: Tensor) -> Tensor:
+def twice_if_single(x: Tensor) -> Tensor:
     """``x``, a single sample twice: networks that squeeze, and some of PyTorch's own backward
     passes in odd memory layouts, take one row for another thing than a batch.
     """

@@ -12,9 +12,9 @@ import torch
 from flatlib.bounds import evaluate as evaluate_bounds
 from flatlib.checkpoint import empty_row, measurement_row
 from flatlib.files import array_hash
+from flatlib.gap import lemma_gap
 from flatlib.lab.records import Record, RecordError
 from flatlib.lab.training import Trainer
-from flatlib.lab.training.gap import lemma_gap
 from flatlib.lab.training.loss import evaluate
 from flatlib.measurement import measure
 

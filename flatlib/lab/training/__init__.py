@@ -10,8 +10,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from flatlib.checkpoint import measurement_row
+from flatlib.gap import lemma_gap
 
-from .gap import lemma_gap
 from .loss import evaluate, loss_function
 from .replay import exact_convolutions
 from .trainer import DivergenceError, Trainer, check_settings

@@ -5,16 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flatlib.gap import has_hooks
+
 
 def contiguous_for(x: Tensor) -> Tensor:
     """Images with their channels last in memory, where CPU convolutions are fastest."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something else than ``forward`` has a say in what the module computes."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
 
 
 def pooled_first(net: nn.Module) -> nn.Module:

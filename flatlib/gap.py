@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from flatlib.sharpness import sharpness_gap
 
-from .layout import has_hooks
-
 # Modules along which the output is piecewise linear in any single parameter: no parameter
 # enters twice, and nothing bends.
 PIECEWISE_LINEAR = (
@@ -74,6 +72,12 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     if sum(p.numel() for p in net.parameters() if p.requires_grad) <= SMALL:
         return sharpness_gap(net, x, y)
     return math.nan
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than ``forward`` has a say in what the module computes."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
 
 
 def _chain(net: nn.Module) -> list[nn.Module] | None:
