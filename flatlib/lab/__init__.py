@@ -11,6 +11,7 @@ ROOMS = (
     "exercises",
     "experiments",
     "figures",
+    "populations",
     "sentences",
     "statistics",
     "training",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flatlib.lab import experiments
+from flatlib.lab import experiments, populations
 from flatlib.lab.claims import FITTED
 
 NETS = {
@@ -266,6 +266,11 @@ def read(
     table = table.copy().assign(root_sharpness=np.sqrt(table["sharpness"]))
     manifests = tuple(experiments.manifests(name, scale, results))
     return Runs(name, asked, scale, table, manifests)
+
+
+def population(name: str, results: Path | None = None) -> pd.DataFrame:
+    """The networks of a population that are archived today, see `flatlib.lab.populations.load`."""
+    return populations.load(name, results)
 
 
 def _largest_archived(name: str, scale: str, results: Path | None) -> str:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 from flatlib import __version__
-from flatlib.lab.experiments import EXPERIMENTS, SCALES, configurations, run
+from flatlib.lab import populations
+from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, configurations, run
 from flatlib.lab.handout import handout
 from flatlib.lab.records import Record, RecordError, default_results
 
+POPULATION = "population-"  # in front of a population's name
 DESCRIPTION = "Run the paper's experiments, see how far they are, hand out homework."
 
 
@@ -21,10 +23,12 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="run an experiment, or go on with it")
-    command.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help="see: flatlib list")
-    command.add_argument("--scale", choices=SCALES, default="smoke")
+    names = [*EXPERIMENTS, *(f"{POPULATION}{name}" for name in populations.POPULATIONS)]
+    command.add_argument("name", choices=names, metavar="NAME", help="see: flatlib list")
+    command.add_argument("--scale", choices=SCALES, help="of an experiment; by default smoke")
     command.add_argument("--steps", type=int, help="length, instead of the scale's own")
     command.add_argument("--seeds", type=seeds, help="such as 0,1,2, instead of the scale's own")
+    command.add_argument("--networks", type=int, help="of a population, instead of all planned")
     command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
     command.add_argument("--device", default="cpu", help="such as cuda: stacks runs of one shape")
@@ -32,10 +36,10 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="how far the archived and running runs are")
-    status.add_argument("--scale", choices=SCALES, help="only this one")
+    status.add_argument("--scale", choices=(*SCALES, populations.FOLDER), help="only this one")
     status.set_defaults(command=_status)
 
-    commands.add_parser("list", help="the experiments").set_defaults(command=_list)
+    commands.add_parser("list", help="the experiments and populations").set_defaults(command=_list)
 
     chapter = commands.add_parser("handout", help="a chapter without its solutions, for students")
     chapter.add_argument("notebook", type=Path, help="such as notebooks/03-volume.ipynb")
@@ -70,9 +74,35 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    outcomes = run(
+    if options.name.startswith(POPULATION):
+        outcomes = _population(options)
+    else:
+        outcomes = _experiment(options)
+    for outcome in outcomes:
+        print(f"{outcome.status:9} {outcome.run} {outcome.message}".rstrip())
+    return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
+
+
+def _population(options: argparse.Namespace) -> list[Outcome]:
+    fixed = {"scale": None, "steps": None, "seeds": None, "scheduler": None, "device": "cpu"}
+    for name, default in fixed.items():
+        if getattr(options, name) != default:
+            raise ValueError(f"a population takes no --{name}: leave it out, see flatlib list")
+    return populations.run(
+        options.name.removeprefix(POPULATION),
+        options.networks,
+        results=options.results,
+        workers=options.workers,
+        progress=not options.no_progress,
+    )
+
+
+def _experiment(options: argparse.Namespace) -> list[Outcome]:
+    if options.networks is not None:
+        raise ValueError("an experiment takes no --networks, which are a population's")
+    return run(
         options.name,
-        options.scale,
+        options.scale or "smoke",
         seeds=options.seeds,
         steps=options.steps,
         results=options.results,
@@ -81,17 +111,15 @@ def _run(options: argparse.Namespace) -> int:
         device=options.device,
         progress=not options.no_progress,
     )
-    for outcome in outcomes:
-        print(f"{outcome.status:9} {outcome.run} {outcome.message}".rstrip())
-    return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
 
 
 def _status(options: argparse.Namespace) -> int:
     if not options.results.is_dir():
         raise ValueError(f"there is no results folder {options.results}; flatlib run makes one")
     altered = 0
-    for path in sorted(options.results.glob(f"{options.scale or '*'}/*/manifest.json")):
-        record = Record(options.results, path.parent.parent.name, path.parent.name)
+    for path in sorted(options.results.glob(f"{options.scale or '*'}/**/manifest.json")):
+        scale = path.parent.parent.relative_to(options.results).as_posix()
+        record = Record(options.results, scale, path.parent.name)
         try:
             manifest = record.read_manifest()
         except (OSError, RecordError) as fault:  # the others shall be listed all the same
@@ -130,4 +158,6 @@ def _list(_: argparse.Namespace) -> int:
     for name, experiment in EXPERIMENTS.items():
         counts = ", ".join(f"{len(configurations(name, scale))} at {scale}" for scale in SCALES)
         print(f"{name:20} Fig. {experiment.figure:22} runs: {counts}")
+    for name, population in populations.POPULATIONS.items():
+        print(f"{POPULATION}{name} networks: {population.networks}. {population.title}")
     return 0

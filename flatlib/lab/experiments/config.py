@@ -27,6 +27,8 @@ NETS: dict[str, Callable[[int], nn.Module]] = {
 
 DATA: dict[str, Callable[[], Data]] = {
     "cifar10-0-1": lambda: load("cifar10", classes=(0, 1)),
+    "cifar10-first-2000": lambda: load("cifar10").first(2000),
+    "cifar10-first-10000": lambda: load("cifar10").first(10_000),
     "fashion-mnist": lambda: load("fashion-mnist"),
     "fashion-mnist-first-2000": lambda: load("fashion-mnist").first(2000),
     "digits": lambda: load("digits"),

@@ -50,6 +50,7 @@ def run_many(
     scheduler: str | None = None,
     device: str = "cpu",
     progress: bool = True,
+    make: Callable[..., str] = execute,
 ) -> list[Outcome]:
     """Bring every run to its length, several at once.
 
@@ -62,6 +63,7 @@ def run_many(
         device: ``"cpu"``, or such as ``"cuda"``: then runs of one shape are trained as a stack
             there, one stack after another, in this process.
         progress: whether to draw progress bars.
+        make: what a worker process calls with a run, its scale, the archive and ``workers``.
 
     Returns:
         How each run ended, in the order asked. A run that fails does not stop the others.
@@ -90,7 +92,7 @@ def run_many(
             lost = []
             started = _dask(scheduler) if scheduler else _pool(min(workers, max(len(waiting), 1)))
             with started as submit:
-                futures = {submit(run, scale, results, workers): run for run in waiting}
+                futures = {submit(run, scale, results, workers, make): run for run in waiting}
                 for future in _as_they_end(list(futures), look):
                     run = futures[future]
                     outcomes[run] = _outcome(run, future)
@@ -113,10 +115,10 @@ def _require_device(device: str) -> None:
         ) from fault
 
 
-def task(run: RunConfig, scale: str, results: Path, workers: int) -> str:
+def task(run: RunConfig, scale: str, results: Path, workers: int, make: Callable[..., str]) -> str:
     """One run in a worker process."""
     torch.set_num_threads(1)
-    return execute(run, scale, results, workers=workers)
+    return make(run, scale, results, workers=workers)
 
 
 def _stacked(

@@ -30,15 +30,16 @@ def ending(record: Record, config: RunConfig) -> str | None:
     manifest = record.read_manifest()
     if manifest is None:
         return None
-    _require_same(record, manifest, config)
+    require_same(record, manifest, config.identity)
     record.read_table_text(manifest)
     if manifest["status"] == "diverged":
         return "diverged"
     return "complete" if manifest["steps"] >= config.steps else None
 
 
-def _require_same(record: Record, manifest: dict, config: RunConfig) -> None:
-    archived, asked = manifest["configuration"], config.identity
+def require_same(record: Record, manifest: dict, asked: dict) -> None:
+    """Raise a ``RecordError`` where the archive holds another configuration than is asked for."""
+    archived = manifest["configuration"]
     differing = [
         f"{name} is {archived.get(name)!r} there and {asked.get(name)!r} here"
         for name in sorted({*archived, *asked})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,8 @@ class Trainer:
 
     def _one_step(self) -> None:
         index = self.batches.next()
-        loss = self.loss(self.forward(self.x[index]), self.y[index])
+        x, y = self.x[index], self.targets(index)
+        loss = self.loss(self.forward(x), y)
         if not math.isfinite(loss.item()):
             raise DivergenceError(
                 f"the loss is {loss.item()} at step {self.step}: training with lr {self.lr:g} "
@@ -88,9 +89,17 @@ class Trainer:
             )
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         with torch.no_grad():
-            for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.add_(gradient, alpha=-self.lr)
+            self.update(gradients, x, y)
         self.step += 1
+
+    def targets(self, index: Tensor) -> Tensor:
+        """What a step fits the samples of a batch to."""
+        return self.y[index]
+
+    def update(self, gradients: Sequence[Tensor], x: Tensor, y: Tensor) -> None:
+        """Move the parameters, without recording, along the loss's gradients on the batch."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.add_(gradient, alpha=-self.lr)
 
     def state(self) -> dict:
         """All that the coming steps depend on: step, weights, buffers, order of the samples."""
