@@ -184,7 +184,7 @@ def test_nbgrader_marks_five_students_by_what_they_know(tmp_path):
     (course / "nbgrader_config.py").write_text(
         "c = get_config()\n"
         "c.CourseDirectory.course_id = 'flatness'\n"
-        "c.ExecutePreprocessor.timeout = 30\n"
+        "c.ExecutePreprocessor.timeout = 60\n"
         "c.ExecutePreprocessor.interrupt_on_timeout = True\n"
     )
 
