@@ -37,14 +37,14 @@ test: $(STAMP) browser  ## run the whole suite, the notebooks and the site inclu
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 # What measures networks, tested where the laboratory's packages are absent.
-MEASURING := bounds cancellation checks chosen_layers comparisons derivatives embeddings geometry lanczos \
-	layers matrix_free mixed_rows nets private_copy record_of_a_measurement sharpness streaming toys traces
+MEASURING := bounds cancellation checks chosen_layers comparisons embeddings geometry lanczos layers \
+	matrix_free mixed_rows nets private_copy record_of_a_measurement sharpness streaming toys traces
 
 lowest:  ## test the measuring library alone, with the lowest versions of PyTorch, NumPy and SciPy
 	@test -x .lowest/bin/python || $(PYTHON) -m venv .lowest
 	.lowest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints-lowest.txt '.[progress]' pytest hypothesis
-	@.lowest/bin/python -m pytest --quiet $(MEASURING:%=tests/test_%.py)
+	@.lowest/bin/python -m pytest --quiet tests/derivatives $(MEASURING:%=tests/test_%.py)
 
 bench: $(STAMP)  ## time flatlib against the naive way, other libraries and the floor
 	@$(BIN)/python -m benchmarks
