@@ -26,6 +26,11 @@ settings.register_profile(
 settings.load_profile("reproducible")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes long comes first: no worker is left with it while the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, found on this machine."""

@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -462,18 +463,59 @@ def test_a_deck_shows_each_slide_whole_and_hides_the_notes(browser, pages):
     one.close()
 
 
-@pytest.mark.slow
-def test_every_page_finds_its_files_under_a_sub_path(browser, pages, sub_path):
-    """The reader complains of each that is missing."""
-    one, wrong = Reader(browser, sub_path, mathjax=False), []
+@dataclass
+class Visits:
+    """What was wrong on the pages of the site, each opened once."""
+
+    complaints: list[str]  # the reader's, of files that are missing and of errors
+    images: list[str]  # that show nothing
+    shut_out: list[str]  # what keeps some reader from a page
+    looks: int  # kinds of text whose contrast was judged
+
+
+@pytest.fixture(scope="module")
+def visits(browser, pages, sub_path) -> Visits:
+    """Every page under a sub-path, formulas as TeX, in light and in dark colours."""
+    from axe_playwright_python.base import AXE_FILE_PATH
+
+    one = Reader(browser, sub_path, mathjax=False)
+    one.page.add_init_script(AXE_FILE_PATH.read_text(encoding="utf-8"))
+    images, shut_out, known = [], [], {}
     for path in pages:
         name = path.relative_to(SITE).as_posix()
         page = one.open(name)
         if name == "index.html":
             page.wait_for_url("**/intro.html")
-        wrong += [f"{name}: {fault}" for fault in faults_of_images(page)]
-    one.close()
-    assert not wrong, "\n".join(wrong)
+        images += [f"{name}: {fault}" for fault in faults_of_images(page)]
+        if name == "index.html":
+            continue
+        page.add_style_tag(content=AT_REST)
+        page.locator("details").evaluate_all("all => all.forEach(folded => folded.open = true)")
+        # Formulas stand there as TeX: the test of formulas sees them typeset.
+        where = {"exclude": [[".math"]]}
+        faults = page.evaluate(RUN_AXE, [page.evaluate(AXE_RULES), where])
+        for theme in ("light", "dark"):
+            known, found = page.evaluate(CONTRASTS, [theme, known, 2])
+            faults += found
+        page.keyboard.press("Tab")  # from now on the browser shows where the focus is
+        faults += [f"no sign of focus on {box}" for box in page.evaluate(UNSEEN_FOCUS)]
+        shut_out += [f"{name}: {fault}" for fault in faults]
+    one.context.close()
+    return Visits(one.complaints, images, shut_out, len(known))
+
+
+@pytest.mark.slow
+def test_every_page_finds_its_files_under_a_sub_path(visits):
+    """The reader complains of each that is missing."""
+    assert not visits.complaints, "\n".join(visits.complaints)
+    assert not visits.images, "\n".join(visits.images)
+
+
+@pytest.mark.slow
+def test_no_page_shuts_a_reader_out(visits):
+    """axe-core finds nothing serious, in light and in dark colours, and focus is seen."""
+    assert not visits.shut_out, "\n".join(visits.shut_out)
+    assert visits.looks > 100
 
 
 def test_mathjax_finds_its_files_under_a_sub_path(browser, pages, sub_path):
@@ -677,33 +719,3 @@ def luminance(color: str) -> float:
     parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.slow
-def test_no_page_shuts_a_reader_out(browser, pages):
-    """axe-core finds nothing serious, in light and in dark colours, and focus is seen."""
-    from axe_playwright_python.base import AXE_FILE_PATH
-
-    one = Reader(browser, SITE.as_uri() + "/", mathjax=False)
-    one.page.add_init_script(AXE_FILE_PATH.read_text(encoding="utf-8"))
-    wrong, known = [], {}
-    for path in pages:
-        name = path.relative_to(SITE).as_posix()
-        page = one.open(name)
-        if name == "index.html":
-            page.wait_for_url("**/intro.html")
-            continue
-        page.add_style_tag(content=AT_REST)
-        page.locator("details").evaluate_all("all => all.forEach(folded => folded.open = true)")
-        # Formulas stand there as TeX: the test of formulas sees them typeset.
-        where = {"exclude": [[".math"]]}
-        faults = page.evaluate(RUN_AXE, [page.evaluate(AXE_RULES), where])
-        for theme in ("light", "dark"):
-            known, found = page.evaluate(CONTRASTS, [theme, known, 2])
-            faults += found
-        page.keyboard.press("Tab")  # from now on the browser shows where the focus is
-        faults += [f"no sign of focus on {box}" for box in page.evaluate(UNSEEN_FOCUS)]
-        wrong += [f"{name}: {fault}" for fault in faults]
-    one.close()
-    assert not wrong, "\n".join(wrong)
-    assert len(known) > 100
