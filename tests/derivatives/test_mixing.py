@@ -29,9 +29,10 @@ class Mixes(nn.Module):
 @pytest.mark.parametrize(
     "where, mixed", [("nowhere", None), ("input", "x"), ("layer", "layer 'first'")]
 )
-def test_the_last_rows_that_are_mixed_are_named(where, mixed):
+@pytest.mark.parametrize("n", [4, 200])
+def test_the_last_rows_that_are_mixed_are_named(where, mixed, n):
     with float64_network(Mixes(where)) as network:
-        forward = run_recorded(network, gaussian(4, 3), range(4))
+        forward = run_recorded(network, gaussian(n, 3), range(n))
         found = find_rows(forward, network.kinds, forward.calls, [])
     assert found == mixed
     assert forward.calls["last"][0].rows.place == "first"

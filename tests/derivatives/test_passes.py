@@ -14,10 +14,21 @@ from flatlib.derivatives.passes import by_parts, differentiate, plan, trainable_
 X = gaussian(5, 2, 6, 6)
 
 
+class Energies:
+    """Squared norms of the gradients at what a layer returns, summed over the outputs."""
+
+    def __init__(self, module, inputs, n_outputs):
+        self.total, self.seen = 0.0, 0
+
+    def add(self, gradients):
+        self.total = self.total + sum(g.square().flatten(1).sum(1) for g in gradients)
+        self.seen += 1
+
+
 def test_jacobian_and_gradients_at_layers_are_those_of_plain_autograd():
     net = small_conv()
     with float64_network(net) as network:
-        found = differentiate(network, X, 0, plan(network, X))
+        found = differentiate(network, X, 0, plan(network, X), Energies)
     twin, x = net.double(), X.double()
     with torch.random.fork_rng(devices=[]):
         expected = torch.stack(
@@ -31,13 +42,15 @@ def test_jacobian_and_gradients_at_layers_are_those_of_plain_autograd():
     expected = twin[-1].weight.detach().expand(5, -1, -1)
     torch.testing.assert_close(last.input_gradients[0], expected, rtol=1e-14, atol=0)
     assert first.owns_weight and last.owns_bias and not found.other_parameters
+    # Along what the last layer returns the outputs have the unit vectors for gradients.
+    assert last.collected.total.tolist() == [3.0] * 5 and last.collected.seen == 3
 
 
 @pytest.mark.parametrize("at_layers, kept", [(True, ["0", "4"]), (False, []), (["4"], ["4"])])
 def test_gradients_are_kept_at_the_layers_that_are_asked_for(at_layers, kept):
     with float64_network(small_conv()) as network:
         planned = plan(network, X, at_layers=at_layers)
-        found = differentiate(network, X, 0, planned)
+        found = differentiate(network, X, 0, planned, Energies)
     assert planned.at_layers == set(kept) and planned.n_outputs == 3
     assert [layer.name for layer in found.layers if layer.input_gradients] == kept
     assert planned.cost_without_layers.each <= planned.cost.each

@@ -59,29 +59,6 @@ def test_more_vectors_cost_more():
     assert many.one_sample > few.one_sample
 
 
-def test_what_has_no_second_derivative_is_refused():
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return 2 * x
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, gradient):
-            return 2 * gradient
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return Once.apply(self.layer(x))
-
-    with pytest.raises(ValueError, match='cannot be differentiated twice.*use method="exact"'):
-        products(Net(), gaussian(2, 3), gaussian(2, 2).double(), gaussian(2, 3).double())
-
-
 def test_a_gradient_that_is_not_finite_is_named_by_its_sample():
     class Root(nn.Module):
         def __init__(self):

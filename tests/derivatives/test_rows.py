@@ -30,8 +30,9 @@ def test_the_samples_are_found_where_they_are(place):
     assert found.shape(one.shape) == found.arranged(one).shape
 
 
-def test_a_row_with_a_trace_of_another_sample_belongs_to_none():
-    one, factor = gaussian(5, 4).double(), factors(5, torch.ones(1).double())
+@pytest.mark.parametrize("n", [5, 200, 2 * FACTORS])
+def test_a_row_with_a_trace_of_another_sample_belongs_to_none(n):
+    one, factor = gaussian(n, 4).double(), factors(n, torch.ones(1).double())
     other = factor[:, None] * one
     assert belonging(one, other, factor, foldable=True).place == "first"
     other[1] += 1e-9 * one[1]
