@@ -8,7 +8,7 @@ from inputs import gaussian
 from torch import nn
 
 from flatlib.derivatives.float64 import float64_network
-from flatlib.derivatives.recording import graph_behind, in_company, run_recorded
+from flatlib.derivatives.recording import graph_behind, twice_if_single, run_recorded
 from flatlib.derivatives.rows import Rows
 
 
@@ -67,10 +67,10 @@ def test_how_often_the_graph_uses_each_parameter():
     assert graph.uses == {"a.weight": 2, "a.bias": 2, "b.weight": 1, "b.bias": 1, "gain": 1}
 
 
-def test_a_single_sample_has_company():
+def test_a_single_sample_runs_twice():
     x = gaussian(1, 3)
-    assert torch.equal(in_company(x), torch.cat([x, x]))
-    assert in_company(gaussian(2, 3)).shape == (2, 3)
+    assert torch.equal(twice_if_single(x), torch.cat([x, x]))
+    assert twice_if_single(gaussian(2, 3)).shape == (2, 3)
 
 
 def test_the_first_layer_that_reads_what_is_not_finite_is_named():
