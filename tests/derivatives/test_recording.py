@@ -8,7 +8,7 @@ from inputs import gaussian
 from torch import nn
 
 from flatlib.derivatives.float64 import float64_network
-from flatlib.derivatives.recording import graph_behind, twice_if_single, run_recorded
+from flatlib.derivatives.recording import graph_behind, run_recorded, twice_if_single
 from flatlib.derivatives.rows import Rows
 
 
