@@ -186,13 +186,9 @@ def in_the_valley(start: float, noise: float, step: int) -> dict[str, float]:
     S = flatlib.measure(net, one).sharpness
     trace = flatlib.hessian_trace(net, one, net(one).detach()).estimate
     assert math.isclose(trace, S, rel_tol=1e-9)
-    product = net(one).item()
     return {
-        "w_1": w[0],
-        "w_2": w[1],
-        "product": product,
-        "S": S,
-        "imbalance": w[0] ** 2 - w[1] ** 2,
+        **{"start": start, "noise": noise, "w_1": w[0], "w_2": w[1], "product": net(one).item()},
+        **{"S": S, "imbalance": w[0] ** 2 - w[1] ** 2},
     }
 
 
@@ -321,7 +317,7 @@ def test_who_asked_for_less_motion_steps_down_the_valley_by_hand(open_page):
         page.get_by_role("button", name="150 steps on").press("Enter")
         assert set(places(page, "valley-step", seconds=1)) == {step}
     page.emulate_media(reduced_motion="no-preference")
-    assert page.get_by_role("button", name="Play descent").count() == 1
+    expect(page.get_by_role("button", name="Play descent")).to_be_visible()
 
 
 def test_less_motion_counts_from_when_it_is_asked_for(open_page):
@@ -329,6 +325,7 @@ def test_less_motion_counts_from_when_it_is_asked_for(open_page):
     page.get_by_role("button", name="Play").click()
     page.clock.run_for(500)
     page.emulate_media(reduced_motion="reduce")
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
     assert set(places(page, "disc-step", seconds=1)) == {5}
     page.get_by_role("button", name="Play").click()
     assert set(places(page, "disc-step", seconds=1)[:9]) == {5}

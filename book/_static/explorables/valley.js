@@ -6,7 +6,7 @@
   const choice = (name, words, range) => `
     <div class="explorable-slider explorable-in-line">
       <label for="valley-${name}">${words}</label>
-      <input type="range" id="valley-${name}" ${range}> <output for="valley-${name}"></output>
+      <input type="range" id="valley-${name}" ${range}> <output for="valley-${name}" data-now="${name}"></output>
     </div>`;
   const {numbers, parts} = begin("valley", `
     <p class="explorable-title">Let the noise find the flattest minimum</p>
@@ -38,7 +38,7 @@
 
   const {errors, rate} = numbers;
   const sliders = Object.fromEntries(["start", "noise", "step"].map(name => [name, parts(`#valley-${name}`)]));
-  const svg = parts("svg"), say = speaker(parts("[role=status]")), tell = name => parts(`output[for="valley-${name}"]`);
+  const svg = parts("svg"), say = speaker(parts("[role=status]"));
   sliders.step.max = errors.length;
 
   // All steps from the minimum (start, 1 / start): a step of size r (w_2, w_1) for the residual r.
@@ -81,12 +81,12 @@
   let path;
   function update() {
     const step = sliders.step.valueAsNumber, now = read(path[step]), at = step.toLocaleString("en");
-    show(parts, now);
+    const start = sliders.start.valueAsNumber, noise = sliders.noise.valueAsNumber;
+    show(parts, {...now, start, noise});
     trail.setAttribute("d", through(path.slice(0, step + 1).map(place)));
     ball.setAttribute("transform", `translate(${place(path[step])})`);
-    tell("step").textContent = `${at} of ${errors.length.toLocaleString("en")}`;
+    parts('output[for="valley-step"]').textContent = `${at} of ${errors.length.toLocaleString("en")}`;
     sliders.step.setAttribute("aria-valuetext", `step ${at}`);
-    const noise = sliders.noise.valueAsNumber;
     const still = noise === 0 ? " Without noise nothing moves." : "";
     say(`After ${at} steps with noise ${three(noise)}: w₁ is ${three(now.w_1)}, w₂ is ${three(now.w_2)} and the `
       + `sharpness is ${three(now.S)}; the least is 2.${still}`);
@@ -96,7 +96,6 @@
   function restart() {
     stop();
     for (const name of ["start", "noise"]) {
-      tell(name).textContent = three(sliders[name].valueAsNumber);
       sliders[name].setAttribute("aria-valuetext", three(sliders[name].valueAsNumber));
     }
     path = descended(sliders.start.valueAsNumber, sliders.noise.valueAsNumber);
