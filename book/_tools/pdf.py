@@ -39,7 +39,7 @@ PAPER = {
 }
 # What a page of the site has for a screen: dark pictures, and code that the page folds.
 SCREEN_ONLY = ".only-dark, .headerlink, .colab-lines, details.hide.above-input, script"
-FOLDED_CODE = "details:not([class])"
+FOLDED_CODE = "details:not([class]):has(> div[class^=highlight-])"  # of the register's checks
 STYLE = """
 article { break-before: page; max-width: none !important; padding: 0 !important; }
 body, html { background: #fff !important; display: block !important; overflow: visible !important; }
