@@ -7,9 +7,12 @@ import io
 import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
+import front_page
 import pytest
+from PIL import Image
 
 from flatlib.lab import equations, figures
 
@@ -62,6 +65,20 @@ def test_the_example_prints_what_the_readme_says():
     with contextlib.redirect_stdout(heard):
         exec(compile(source, "README.md", "exec"), {})
     assert heard.getvalue() == printed
+
+
+def test_the_picture_of_the_site_is_the_first_screen_and_small():
+    ((said, place),) = re.findall(r"!\[([^\]]+)\]\(([^)]+\.png)\)", README)
+    assert "first screen" in said
+    file = ROOT / place
+    assert Image.open(file).size == (front_page.SCREEN["width"], front_page.SCREEN["height"])
+    assert file == front_page.PICTURE and file.stat().st_size < 150_000
+
+
+def test_the_readmes_wheel_is_the_distribution():
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    assert f"dist/{name.replace('-', '_')}-*.whl\n" in README
+    assert "pip wheel --no-deps --wheel-dir dist .\n" in README
 
 
 def test_readme_and_front_page_begin_with_one_sentence_of_what_is_a_theorem_and_what_is_not():

@@ -95,7 +95,9 @@ ADDRESS = "https://someone.github.io/flat.lib/"
 
 def test_a_site_without_the_setting_names_no_address_of_its_own(sites):
     assert not [name for name in PUBLISHED if (sites[None] / name).exists()]
-    assert not [path for path in sites[None].rglob("*.html") if "og:" in path.read_text()]
+    named = ("og:url", "og:image", "twitter:", "github.io")
+    for path in sites[None].rglob("*.html"):
+        assert not [name for name in named if name in path.read_text()], path
 
 
 def test_the_sitemap_lists_each_page_at_the_sites_address(sites):
@@ -110,6 +112,9 @@ def test_a_shared_link_has_the_pages_address_and_a_card_of_the_size_that_it_says
     page = BeautifulSoup((sites[SETTING] / "chapters/03-volume.html").read_text(), "html.parser")
     tags = {tag["property"]: tag["content"] for tag in page.select("meta[property^=og]")}
     assert tags["og:url"] == f"{ADDRESS}chapters/03-volume.html"
+    first = BeautifulSoup((sites[SETTING] / "index.html").read_text(), "html.parser")
+    assert first.select_one("meta[property='og:url']")["content"] == ADDRESS
+    assert first.select_one("meta[property='og:image']")["content"] == tags["og:image"]
     picture = sites[SETTING] / tags["og:image"].removeprefix(ADDRESS)
     size = (int(tags["og:image:width"]), int(tags["og:image:height"]))
     assert Image.open(picture).size == size == (1200, 630)

@@ -20,7 +20,9 @@ PAGE = """<html><head><title>{title}</title></head><body>
 <article class="bd-article">{text}</article></body></html>"""
 FIRST = f"""<h1>First</h1><details class="hide above-input"><summary>Set-up</summary>
 <pre>folded code</pre></details><details class="prediction-answer"><summary>Answer</summary>
-an answer</details><a id="here"></a><a href="second.html#there">on</a>
+an answer</details><details><summary>A table</summary><table><tr><td>a cell</td></tr></table>
+</details><details><summary>The code of its check</summary><div class="highlight-python">
+<pre>folded code</pre></div></details><a id="here"></a><a href="second.html#there">on</a>
 <a href="#here">back</a><a href="../search.html">search</a><a href="https://arxiv.org">far</a>
 <div class="explorable" data-numbers="1"><div class="explorable-still">a still</div></div>
 <pre>{LONG}</pre>"""
@@ -69,7 +71,10 @@ def test_an_article_links_within_the_document_and_shows_answers_not_folded_code(
     ]
     assert text.select("#chapters-first--here")
     assert "folded code" not in str(text) and "data-numbers" not in str(text)
-    assert text.select_one("details").has_attr("open")
+    assert [fold.summary.get_text() for fold in text.select("details[open]")] == [
+        "Answer",
+        "A table",
+    ]
 
 
 def test_the_document_is_numbered_and_its_contents_name_the_pages(browser, site, tmp_path):

@@ -84,26 +84,33 @@ def sitemap(address: str, pages: list[str]) -> str:
     return "\n".join([begin, f'<urlset xmlns="{space}">', *lines, "</urlset>", ""])
 
 
-def add_tags(app: Sphinx, pagename, templatename, context, doctree) -> None:
-    """Say where a page is and which picture goes with a link to it."""
-    if not app.config.repository:
-        return
+def tags(app: Sphinx, page: str) -> str:
+    """Where a page is, and which picture goes with a link to it, for its head."""
     address = publishing.site(app.config.repository)
-    tags = {
+    known = {
         'property="og:site_name"': app.config.html_title,
-        'property="og:url"': f"{address}{pagename}.html",
+        'property="og:url"': address + page,
         'property="og:image"': address + CARD,
         'property="og:image:width"': str(CARD_SIZE[0]),
         'property="og:image:height"': str(CARD_SIZE[1]),
         'property="og:image:alt"': CARD_ALT,
         'name="twitter:card"': "summary_large_image",
     }
-    lines = [f'<meta {name} content="{html.escape(value)}" />' for name, value in tags.items()]
-    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+    return "\n".join(
+        f'<meta {name} content="{html.escape(text)}" />' for name, text in known.items()
+    )
+
+
+def add_tags(app: Sphinx, pagename, templatename, context, doctree) -> None:
+    """Give a page its tags."""
+    if app.config.repository:
+        context["metatags"] = context.get("metatags", "") + "\n" + tags(app, f"{pagename}.html")
 
 
 def write_files(app: Sphinx, error: Exception | None) -> None:
-    """Write the card, the list of pages and the page for lost readers."""
+    """Write the card, the list of pages and the page for lost readers; give the page at the site's
+    own address its tags, as that address is shared most.
+    """
     if error is not None or app.builder.format != "html" or not app.config.repository:
         return
     address, folder = publishing.site(app.config.repository), Path(app.outdir)
@@ -114,10 +121,14 @@ def write_files(app: Sphinx, error: Exception | None) -> None:
     (folder / "sitemap.xml").write_text(sitemap(address, sorted(app.env.found_docs)), "utf-8")
     lost = LOST.format(title=html.escape(title), address=address)
     (folder / "404.html").write_text(lost, encoding="utf-8")
+    first = folder / "index.html"
+    page = first.read_text(encoding="utf-8")
+    first.write_text(page.replace("</head>", tags(app, "") + "\n</head>", 1), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict:
     app.setup_extension("launch_buttons")  # which reads the setting
+    app.setup_extension("described_pages")  # which writes the page at the site's own address
     app.connect("html-page-context", add_tags)
     app.connect("build-finished", write_files)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -39,7 +39,7 @@ PAPER = {
 }
 # What a page of the site has for a screen: dark pictures, and code that the page folds.
 SCREEN_ONLY = ".only-dark, .headerlink, .colab-lines, details.hide.above-input, script"
-FOLDED_CODE = "details:not([class])"
+FOLDED_CODE = "details:not([class]):has(> div[class^=highlight-])"  # of the register's checks
 STYLE = """
 article { break-before: page; max-width: none !important; padding: 0 !important; }
 body, html { background: #fff !important; display: block !important; overflow: visible !important; }
@@ -50,7 +50,7 @@ figure, img, svg, mjx-container[display=true], .equation-box, tr { break-inside:
 .card-table, .bd-article div.math, span.math, .output, .claims-picture {
   overflow: visible !important; }
 img, svg { max-width: 100%; height: auto; }
-.claims-picture svg { min-width: 0; }
+.claims-picture svg { min-width: 0; max-height: 1150px; }
 .title-page { break-after: page; padding-top: 30vh; }
 .contents p { margin: 1em 0 0.2em; font-weight: 700; }
 .contents a { display: flex; gap: 1em; color: inherit; text-decoration: none; line-height: 1.7; }
