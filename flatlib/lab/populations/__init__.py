@@ -120,7 +120,7 @@ def load(name: str, results: Path | None = None) -> pd.DataFrame:
         if list(table) != first:
             odd = sorted(set(table) ^ set(first))
             raise RecordError(f"{path.parent} has other columns than {at}: {', '.join(odd)}")
-    return pd.concat(tables, ignore_index=True).sort_values(["index", "condition"])
+    return pd.concat(tables).sort_values(["index", "condition"], ignore_index=True)
 
 
 def _whole(record: Record) -> pd.DataFrame:

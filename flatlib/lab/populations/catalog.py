@@ -219,9 +219,9 @@ _EACH = (
         lr=(0.1, 0.5),
         batch_size=(4, 64),
         level=0.02,
-        fixed_step=2_000,
+        fixed_step=4_000,
         limit=20_000,
-        check_every=250,
+        check_every=500,
     ),
     Population(
         name="vgg10",
