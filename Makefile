@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SCALE ?= smoke
 SEED ?= 1
+SOLUTIONS ?= shown
 BIN := .venv/bin
 STAMP := .venv/made-from-constraints
 
@@ -23,8 +24,8 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
-book: $(STAMP)  ## run the notebooks (SCALE=smoke, laptop or paper; SEED=1) and build the site
-	@$(BIN)/python book/_tools/build.py --scale $(SCALE) --seed $(SEED)
+book: $(STAMP)  ## run the notebooks (SCALE=smoke, laptop or paper; SEED=1; SOLUTIONS=withheld) and build the site
+	@$(BIN)/python book/_tools/build.py --scale $(SCALE) --seed $(SEED) $(if $(filter withheld,$(SOLUTIONS)),--without-solutions)
 
 pdf: $(STAMP)  ## make one document for print of the site that make book built (needs Chromium)
 	@$(BIN)/python book/_tools/pdf.py
@@ -37,7 +38,7 @@ test: $(STAMP) browser  ## run the whole suite, the notebooks and the site inclu
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 # What measures networks, tested where the laboratory's packages are absent.
-MEASURING := bounds cancellation checks chosen_layers comparisons embeddings geometry lanczos layers \
+MEASURING := bounds cancellation checks chosen_layers comparisons embeddings gap geometry lanczos layers \
 	matrix_free mixed_rows nets private_copy record_of_a_measurement sharpness streaming toys traces
 
 lowest:  ## test the measuring library alone, with the lowest versions of PyTorch, NumPy and SciPy

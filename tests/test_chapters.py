@@ -199,3 +199,18 @@ def test_the_page_says_how_it_ran_and_shows_no_kernel_chatter(passed):
     assert f"ran at scale *smoke* with seed 1 in {one.seconds:.1f} seconds" in lines[3]
     assert "papermill" not in text
     assert "Text." in lines
+
+
+def test_solutions_can_be_withheld_from_the_page():
+    """Every chapter's, and nothing else goes with them."""
+    for path in sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb")):
+        one = chapters.Run(nbformat.read(path, 4), "smoke", 1, 0.0, True)
+        shown, withheld = page(one), page(one, solutions=False)
+        assert "{solution" in json.dumps(shown) and "{solution" not in json.dumps(withheld)
+        kept = {cell.id for cell in withheld.cells}
+        gone = [cell for cell in one.notebook.cells if cell.id not in kept]
+        assert all("{solution" in cell.source for cell in gone if cell.cell_type == "markdown")
+        assert all(cell.metadata.tags == ["solution"] for cell in gone if cell.cell_type == "code")
+        for part in ("{exercise", "\n## ", "{admonition"):
+            counts = [sum(cell.source.count(part) for cell in n.cells) for n in (shown, withheld)]
+            assert counts[0] == counts[1]

@@ -56,12 +56,12 @@ def start_tool(tool: str, *more: bytes) -> tuple[Path, subprocess.Popen | None]:
     return entry, subprocess.Popen([sys.executable, str(script), str(entry)], cwd=ROOT)
 
 
-def write_pages(runs: dict) -> None:
+def write_pages(runs: dict, solutions: bool) -> None:
     """Put the executed notebooks where Sphinx reads them, and remove those that are no more."""
     folder = BOOK / "chapters"
     folder.mkdir(exist_ok=True)
     for name, run in runs.items():
-        write_whole(folder / f"{name}.ipynb", nbformat.writes(page(run)) + "\n")
+        write_whole(folder / f"{name}.ipynb", nbformat.writes(page(run, solutions)) + "\n")
     for old in folder.glob("*.ipynb"):
         if old.stem not in runs:
             old.unlink()
@@ -110,6 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="smoke", choices=("smoke", "laptop", "paper"))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--without-solutions", dest="solutions", action="store_false")
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
@@ -130,7 +131,7 @@ def main() -> int:
                 raise ChapterError(f"the {name} did not run: see the error above")
         write_whole(REGISTER, register.read_text(encoding="utf-8"))
         write_whole(CLAIMS, held.read_text(encoding="utf-8"))
-        write_pages(runs)
+        write_pages(runs, asked.solutions)
         render(results)
     except ChapterError as error:
         print(f"\nmake book: {error}", file=sys.stderr)

@@ -24,6 +24,8 @@ from folding import fold
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
+from flatlib.lab.handout import without_solutions
+
 SCALES = ("smoke", "laptop", "paper")
 WORKERS = 2
 TRACEBACK_ENDS = 15  # lines of a long traceback shown at its begin and at its end
@@ -284,11 +286,13 @@ def _run_missing(missing, parameters, root, entries, workers) -> list[str]:
     return failures
 
 
-def page(run: Run) -> nbformat.NotebookNode:
+def page(run: Run, solutions: bool = True) -> nbformat.NotebookNode:
     """The run as the site shows it: a note of scale and seconds, code folded by its kind, no kernel
-    chatter, no time stamps.
+    chatter, no time stamps; without ``solutions`` those of its exercises are left out.
     """
     notebook = nbformat.from_dict(json.loads(json.dumps(run.notebook)))
+    if not solutions:
+        notebook.cells = [nbformat.from_dict(cell) for cell in without_solutions(notebook.cells)]
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)

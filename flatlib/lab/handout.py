@@ -55,24 +55,44 @@ def handout(source: Path, target: Path) -> int:
         cells = [{**cell, "source": "".join(cell["source"])} for cell in notebook["cells"]]
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ValueError(f"{source} is no notebook: {type(fault).__name__}: {fault}") from fault
-    kept, n_exercises, inside = [], 0, False
+    try:
+        cells = without_solutions(cells)
+    except ValueError as fault:
+        raise ValueError(f"{source} has {fault}") from fault
+    kept, n_exercises = [], 0
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            text, inside = _outside_solutions(cell["source"].replace("\r\n", "\n"), inside)
-            text, n_exercises = _plain(text, n_exercises)
+            text, n_exercises = _plain(cell["source"], n_exercises)
             if re.search(r"\{\s*solution", text):
                 raise ValueError(f"{source} has a solution in a form not known here: {text[:60]!r}")
-            if text.strip():
-                kept.append({**cell, "source": text.strip()})
-        elif not inside:
+            cell = {**cell, "source": text.strip()}
+        if cell["cell_type"] != "markdown" or cell["source"]:
             kept.append(cell)
-    if inside:
-        raise ValueError(f"{source} has a solution without an end; close it with solution-end")
     if n_exercises == 0:
         raise ValueError(f"{source} has no exercises; chapters with exercises are in notebooks/")
     text = json.dumps({**notebook, "cells": kept}, indent=1, ensure_ascii=False) + "\n"
     write_atomically(target, lambda file: file.write(text.encode()))
     return n_exercises
+
+
+def without_solutions(cells: list[dict]) -> list[dict]:
+    """A notebook's cells, each with its source as one string, without solutions.
+
+    Raises:
+        ValueError: a solution has no end.
+    """
+    kept, inside = [], False
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            text, inside = _outside_solutions(cell["source"].replace("\r\n", "\n"), inside)
+            text = SOLUTION.sub("", text)
+            if text.strip():
+                kept.append({**cell, "source": text})
+        elif not inside:
+            kept.append(cell)
+    if inside:
+        raise ValueError("a solution without an end; close it with solution-end")
+    return kept
 
 
 def _outside_solutions(text: str, inside: bool) -> tuple[str, bool]:
@@ -87,7 +107,7 @@ def _outside_solutions(text: str, inside: bool) -> tuple[str, bool]:
 
 
 def _plain(text: str, number: int) -> tuple[str, int]:
-    """Markdown without solutions and directives, and the number of its last exercise."""
+    """Markdown without directives, and the number of its last exercise."""
 
     def heading(found: re.Match) -> str:
         nonlocal number
