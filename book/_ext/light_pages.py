@@ -29,6 +29,14 @@ MATHJAX = re.compile(
 THEME = "localStorage.getItem("
 SCRIPT = re.compile(r"\s*<script\b[^>]*>.*?</script>", re.DOTALL)
 LATE_SCRIPTS = re.compile(r'\s*<script src="[^"]*scripts/bootstrap\.js')
+# Cards, grids and tabs, which few pages have.
+DESIGN = re.compile(
+    r'\s*<link[^>]*href="[^"]*sphinx-design[^"]*"[^>]*>'
+    r'|\s*<script[^>]*src="[^"]*design-tabs[^"]*"[^>]*></script>'
+)
+DESIGNED = re.compile(r'class="(?:[^"]* )?sd-')
+# Of a picture for light pages and one for dark pages a reader sees one.
+ONE_OF_TWO = re.compile(r'<img (?=[^>]*class="[^"]*\bonly-(?:light|dark)\b)(?![^>]*loading=)')
 FORMULA = re.compile(r'class="[^"]*\bmath\b')
 
 
@@ -45,6 +53,8 @@ def with_figure_files(page: str, folder: Path, address: str) -> str:
 
     >>> with_figure_files('<img alt="none">', Path("nowhere"), "_images")
     '<img alt="none">'
+    >>> with_figure_files('<img class="only-dark" src="a.svg">', Path("nowhere"), "_images")
+    '<img loading="lazy" class="only-dark" src="a.svg">'
     """
 
     def name(found: re.Match) -> str:
@@ -57,11 +67,12 @@ def with_figure_files(page: str, folder: Path, address: str) -> str:
         fixed = ' width="{}" height="{}"'.format(*pixels) if pixels else ""
         return f'src="{address}/{file}" loading="lazy"{fixed}'
 
-    return FIGURE.sub(name, page)
+    return ONE_OF_TWO.sub('<img loading="lazy" ', FIGURE.sub(name, page))
 
 
 def without_needless_scripts(page: str) -> str:
-    """The page without the script that draws icons, and without MathJax where no formula stands.
+    """The page without the script that draws icons, without MathJax where no formula stands, and
+    without the styles of cards where no card stands.
 
     >>> page = '<script defer src="_static/mathjax/tex.js"></script><p class="{}">a</p>'
     >>> without_needless_scripts(page.format("plain"))
@@ -70,6 +81,7 @@ def without_needless_scripts(page: str) -> str:
     True
     """
     page = ICON_SCRIPT.sub("", page)
+    page = page if DESIGNED.search(page) else DESIGN.sub("", page)
     return page if FORMULA.search(page) else MATHJAX.sub("", page)
 
 
