@@ -27,12 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
 NAMES = list(explorable_stills.MAKERS)
 SENTENCE = "A sentence for paper."
+# The book's own files and those of the explorables; other folders have extensions of their own.
+LOADED = [path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*")]
+LOADED = [name for name in LOADED if "/" not in name or name.startswith("explorables/")]
 CONFIG = f"""
 extensions = ["myst_parser", "explorables", "light_pages", "offline_site"]
 html_theme = "sphinx_book_theme"
 html_static_path = [{str(STATIC)!r}]
-html_css_files = {[path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.css")]}
-html_js_files = {[path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js")]}
+html_css_files = {[name for name in LOADED if name.endswith(".css")]}
+html_js_files = {[name for name in LOADED if name.endswith(".js")]}
 """
 PAUSE = 400  # milliseconds after which the state is said
 LARGEST_SCRIPTS = 60_000  # bytes of an explorable, with what all share
