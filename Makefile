@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test lowest bench lint browser clean
+.PHONY: help env book pdf test lowest bench lint browser clean
 
 help:  ## print every verb with a sentence
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ $(STAMP): constraints.txt pyproject.toml
 book: $(STAMP)  ## run the notebooks (SCALE=smoke, laptop or paper; SEED=1) and build the site
 	@$(BIN)/python book/_tools/build.py --scale $(SCALE) --seed $(SEED)
 
+pdf: $(STAMP)  ## make one document for print of the site that make book built (needs Chromium)
+	@$(BIN)/python book/_tools/pdf.py
+
 browser:  ## install Chromium for the site's tests, where that needs no question
 	@sh book/_tools/browser.sh
 
@@ -34,14 +37,14 @@ test: $(STAMP) browser  ## run the whole suite, the notebooks and the site inclu
 	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
 # What measures networks, tested where the laboratory's packages are absent.
-MEASURING := bounds cancellation checks chosen_layers comparisons derivatives embeddings geometry lanczos \
-	layers matrix_free mixed_rows nets private_copy record_of_a_measurement sharpness streaming toys traces
+MEASURING := bounds cancellation checks chosen_layers comparisons embeddings geometry lanczos layers \
+	matrix_free mixed_rows nets private_copy record_of_a_measurement sharpness streaming toys traces
 
 lowest:  ## test the measuring library alone, with the lowest versions of PyTorch, NumPy and SciPy
 	@test -x .lowest/bin/python || $(PYTHON) -m venv .lowest
 	.lowest/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints-lowest.txt '.[progress]' pytest hypothesis
-	@.lowest/bin/python -m pytest --quiet $(MEASURING:%=tests/test_%.py)
+	@.lowest/bin/python -m pytest --quiet tests/derivatives $(MEASURING:%=tests/test_%.py)
 
 bench: $(STAMP)  ## time flatlib against the naive way, other libraries and the floor
 	@$(BIN)/python -m benchmarks

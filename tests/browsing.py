@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urljoin
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    *"--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync".split(),
-    *"--disable-background-networking --disable-component-update".split(),
-    # No host but the test's own server has an address.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
-
 # axe's rules whose breach keeps some reader from reading or using a page, those on colours apart,
 # and some that axe holds to be slight or experimental.
 AXE_RULES = r"""() => [
@@ -71,6 +63,11 @@ CONTRASTS = r"""async ([theme, known, often]) => {
   const fault = ({id, nodes}) => `${theme}: ${id}: ${nodes.map(node => node.html.slice(0, 200))}`;
   return [known, violations.map(fault)];
 }"""
+# Goes to another part of the page, and waits until the page has heard of it.
+FOLLOW = r"""part => new Promise(done => {
+  addEventListener("hashchange", () => done(), {once: true});
+  location.hash = part;
+})"""
 AT_REST = "*, ::before, ::after { transition: none !important; animation: none !important; }"
 
 

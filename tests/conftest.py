@@ -6,12 +6,9 @@ one again.
 
 from __future__ import annotations
 
-import os
-import shutil
-
+import chromium
 import pytest
 import torch
-from browsing import BROWSERS, FLAGS
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
@@ -29,16 +26,20 @@ settings.register_profile(
 settings.load_profile("reproducible")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes long comes first: no worker is left with it while the others have ended.
+
+    The longest, the site's pages and the last chapters, come last by name.
+    """
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    items[:] = [*reversed(slow), *quick]
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, found on this machine."""
-    names = [os.environ.get("FLATLIB_BROWSER"), *BROWSERS]
-    path = next(filter(None, (shutil.which(name) for name in names if name)), None)
-    if path is None:
+    if chromium.path() is None:
         pytest.skip("no Chromium on this machine: install it (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with chromium.started() as running:
         yield running
-        running.close()

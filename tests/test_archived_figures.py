@@ -16,13 +16,15 @@ from synthetic_archive import SEED_SHIFT, STEPS, level, write
 
 import flatlib
 from flatlib import bounds, nets
-from flatlib.lab import figures
+from flatlib.lab import claims, figures
 from flatlib.lab.archive import label, read
 from flatlib.lab.experiments import EXPERIMENTS
-from flatlib.lab.figures import archived, curves
+from flatlib.lab.figures import archived, curves, views
 from flatlib.lab.figures.inequalities import in_symbols
 from flatlib.lab.figures.style import SAMPLES, SETTINGS
+from flatlib.lab.verdicts import Verdict
 
+BASE = ((0.1, 20),)
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))
 BATCHES = ((0.1, 8), (0.1, 20), (0.1, 32))
 ALL = tuple(dict.fromkeys(RATES + BATCHES))
@@ -484,10 +486,51 @@ def test_the_largest_archived_scale_is_drawn_and_said(archive):
     assert "No run at paper scale is archived, so this is the laptop scale." in found.caption
 
 
+def test_a_verdict_leads_to_the_runs_that_decided_it():
+    """Network, scale, settings and samples of the claim; a claim without runs leads nowhere."""
+    by_key = {claim.key: claim for claim in claims.CLAIMS}
+    paper, laptop = "paper_vgg10_cifar10-0-1", "laptop_mlp-relu_fashion-mnist-first-2000"
+    found = views.views_of_verdicts(
+        [
+            Verdict(by_key["vgg10.misclassified.mls"], scale="paper"),
+            Verdict(by_key["relu.rate-step.mls"], scale="laptop"),
+            Verdict(by_key["relu.chain.lead_as_factor"], scale="laptop"),
+            Verdict(by_key["relu.rate-step.D"]),
+        ]
+    )
+    both = ("test", "misclassified")
+    every = EXPERIMENTS["correlations-mlp-relu"].settings
+    assert found == {
+        "MLS, VGG10, misclassified images, paper scale": views.View(paper, "mls", BASE, both),
+        "MLS, ReLU, laptop scale": views.View(laptop, "mls", RATES),
+        "D/C, ReLU, laptop scale": views.View(laptop, "D/C", every),
+    }
+    alone = views.views_of_verdicts([Verdict(by_key["relu.rate-step.mls"], scale="laptop")])
+    assert list(alone) == ["MLS"]
+
+
+def test_a_figure_of_smoke_runs_leads_to_the_long_runs(archive, monkeypatch):
+    monkeypatch.setenv("FLATLIB_RESULTS", str(archive))
+    runs = replace(read("mlp-bounds", "laptop", archive), scale="smoke")
+    (view,) = views.views(runs, {"mls": "MLS"}).values()
+    assert view == views.View("laptop_mlp_fashion-mnist-first-2000", "mls", BASE)
+    monkeypatch.setenv("FLATLIB_RESULTS", str(archive / "nowhere"))
+    assert views.views(runs, {"mls": "MLS"}) == {}
+
+
+def test_quantities_that_one_set_of_samples_has_are_looked_at_there(drawn):
+    found = drawn["3"].views
+    assert found["test loss"].samples == ("test",)
+    assert found["misclassified test images"].samples == ("misclassified",)
+    assert found["sharpness √S, Eq. (3)"].samples == ("train", "test", "misclassified")
+
+
 def test_a_notebook_shows_figure_words_and_caption(drawn, monkeypatch):
     shown = []
     monkeypatch.setattr(curves, "show", lambda *parts, **words: shown.append((parts, words)))
     found = drawn["D.4"]
     found.show(number="11.8", says="The chain.")
     words = {"stamp": found.caption, "caption": "The chain.", "number": "11.8"}
+    words["views"] = {title: view.address for title, view in found.views.items()}
+    assert list(words["views"]) == ["A", "B", "C", "C'", "D", "B/A", "C/B", "D/C"]
     assert shown == [((found.figure, found.alt), words)]

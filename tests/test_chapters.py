@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import chapters
@@ -12,12 +13,16 @@ from chapters import ChapterError, cache_key, check_parameters, page, run_all
 from nbformat import v4
 
 
+def make_root(folder: Path) -> Path:
+    for name in ("flatlib", "notebooks"):
+        (folder / name).mkdir()
+    (folder / "flatlib" / "__init__.py").write_text("answer = 42\n")
+    return folder
+
+
 @pytest.fixture
 def root(tmp_path) -> Path:
-    for folder in ("flatlib", "notebooks"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "flatlib" / "__init__.py").write_text("answer = 42\n")
-    return tmp_path
+    return make_root(tmp_path)
 
 
 def write(root: Path, name: str, *cells: str, parameters='scale: str = "smoke"\nseed: int = 1'):
@@ -41,41 +46,75 @@ def printed(one: chapters.Run) -> str:
     return "".join(out["text"] for out in outputs if out.get("name") == "stdout")
 
 
-def test_a_notebook_runs_once_and_its_output_is_kept(root):
-    path = write(root, "one", "import flatlib\nprint(flatlib.answer, scale, seed)")
-    first = run(root, path, scale="smoke", seed=1)["one"]
-    again = run(root, path, scale="smoke", seed=1)["one"]
-    assert (first.fresh, again.fresh) == (True, False)
-    assert printed(first) == printed(again) == "42 smoke 1\n"
-    assert first.seconds == again.seconds > 0
+@dataclass(frozen=True)
+class Passed:
+    """Two notebooks that ran together, with parameters that are their defaults."""
+
+    root: Path
+    paths: list[Path]
+    runs: dict[str, chapters.Run]
 
 
-def test_parameters_reach_the_notebook(root):
-    path = write(root, "one", "print(scale, seed)")
-    assert printed(run(root, path, scale="laptop", seed=7)["one"]) == "laptop 7\n"
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory) -> Passed:
+    root = make_root(tmp_path_factory.mktemp("passed"))
+    chatter = "import sys\nprint('shown')\nprint('chatter', file=sys.stderr)"
+    paths = [
+        write(root, "one", "import flatlib\nprint(flatlib.answer, scale, seed)"),
+        write(root, "chatter", chatter),
+    ]
+    return Passed(root, paths, run(root, *paths, scale="smoke", seed=1))
 
 
-def test_the_notebooks_own_defaults_inject_no_cell(root):
-    path = write(root, "one", "print(scale)")
-    assert len(run(root, path, scale="smoke", seed=1)["one"].notebook.cells) == 3
+@dataclass(frozen=True)
+class Failed:
+    """What came of a notebook that passes, one that fails and one whose kernel dies."""
+
+    root: Path
+    message: str
+    good: Path
+    parameters: dict
 
 
-def test_a_failing_cell_is_named_and_leaves_nothing_in_the_cache(root):
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> Failed:
+    root, parameters = make_root(tmp_path_factory.mktemp("failed")), {"scale": "laptop", "seed": 7}
+    good = write(root, "good", "print(scale, seed)")
     bad = write(root, "bad", "x = 1", "assert x == 2, 'x is one'")
-    good = write(root, "good", "print(1)")
+    dies = write(root, "dies", "import os\nos._exit(1)")
     with pytest.raises(ChapterError) as caught:
-        run(root, bad, good, scale="smoke", seed=3)
-    assert "bad.ipynb failed in cell 4 of 4: AssertionError: x is one" in str(caught.value)
-    kept = sorted(path.name.partition("-")[0] for path in (root / "cache").glob("*.json"))
+        run(root, bad, good, dies, **parameters)
+    return Failed(root, str(caught.value), good, parameters)
+
+
+def test_a_notebook_runs_once_and_its_output_is_kept(passed):
+    first, again = passed.runs, run(passed.root, *passed.paths, scale="smoke", seed=1)
+    for name in ("one", "chatter"):
+        assert (first[name].fresh, again[name].fresh) == (True, False)
+        assert first[name].seconds == again[name].seconds > 0
+    assert printed(first["one"]) == printed(again["one"]) == "42 smoke 1\n"
+
+
+def test_parameters_reach_the_notebook(failed):
+    kept = run(failed.root, failed.good, **failed.parameters)["good"]
+    assert not kept.fresh, "a notebook that passed is kept where another failed"
+    assert printed(kept) == "laptop 7\n"
+
+
+def test_the_notebooks_own_defaults_inject_no_cell(passed):
+    assert len(passed.runs["one"].notebook.cells) == 3
+
+
+def test_a_failing_cell_is_named_and_leaves_nothing_in_the_cache(failed):
+    assert "bad.ipynb failed in cell 4 of 4: AssertionError: x is one" in failed.message
+    kept = sorted(path.name.partition("-")[0] for path in (failed.root / "cache").glob("*.json"))
     assert kept == ["good"]
-    assert not list((root / "cache").glob(".*"))
+    assert not list((failed.root / "cache").glob(".*"))
 
 
-def test_a_dying_kernel_is_named(root):
-    path = write(root, "dies", "import os\nos._exit(1)")
-    with pytest.raises(ChapterError, match="dies.ipynb"):
-        run(root, path, scale="smoke", seed=1)
-    assert not list((root / "cache").glob("*.json"))
+def test_a_dying_kernel_is_named(failed):
+    assert "dies.ipynb: its kernel died" in failed.message
+    assert not list((failed.root / "cache").glob("dies-*.json"))
 
 
 @pytest.mark.parametrize(
@@ -148,9 +187,8 @@ def test_compiled_files_do_not_count_as_library(root):
     assert chapters.tree_digest(root / "flatlib") == before
 
 
-def test_the_page_says_how_it_ran_and_shows_no_kernel_chatter(root):
-    path = write(root, "one", "import sys\nprint('shown')\nprint('chatter', file=sys.stderr)")
-    one = run(root, path, scale="smoke", seed=1)["one"]
+def test_the_page_says_how_it_ran_and_shows_no_kernel_chatter(passed):
+    one = passed.runs["chatter"]
     rendered = page(one)
     text = json.dumps(rendered)
     assert "shown" in text

@@ -17,7 +17,7 @@ import yaml
 from refuse_outputs import faults, main
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = {"help", "env", "book", "test", "lowest", "bench", "lint", "browser", "clean"}
+VERBS = {"help", "env", "book", "pdf", "test", "lowest", "bench", "lint", "browser", "clean"}
 
 
 def test_help_prints_every_verb_with_a_sentence():

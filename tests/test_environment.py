@@ -104,7 +104,11 @@ def test_conda_environment_has_the_shape_that_conda_and_binder_read():
 
 
 def test_conda_environment_takes_its_versions_from_constraints_alone():
-    assert conda_pip_lines() == ["--constraint constraints.txt", "--editable .[all]"]
+    assert conda_pip_lines() == [
+        "--extra-index-url https://download.pytorch.org/whl/cpu",
+        "--constraint constraints.txt",
+        "--editable .[all]",
+    ]
     assert "all" in PROJECT["optional-dependencies"]
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 import functools
 import math
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import explorable_stills
 import explorables
+import numpy as np
 import pytest
 import torch
-from browsing import AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from browsing import AXE_RULES, CONTRASTS, FOLLOW, RUN_AXE, Reader
+from playwright.sync_api import expect
 from sphinx.cmd.build import build_main
 
 import flatlib
 from flatlib import bounds, comparisons, sharpness, toys
-from flatlib.lab import figures
+from flatlib.lab import archive, commands, experiments, figures
+from flatlib.lab.figures.views import View
 
-STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
+ROOT = Path(__file__).resolve().parents[1]
+STATIC = ROOT / "book" / "_static"
 NAMES = list(explorable_stills.MAKERS)
 SENTENCE = "A sentence for paper."
 CONFIG = f"""
@@ -52,8 +58,30 @@ def directive(name: str, sentence: str = SENTENCE) -> str:
     return f"```{{explorable}} {name}\n{sentence}\n```"
 
 
+RELU = "mlp-relu_fashion-mnist-first-2000_lr"
+ARCHIVED = {  # a few of the archived runs
+    "laptop": [f"{RELU}{rate}_batch20_seed{seed}" for rate in (0.05, 0.2) for seed in (0, 1)],
+    "paper": [f"vgg10_cifar10-0-1_lr0.1_batch20_seed{seed}" for seed in (0, 1)],
+}
+
+
 @pytest.fixture(scope="module")
-def site(build) -> Path:
+def results(tmp_path_factory):
+    """An archive of a few real runs, which the pages are built from."""
+    folder = tmp_path_factory.mktemp("results")
+    for scale, runs in ARCHIVED.items():
+        for run in runs:
+            source = ROOT / "results" / scale / run
+            shutil.copytree(source, folder / scale / run, ignore=shutil.ignore_patterns("*.npz"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLATLIB_RESULTS", str(folder))
+        explorable_stills.archived.cache_clear()
+        yield folder
+        explorable_stills.archived.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def site(build, results) -> Path:
     """One page for each explorable, and one without."""
     status, folder = build({name: directive(name) for name in NAMES})
     assert status == 0
@@ -70,6 +98,7 @@ def open_page(browser, site):
         readers[-1].page.clock.install(time=0)
         readers[-1].page.emulate_media(**media)
         page = readers[-1].open(f"{name}.html")
+        expect(page.locator(".explorable-live svg path").first).to_be_attached()
         page.clock.pause_at(3_600_000)
         return page
 
@@ -83,7 +112,8 @@ def three(value: float) -> str:
     value = float(f"{value:.2e}")
     if value == 0:
         return "0.00"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def set_slider(page, slider: str, value: float) -> None:
@@ -139,9 +169,40 @@ def trained() -> list[dict[str, float]]:
     return [read_off(net, x) for _, _, net, x in explorable_stills.training()]
 
 
+def staircase(network: float, share: float) -> dict[str, float]:
+    """What the library says of a network of the staircase, at the slider's value."""
+    net = list(explorable_stills.staircase_networks().values())[network]
+    x = explorable_stills.staircase_inputs(explorable_stills.WIDEST**share)
+    chain = bounds.chain(flatlib.measure(net, x))
+    terms = {name: getattr(chain, name) for name in "ABCD"}
+    return terms | {f"{high}/{low}": terms[high] / terms[low] for low, high in ("AB", "BC", "CD")}
+
+
+def in_the_valley(start: float, noise: float, step: int) -> dict[str, float]:
+    """What the library says of the network in the valley after some steps."""
+    w = explorable_stills.descended(start, noise)[step]
+    net = toys.from_weights([torch.tensor([[each]]) for each in w])
+    one = torch.ones(1, 1, dtype=torch.float64)
+    S = flatlib.measure(net, one).sharpness
+    trace = flatlib.hessian_trace(net, one, net(one).detach()).estimate
+    assert math.isclose(trace, S, rel_tol=1e-9)
+    return {
+        **{"start": start, "noise": noise, "w_1": w[0], "w_2": w[1], "product": net(one).item()},
+        **{"S": S, "imbalance": w[0] ** 2 - w[1] ** 2},
+    }
+
+
 FACTORS = (-2, -1.45, -1, -0.5, -0.05, 0, 0.3, 0.75, 1.3, 2)  # logarithms to the base 2
 PAIRS = ((3, 3), (3, 0), (0.05, 0), (1, 1), (2.85, 1.4), (0.5, 2.5), (0.05, 3), (1.35, 0.15))
 FRAMES = (0, 3, 9, 17, 24, 36, -1)
+STAIRS = [(network, share) for network in range(5) for share in (0, 0.35, 1)]
+WALKS = (
+    *((2.5, 0.5, step) for step in (0, 10, 150, 700, 1_500)),
+    *((2.5, 1.0, step) for step in (100, 1_490)),
+    *((0.4, 0.3, step) for step in (0, 400)),
+    *((1.2, 0.7, step) for step in (20, 900)),
+    (1.7, 0.0, 1_500),
+)
 # What the reader moves in each explorable, and what the library says of it there.
 SETTINGS = {
     "rescaling": [({"rescaling-factor": value}, rescaled, (value,)) for value in FACTORS],
@@ -152,10 +213,28 @@ SETTINGS = {
             for frame in FRAMES
         ),
     ],
+    "staircase": [
+        ({"staircase-network": network, "staircase-spread": share}, staircase, (network, share))
+        for network, share in STAIRS
+    ],
+    "valley": [
+        (
+            {"valley-start": start, "valley-noise": noise, "valley-step": step},
+            in_the_valley,
+            (start, noise, step),
+        )
+        for start, noise, step in WALKS
+    ],
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The archive's numbers have a test of their own.
+STEPS = tuple({"archive-step": step} for step in (0, 3, 9, 17, 24, 30, 36, 44, 53, 61))
+SETTINGS["archive"] = [(sliders, None, ()) for sliders in STEPS]
+OF_NETWORKS = [name for name in NAMES if name != "archive"]
+
+
+@pytest.mark.parametrize("name", OF_NETWORKS)
 def test_the_numbers_are_the_librarys_to_three_digits_at_ten_settings(open_page, name):
     page = open_page(name)
     assert len(SETTINGS[name]) >= 10
@@ -189,29 +268,83 @@ def test_the_disc_begins_with_the_example_and_goes_back(open_page):
     assert shown(page) == example
 
 
-PLAYED = {"disc": "disc-step"}  # the slider that a button moves
+PLAYED = {"disc": ("disc-step", 1), "valley": ("valley-step", 10)}  # a slider, moved by a button
 
 
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def places(page, slider: str, seconds: int) -> list[int]:
+    """Where a slider is ten times a second, on the page's own clock, until it is at its end."""
+    box, found = page.locator(f"#{slider}"), []
+    last = int(box.get_attribute("max"))
+    while len(found) < 10 * seconds and last not in found:
+        page.clock.run_for(100)
+        found.append(int(box.input_value()))
+    return found
+
+
 @pytest.mark.parametrize("name", PLAYED)
-def test_play_goes_to_the_end_and_pauses_where_it_is_told_to(open_page, name, motion):
-    page = open_page(name, reduced_motion=motion)
-    slider = page.locator(f"#{PLAYED[name]}")
-    last = int(slider.get_attribute("max"))
+def test_play_goes_on_ten_times_a_second_to_the_end(open_page, name):
+    page = open_page(name, reduced_motion="no-preference")
+    slider, unit = PLAYED[name]
+    last = int(page.locator(f"#{slider}").get_attribute("max"))
     page.get_by_role("button", name="Play").press("Enter")
-    seen = []
-    while int(slider.input_value()) < last and len(seen) < 200:
-        page.clock.run_for(1000)
-        seen.append(int(slider.input_value()))
-    assert seen == sorted(set(seen)) and seen[-1] == last
-    steps = {later - sooner for sooner, later in zip(seen, seen[1:-1], strict=False)}
-    assert (steps == {10}) if motion == "no-preference" else (8 <= len(seen) <= 10)
+    assert places(page, slider, seconds=20) == list(range(unit, last + 1, unit))
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_play_pauses_where_it_is_told_to(open_page, name):
+    page = open_page(name, reduced_motion="no-preference")
+    slider, unit = PLAYED[name]
     page.get_by_role("button", name="Play").click()
     page.clock.run_for(2000)
     page.get_by_role("button", name="Pause").click()
-    paused = int(slider.input_value())
-    page.clock.run_for(5000)
-    assert 0 < int(slider.input_value()) == paused < last
+    assert set(places(page, slider, seconds=1)) == {20 * unit}
+
+
+def test_who_asked_for_less_motion_sees_a_still_a_second(open_page):
+    page = open_page("disc", reduced_motion="reduce")
+    last = int(page.locator("#disc-step").get_attribute("max"))
+    page.get_by_role("button", name="Play").press("Enter")
+    found = places(page, "disc-step", seconds=20)
+    stills = list(dict.fromkeys(found))
+    assert stills[0] == 0 and stills[-1] == last and 8 <= len(stills) - 1 <= 10
+    assert [found.count(still) for still in stills] == [9, *[10] * (len(stills) - 2), 1]
+
+
+def test_who_asked_for_less_motion_steps_down_the_valley_by_hand(open_page):
+    page = open_page("valley", reduced_motion="reduce")
+    assert page.get_by_role("button", name="Play").count() == 0
+    for step in range(150, 1_501, 150):
+        page.get_by_role("button", name="150 steps on").press("Enter")
+        assert set(places(page, "valley-step", seconds=1)) == {step}
+    page.emulate_media(reduced_motion="no-preference")
+    expect(page.get_by_role("button", name="Play descent")).to_be_visible()
+
+
+def test_less_motion_counts_from_when_it_is_asked_for(open_page):
+    page = open_page("disc", reduced_motion="no-preference")
+    page.get_by_role("button", name="Play").click()
+    page.clock.run_for(500)
+    page.emulate_media(reduced_motion="reduce")
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+    assert set(places(page, "disc-step", seconds=1)) == {5}
+    page.get_by_role("button", name="Play").click()
+    assert set(places(page, "disc-step", seconds=1)[:9]) == {5}
+
+
+def test_the_staircase_says_which_step_costs_most(open_page):
+    """Its weights decide, and for the running example the lengths of the inputs as well."""
+    page = open_page("staircase")
+    for (network, share), said in {
+        (0, 0): "With inputs of one length: The step from C to D costs most",
+        (0, 1): "The step from B to C costs most",
+        (1, 0): "The step from C to D costs most",
+        (2, 0): "Free: A to B, B to C.",
+        (3, 0): "The step from A to B costs most, a factor of 2.00",
+    }.items():
+        set_slider(page, "staircase-network", network)
+        set_slider(page, "staircase-spread", share)
+        page.clock.run_for(PAUSE)
+        assert said in page.locator("[role=status]").text_content()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -268,8 +401,8 @@ def test_the_still_is_on_paper_and_for_who_has_no_scripts(browser, site, open_pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_moves_by_itself_and_colors_follow_the_reader(open_page, name):
-    page = open_page(name, color_scheme="dark", reduced_motion="reduce")
-    picture = page.locator(".explorable-live .explorable-columns")
+    page = open_page(name, color_scheme="dark", reduced_motion="no-preference")
+    picture = page.locator(".explorable-live svg").last
     before = picture.inner_html()
     page.clock.run_for(5000)
     assert picture.inner_html() == before
@@ -324,6 +457,214 @@ def test_the_scripts_are_small_and_only_where_they_are_needed(site, name):
     assert loaded == ["explorables/explorable.js", f"explorables/{name}.js"]
     assert sum((STATIC / script).stat().st_size for script in loaded) < LARGEST_SCRIPTS
     assert "explorables/" not in (site / "index.html").read_text()
+
+
+RELU_RUNS, VGG_RUNS = "laptop_mlp-relu_fashion-mnist-first-2000", "paper_vgg10_cifar10-0-1"
+SLOW, FAST, BASE = (0.05, 20), (0.2, 20), (0.1, 20)
+# What is drawn, and at which checkpoint it is read.
+READINGS = [
+    (View(RELU_RUNS, "root_sharpness", (SLOW, FAST)), 0),
+    (View(RELU_RUNS, "mls", (SLOW, FAST), ("train", "test")), 1_250),
+    (View(RELU_RUNS, "log_volume", (FAST,), ("misclassified",)), 25_000),
+    (View(RELU_RUNS, "train_loss", (SLOW, FAST)), 60_000),
+    (View(RELU_RUNS, "test_accuracy", (SLOW,), ("test",)), 8_750),
+    (View(RELU_RUNS, "D/C", (SLOW, FAST)), 33_750),
+    (View(RELU_RUNS, "gap of 13", (SLOW, FAST)), 60_000),
+    (View(RELU_RUNS, "n_wrong", (SLOW,), ("misclassified",)), 50_000),
+    (View(VGG_RUNS, "gradient_energy", (BASE,), ("train", "test", "misclassified")), 150_000),
+    (View(VGG_RUNS, "samples_loss", (BASE,), ("misclassified",)), 100_000),
+    (View(VGG_RUNS, "gap of N.6", (BASE,)), 2_500),
+    (View(VGG_RUNS, "local_dimensionality", (BASE,), ("test",)), 0),
+]
+
+
+def go_to(page, address: str) -> None:
+    """Follow a link to a view."""
+    page.evaluate(FOLLOW, address)
+    asked = parse_qs(address)
+    expect(page.locator("#archive-network")).to_have_value(*asked["network"])
+    expect(page.locator("#archive-quantity")).to_have_value(*asked["quantity"])
+
+
+@functools.cache
+def archived_table(network: str):
+    scale = network.partition("_")[0]
+    name = {"laptop": "correlations-mlp-relu", "paper": "correlations-vgg10"}[scale]
+    return experiments.load(name, scale)
+
+
+def over_seeds(view: View, setting, samples: str, step: int) -> tuple[float, float, int]:
+    """Mean, spread and number of seeds of what a view draws, from the archive's table."""
+    table = archived_table(view.network)
+    rows = table[(table["lr"] == setting[0]) & (table["batch_size"] == setting[1])]
+    rows = rows[(rows["samples"] == samples) & (rows["step"] == step)]
+    if view.quantity.startswith("gap of "):
+        key = view.quantity.removeprefix("gap of ")
+        values = np.log10(rows[f"rhs_{key}"] / rows[f"lhs_{key}"])
+    elif view.quantity == "n_wrong":
+        values = (1 - rows["test_accuracy"]) * 10_000
+    elif view.quantity == "root_sharpness":
+        values = np.sqrt(rows["sharpness"])
+    elif "/" in view.quantity:
+        values = rows[view.quantity[0]] / rows[view.quantity[2]]
+    else:
+        values = rows[view.quantity]
+    values = values[np.isfinite(values)].to_numpy()
+    if view.quantity in ("train_loss", "samples_loss", "D/C"):
+        return np.exp(np.log(values).mean()), np.exp(np.log(values).std(ddof=1)), len(values)
+    return values.mean(), values.std(ddof=1), len(values)
+
+
+def is_to_three_digits(text: str, value: float) -> bool:
+    """Whether the text is the value to three digits; files hold five of it, three of a spread."""
+    shown = float(re.sub("[^0-9.-]", "", text.replace("−", "-")))
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2) if value else 0.01
+    return len(re.sub("[^0-9]", "", text).lstrip("0")) >= 3 - 3 * (value == 0) and (
+        abs(shown - value) <= 0.56 * unit
+    )
+
+
+def test_the_archives_readings_are_the_tables_to_three_digits(open_page):
+    page, seen = open_page("archive"), set()
+    for view, step in READINGS:
+        go_to(page, f"{view.address}&step={step}")
+        expect(page.locator("#archive-step")).to_have_attribute("aria-valuetext", f"step {step:,}")
+        found = shown(page)
+        for setting in view.settings:
+            for samples in view.samples:
+                name = "{:g}x{} {}".format(*setting, samples)
+                mean, spread, n = over_seeds(view, setting, samples, step)
+                assert is_to_three_digits(found.pop(f"{name} mean"), mean), view
+                assert is_to_three_digits(found.pop(f"{name} spread"), spread), view
+                assert found.pop(f"{name} seeds") == str(n) == "2"
+                seen.add((view, setting, samples))
+        assert not found
+    assert len(seen) == 21
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "right"),
+    [
+        ("28.6", 28.6499, True),
+        ("28.7", 28.62, False),
+        ("28", 28.0, False),
+        ("−0.0305", -0.03046, True),
+        ("0.0305", -0.03046, False),
+        ("×÷ 1.02", 1.0249, True),
+    ],
+)
+def test_three_digits_are_three_digits(text, value, right):
+    assert is_to_three_digits(text, value) == right
+
+
+def picture_of(page) -> tuple:
+    return page.locator(".archive-picture").inner_html(), shown(page), page.url
+
+
+def test_the_address_brings_back_the_picture(open_page):
+    page = open_page("archive")
+    assert "#" not in page.url
+    set_slider(page, "archive-network", VGG_RUNS)
+    expect(page.locator("tbody tr")).to_have_count(1)
+    set_slider(page, "archive-quantity", "mls")
+    page.get_by_label("test", exact=True).check()
+    set_slider(page, "archive-step", 30)
+    chosen = picture_of(page)
+    set_slider(page, "archive-quantity", "D")
+    set_slider(page, "archive-step", 10)
+    assert picture_of(page) != chosen
+    go_to(page, chosen[-1].partition("#")[2])
+    assert picture_of(page) == chosen
+
+
+def test_a_link_to_what_is_not_there_is_told_so(open_page):
+    page = open_page("archive")
+    status = page.locator("[role=status]")
+    for address, told in {
+        "network=vgg11": "This page has no vgg11, which the link names.",
+        f"network={RELU_RUNS}&quantity=colour": "This network has no quantity called colour.",
+        f"network={RELU_RUNS}&settings=0.3x20,0.2x20": "This page has no 0.3x20",
+    }.items():
+        page.evaluate(FOLLOW, address)
+        page.clock.run_for(PAUSE)
+        assert told in status.text_content()
+        assert page.locator("tbody tr").count() > 0
+
+
+def test_a_file_that_does_not_come_is_told(browser, site):
+    page = browser.new_page()
+    page.route("**/archive/paper_*", lambda route: route.abort())
+    page.goto(f"{site.as_uri()}/archive.html")
+    set_slider(page, "archive-network", VGG_RUNS)
+    told = f"The file {VGG_RUNS}.js did not load"
+    expect(page.locator("[role=status]")).to_contain_text(told)
+    page.context.close()
+
+
+def test_the_pointer_moves_the_line_of_readings(open_page):
+    page = open_page("archive")
+    box = page.locator(".archive-picture").bounding_box()
+    left, right = box["x"] + 58, box["x"] + box["width"] - 14
+    for step in (0, 12_500, 60_000):
+        page.mouse.move(left + (right - left) * step / 60_000, box["y"] + 100)
+        assert page.locator("output").text_content() == f"{step:,} of 60,000"
+
+
+def test_each_setting_has_the_books_color_and_its_runs_have_their_fit_steps(open_page):
+    page = open_page("archive")
+    go_to(page, View(RELU_RUNS, "mls", (SLOW, FAST)).address)
+    styles = page.locator(".archive-picture path.curve").evaluate_all(
+        "all => all.map(curve => curve.style.color)"
+    )
+    assert styles == [f"var(--{figures.SETTINGS[setting].color})" for setting in (SLOW, FAST)]
+    runs = archive.read("correlations-mlp-relu", "laptop")
+    assert page.locator("path.fit").count() == runs.fit_steps().notna().sum() == 4
+
+
+def test_the_command_makes_the_runs_that_are_drawn(open_page):
+    page = open_page("archive")
+    for settings in ((SLOW, FAST), (FAST,)):
+        go_to(page, View(RELU_RUNS, "mls", settings).address)
+        text = page.locator("[data-part=command]").text_content()
+        told = re.fullmatch(r"flatlib run (\S+) --scale laptop --seeds (\S+)", text)
+        made = experiments.configurations(told[1], "laptop", commands.seeds(told[2]))
+        names = {run.name for run in made}
+        assert {name for name in ARCHIVED["laptop"] if "lr0.2" in name} <= names
+
+
+def test_every_view_of_a_figure_draws_what_the_figure_draws(open_page, results):
+    """Means at the last checkpoint, of panels, of the chain and of gaps."""
+    page, compared = open_page("archive"), 0
+    runs = archive.read("correlations-mlp-relu", "laptop")
+    drawn = [figures.reproduce(name, "laptop") for name in ("E.8",)]
+    drawn += [figures.reproduce("3", "paper"), figures.inequalities("volume", runs, FAST)]
+    for figure in drawn:
+        last = figure.numbers[figure.numbers["step"] == figure.numbers["step"].max()]
+        for view in figure.views.values():
+            go_to(page, view.address)
+            found = shown(page)
+            for setting in set(view.settings) - set(figure.runs.missing):
+                for samples in view.samples:
+                    mean = mean_in(last, view, setting, samples)
+                    text = found["{:g}x{} {} mean".format(*setting, samples)]
+                    assert is_to_three_digits(text, mean), view
+                    compared += 1
+    assert compared > 30
+
+
+def mean_in(numbers, view: View, setting, samples: str) -> float:
+    """The mean in a figure's numbers of what a view draws."""
+    columns = {"test_loss": "loss_there.mean"} if "samples" in numbers else {}
+    column = columns.get(view.quantity, f"{view.quantity}.mean")
+    if view.quantity.startswith("gap of "):
+        numbers = numbers[numbers["key"] == view.quantity.removeprefix("gap of ")]
+        column = "decades.mean"
+    elif "samples" in numbers:
+        numbers = numbers[numbers["samples"] == samples]
+    else:
+        numbers = numbers[(numbers["lr"] == setting[0]) & (numbers["batch_size"] == setting[1])]
+    (value,) = numbers[column]
+    return value
 
 
 def test_what_a_page_gets_wrong_stops_the_build(build, capfd):

@@ -7,9 +7,12 @@ import io
 import json
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
+import front_page
 import pytest
+from PIL import Image
 
 from flatlib.lab import equations, figures
 
@@ -64,15 +67,31 @@ def test_the_example_prints_what_the_readme_says():
     assert heard.getvalue() == printed
 
 
-def test_readme_and_front_page_begin_with_the_same_theorem():
+def test_the_picture_of_the_site_is_the_first_screen_and_small():
+    ((said, place),) = re.findall(r"!\[([^\]]+)\]\(([^)]+\.png)\)", README)
+    assert "first screen" in said
+    file = ROOT / place
+    assert Image.open(file).size == (front_page.SCREEN["width"], front_page.SCREEN["height"])
+    assert file == front_page.PICTURE and file.stat().st_size < 150_000
+
+
+def test_the_readmes_wheel_is_the_distribution():
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+    assert f"dist/{name.replace('-', '_')}-*.whl\n" in README
+    assert "pip wheel --no-deps --wheel-dir dist .\n" in README
+
+
+def test_readme_and_front_page_begin_with_one_sentence_of_what_is_a_theorem_and_what_is_not():
     first = README.split("\n")[2]
-    assert "sharpness" in first and "norm of its weights" in first and "limit" in first
     assert FRONT.split("\n")[2] == first
+    assert first.count(". ") == 0 and first.endswith(".") and README.split("\n")[3] == ""
+    theorem, _, rest = first.partition(", but ")
+    assert "is a theorem" in theorem and "no theorem" in rest and "flat network" in rest
+    assert "sharpness" in theorem and "norm of its weights" in theorem and "limit" in theorem
 
 
-def test_the_hour_is_one_link_to_a_page_from_the_theorem_to_what_is_not_true():
-    section = FRONT.partition("## If you have one hour\n")[2].partition("\n## ")[0]
-    (target,) = re.findall(r"\]\(([^)]*)\)", section)
+def test_the_first_door_is_the_hour_from_the_theorem_to_what_is_not_true():
+    (target,) = re.findall(r"\[\*\*Read in one hour\*\*\]\(([^)]*)\)", FRONT)
     notebook = ROOT / "notebooks" / Path(target).name
     assert target == f"chapters/{notebook.name}"
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

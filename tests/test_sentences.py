@@ -84,7 +84,7 @@ def test_fit_steps_are_the_first_of_each_run_at_the_threshold(tmp_path):
 
 def drawn_from(groups):
     """A picture's rows: at each height its dot and bar, and the words beside it."""
-    figure, alt = figures.intervals(groups)
+    figure, alt, _ = figures.intervals(groups)
     (ax,) = figure.axes
     dots = {offsets[1]: offsets[0] for mark in ax.collections for offsets in mark.get_offsets()}
     bars = {

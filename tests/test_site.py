@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import html
+import json
 import re
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import parse_qs, unquote, urldefrag, urljoin
 
 import pytest
-from browsing import AT_REST, AXE_RULES, CONTRASTS, RUN_AXE, Reader
+from browsing import AT_REST, AXE_RULES, CONTRASTS, FOLLOW, RUN_AXE, Reader
+from playwright.sync_api import expect
+from quizzes import read_quiz
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "book" / "_build" / "html"
@@ -22,6 +27,8 @@ WIDTHS = (1440, 1280, 820, 390)
 BLOCKING_KB = 30
 # A page of text; the largest chapter had 5,500 while its figures stood in it.
 HEAVY_KB = 500
+# All that a browser fetches for the front page; a telephone with 1.6 Mbit/s has it in 5 seconds.
+FRONT_KB = 1000
 # Pages that hold a form, or that lead elsewhere at once.
 WORDLESS = {"index.html", "search.html"}
 
@@ -99,6 +106,12 @@ EMPTY_IMAGES = r"""async all => {
   return all.filter(image => !image.naturalWidth).map(image => image.alt);
 }"""
 
+# Slides whose content is larger than a slide.
+SPILLING = r"""all => all.filter(slide => {
+  const {width, height} = Reveal.getConfig();
+  return slide.scrollHeight > height || slide.scrollWidth > width;
+}).map(slide => slide.id)"""
+
 # Text that the reader sees outside of code, where TeX must have become maths.
 READ_TEXT = r"""() => {
   const walker = document.createTreeWalker(document.querySelector("article"), NodeFilter.SHOW_TEXT);
@@ -167,8 +180,9 @@ def pages() -> dict[Path, Page]:
 
 def articles(pages) -> list[str]:
     """The pages that a reader reads, chapters and prose."""
-    index = {"index.html", "genindex.html", "search.html", "py-modindex.html"}
-    return [path.relative_to(SITE).as_posix() for path in pages if path.name not in index]
+    index = {"index.html", "genindex.html", "search.html", "py-modindex.html", "404.html"}
+    read = [path for path in pages if path.name not in index and path.parent.name != "slides"]
+    return [path.relative_to(SITE).as_posix() for path in read]
 
 
 def test_every_internal_link_and_load_resolves(pages):
@@ -181,6 +195,9 @@ def test_every_internal_link_and_load_resolves(pages):
             file = (path.parent / target.partition("?")[0]).resolve() if target else path
             if not file.exists():
                 broken.append(f"{path.relative_to(SITE)}: {link} leads nowhere")
+            elif anchor.startswith("network="):  # a view, which the page's script reads
+                if "explorable-archive" not in pages[file].ids:
+                    broken.append(f"{path.relative_to(SITE)}: {link} names no archive there")
             elif anchor and file in pages and anchor not in pages[file].ids:
                 broken.append(f"{path.relative_to(SITE)}: {link} names no id there")
     assert not broken, "\n".join(broken)
@@ -303,6 +320,27 @@ def test_every_chapter_says_how_its_cells_ran(pages):
         assert re.search(note, text), f"{name} has no such note"
 
 
+def test_no_page_and_no_search_tells_an_answer_of_a_quiz(pages):
+    """Nothing of a feedback that stands between formulas and links is in any text of the site."""
+    told = [
+        words
+        for path in (ROOT / "book" / "quizzes").iterdir()
+        for question in read_quiz(path)
+        for choice in question.choices
+        for words in re.split(r"[$*\[\]]", choice.feedback)
+        if len(words) > 60
+    ]
+    assert len(told) > 100  # long enough to stand in the book by no chance
+    texts = {path.relative_to(SITE): html.unescape(path.read_text()) for path in pages}
+    sources = [path for path in (SITE / "_sources").rglob("*.*") if path.is_file()]
+    texts |= {
+        path: path.read_text(encoding="utf-8") for path in [*sources, SITE / "searchindex.js"]
+    }
+    assert not [(name, words) for name, text in texts.items() for words in told if words in text]
+    asked = [name for name, text in texts.items() if 'class="quiz-told"' in text]
+    assert len(asked) == len(list((ROOT / "notebooks").glob("*.ipynb")))
+
+
 # From here on: in a browser.
 
 
@@ -402,18 +440,82 @@ def test_every_page_shows_its_formulas_whole_and_its_images(browser, pages):
     assert formulas > 45
 
 
-@pytest.mark.slow
-def test_every_page_finds_its_files_under_a_sub_path(browser, pages, sub_path):
-    """The reader complains of each that is missing."""
-    one, wrong = Reader(browser, sub_path, mathjax=False), []
+def test_a_deck_shows_each_slide_whole_and_hides_the_notes(browser, pages):
+    """Formulas typeset, figures there, nothing below the edge; the keys lead to the last slide."""
+    decks = [path for path in pages if path.parent.name == "slides"]
+    assert decks
+    one = Reader(browser, SITE.as_uri() + "/")
+    for path in decks:
+        page = one.open(path.relative_to(SITE).as_posix())
+        page.wait_for_function("document.documentElement.dataset.deck === 'ready'")
+        assert page.locator(".math:not(:has(mjx-container))").count() == 0
+        assert page.locator("mjx-merror").count() == 0
+        assert page.locator("figure img").evaluate_all(EMPTY_IMAGES) == []
+        slides = page.locator(".slides > section")
+        count = slides.count()
+        assert count > 10 and slides.evaluate_all(SPILLING) == []
+        assert page.locator("section > aside.notes").count() == count - 1  # all but the title
+        assert not page.locator("aside.notes").nth(0).is_visible()
+        for place in range(1, count):
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function("place => Reveal.getIndices().h === place", arg=place)
+        assert slides.nth(count - 1).locator("h2").is_visible()
+    one.close()
+
+
+@dataclass
+class Visits:
+    """What was wrong on the pages of the site, each opened once."""
+
+    complaints: list[str]  # the reader's, of files that are missing and of errors
+    images: list[str]  # that show nothing
+    shut_out: list[str]  # what keeps some reader from a page
+    looks: int  # kinds of text whose contrast was judged
+
+
+@pytest.fixture(scope="module")
+def visits(browser, pages, sub_path) -> Visits:
+    """Every page under a sub-path, formulas as TeX, in light and in dark colours."""
+    from axe_playwright_python.base import AXE_FILE_PATH
+
+    one = Reader(browser, sub_path, mathjax=False)
+    one.page.add_init_script(AXE_FILE_PATH.read_text(encoding="utf-8"))
+    images, shut_out, known = [], [], {}
     for path in pages:
         name = path.relative_to(SITE).as_posix()
         page = one.open(name)
         if name == "index.html":
             page.wait_for_url("**/intro.html")
-        wrong += [f"{name}: {fault}" for fault in faults_of_images(page)]
-    one.close()
-    assert not wrong, "\n".join(wrong)
+        images += [f"{name}: {fault}" for fault in faults_of_images(page)]
+        if name == "index.html":
+            continue
+        page.add_style_tag(content=AT_REST)
+        page.locator("details").evaluate_all("all => all.forEach(folded => folded.open = true)")
+        # Formulas stand there as TeX: the test of formulas sees them typeset.
+        where = {"exclude": [[".math"]]}
+        faults = page.evaluate(RUN_AXE, [page.evaluate(AXE_RULES), where])
+        for theme in ("light", "dark"):
+            known, found = page.evaluate(CONTRASTS, [theme, known, 2])
+            faults += found
+        page.keyboard.press("Tab")  # from now on the browser shows where the focus is
+        faults += [f"no sign of focus on {box}" for box in page.evaluate(UNSEEN_FOCUS)]
+        shut_out += [f"{name}: {fault}" for fault in faults]
+    one.context.close()
+    return Visits(one.complaints, images, shut_out, len(known))
+
+
+@pytest.mark.slow
+def test_every_page_finds_its_files_under_a_sub_path(visits):
+    """The reader complains of each that is missing."""
+    assert not visits.complaints, "\n".join(visits.complaints)
+    assert not visits.images, "\n".join(visits.images)
+
+
+@pytest.mark.slow
+def test_no_page_shuts_a_reader_out(visits):
+    """axe-core finds nothing serious, in light and in dark colours, and focus is seen."""
+    assert not visits.shut_out, "\n".join(visits.shut_out)
+    assert visits.looks > 100
 
 
 def test_mathjax_finds_its_files_under_a_sub_path(browser, pages, sub_path):
@@ -453,6 +555,56 @@ def test_the_first_page_leads_to_the_front_page_and_shows_the_tally(reader):
     tally = page.locator(".equation-tally").inner_text()
     good, total = re.match(r"(\d+) of (\d+) equations checked on [\d,]+ cases", tally).groups()
     assert good == total != "0"
+
+
+def test_the_first_screen_has_the_theorem_the_doors_the_ellipse_and_the_tallies(browser, pages):
+    one = Reader(browser, SITE.as_uri() + "/", width=1440)
+    page = one.open("intro.html")
+    parts = ("h1", "h1 ~ p", ".doors", ".explorable-live", ".equation-tally", ".claims-sentence")
+    for part in parts:
+        box = page.locator(f"article {part}").first.bounding_box()
+        assert box and box["y"] >= 0, part
+        assert box["y"] + box["height"] <= 900, part
+    one.close()
+
+
+def test_the_doors_of_the_front_page_open(reader):
+    doors = reader.open("intro.html").locator(".doors a")
+    assert [door.split("\n")[0] for door in doors.all_inner_texts()] == [
+        "Read in one hour",
+        "Measure your network",
+        "Teach",
+    ]
+    for place in range(3):
+        page = reader.open("intro.html")
+        # Anywhere on a door, at its lower right corner as well.
+        box = page.locator(".doors > li").nth(place).bounding_box()
+        target = urljoin(page.url, doors.nth(place).get_attribute("href"))
+        page.mouse.click(box["x"] + box["width"] - 6, box["y"] + box["height"] - 6)
+        page.wait_for_url(target)
+
+
+def test_the_front_page_is_light(browser, pages, sub_path):
+    one, fetched = Reader(browser, sub_path), []
+    one.page.on("response", lambda response: fetched.append(len(response.body())))
+    one.open("intro.html").wait_for_load_state("networkidle")
+    one.close()
+    assert len(fetched) > 10
+    assert sum(fetched) <= FRONT_KB * 1000
+
+
+@pytest.mark.parametrize("name", ["intro.html", "chapters/03-volume.html"])
+def test_a_page_can_be_read_before_any_script_has_come(browser, pages, sub_path, name):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, held = context.new_page(), []
+    page.route("**/*.js*", held.append)
+    page.goto(urljoin(sub_path, name), wait_until="commit")
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length")
+    for part in ("h1", "h1 ~ p, .run-note", ".explorable-still", ".prev-next-area"):
+        if part != ".explorable-still" or name == "intro.html":
+            assert page.locator(f"main {part}").first.is_visible(), part
+    assert held
+    context.close()
 
 
 def test_search_lists_chapters_before_names_and_leads_to_a_page(reader):
@@ -508,38 +660,62 @@ def test_the_theme_switch_goes_dark_and_back_and_the_badge_can_be_read(pages, re
         assert (max(pair) + 0.05) / (min(pair) + 0.05) >= 4.5
 
 
+# What of an address the page of the archive does not show, or shows beside it.
+NOT_AS_ASKED = r"""address => {
+  const asked = Object.fromEntries(new URLSearchParams(address));
+  const values = boxes => [...document.querySelectorAll(boxes)].map(box => box.value);
+  const ticked = of => values(`[data-of=${of}] :checked`);
+  const known = values("[data-of=settings] :not(:disabled)");
+  const settings = asked.settings.split(",").filter(key => known.includes(key));
+  const shown = {
+    network: document.getElementById("archive-network").value,
+    quantity: document.getElementById("archive-quantity").value,
+    settings: ticked("settings").sort().join(),
+    samples: ticked("samples").join(),
+  };
+  const wanted = {...asked, settings: settings.sort().join()};
+  const wrong = Object.keys(shown).filter(name => shown[name] !== wanted[name]);
+  const curves = document.querySelectorAll(".archive-picture path.curve").length;
+  return [...wrong.map(name => `${name} is ${shown[name]}`), ...(curves ? [] : ["no curve"])];
+}"""
+
+
+def test_every_figure_of_the_experiments_leads_to_what_it_draws(pages, reader):
+    views, bare = set(), []
+    for path in SITE.glob("chapters/1[12]-*.html"):
+        page = path.read_text(encoding="utf-8")
+        for figure in re.findall(r'<figure class="flatlib-figure".*?</figure>', page, re.DOTALL):
+            found = re.findall(r'href="\.\./archive\.html#([^"]*)"', figure)
+            views |= set(map(html.unescape, found))
+            if not found:
+                bare.append(re.findall("<b>(Figure .*?)</b>", figure))
+    assert not bare and len(views) > 50
+    page, wrong = reader.open("archive.html"), []
+    for view in sorted(views):
+        page.evaluate(FOLLOW, view)
+        (network,) = parse_qs(view)["network"]
+        expect(page.locator("#archive-network")).to_have_value(network)
+        wrong += [f"{view}: {fault}" for fault in page.evaluate(NOT_AS_ASKED, view)]
+    assert not wrong, "\n".join(wrong)
+
+
+# The archive's page with its scripts, its styles and the first network's file, without the fonts
+# that all pages share.
+FIRST_PAGE_KB = 1000
+
+
+def test_the_page_of_the_archive_is_light(pages):
+    path = SITE / "archive.html"
+    loads = {(path.parent / load.partition("?")[0]).resolve() for load in pages[path].loads}
+    numbers = html.unescape(re.search('data-numbers="(.*?)"', path.read_text(encoding="utf-8"))[1])
+    first = json.loads(numbers)["first"]["network"]
+    data = SITE / "_static" / "explorables" / "archive" / f"{first}.js"
+    parts = {file for file in {path, data, *loads} if file.suffix != ".woff2"}
+    assert sum(file.stat().st_size for file in parts) < FIRST_PAGE_KB * 1000
+
+
 def luminance(color: str) -> float:
     """Relative luminance of ``rgb(r, g, b)``."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.slow
-def test_no_page_shuts_a_reader_out(browser, pages):
-    """axe-core finds nothing serious, in light and in dark colours, and focus is seen."""
-    from axe_playwright_python.base import AXE_FILE_PATH
-
-    one = Reader(browser, SITE.as_uri() + "/", mathjax=False)
-    one.page.add_init_script(AXE_FILE_PATH.read_text(encoding="utf-8"))
-    wrong, known = [], {}
-    for path in pages:
-        name = path.relative_to(SITE).as_posix()
-        page = one.open(name)
-        if name == "index.html":
-            page.wait_for_url("**/intro.html")
-            continue
-        page.add_style_tag(content=AT_REST)
-        page.locator("details").evaluate_all("all => all.forEach(folded => folded.open = true)")
-        # Formulas stand there as TeX: the test of formulas sees them typeset.
-        where = {"exclude": [[".math"]]}
-        faults = page.evaluate(RUN_AXE, [page.evaluate(AXE_RULES), where])
-        for theme in ("light", "dark"):
-            known, found = page.evaluate(CONTRASTS, [theme, known, 2])
-            faults += found
-        page.keyboard.press("Tab")  # from now on the browser shows where the focus is
-        faults += [f"no sign of focus on {box}" for box in page.evaluate(UNSEEN_FOCUS)]
-        wrong += [f"{name}: {fault}" for fault in faults]
-    one.close()
-    assert not wrong, "\n".join(wrong)
-    assert len(known) > 100

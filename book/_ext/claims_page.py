@@ -1,10 +1,10 @@
 """What the archived runs say of the paper's claims, put on a page.
 
-``{claims-tally}``, ``{claims-picture}``, ``{claims-table} NETWORK``, ``{claims-against}``,
-``{claims-checks}``, ``{claims-thresholds}``, ``{claims-line}`` and ``{claims-refused}`` show what
-one file holds that the claims' own run wrote; ``{claim}`KEY: WORD``` puts a claim's number into a
-sentence. The build stops on a claim that is not in the file. Whether WORD is still what the runs
-say is for a test to tell.
+``{claims-sentence}``, ``{claims-tally}``, ``{claims-picture}``, ``{claims-table} NETWORK``,
+``{claims-against}``, ``{claims-checks}``, ``{claims-thresholds}``, ``{claims-line}`` and
+``{claims-refused}`` show what one file holds that the claims' own run wrote; ``{claim}`KEY: WORD```
+puts a claim's number into a sentence. The build stops on a claim that is not in the file. Whether
+WORD is still what the runs say is for a test to tell.
 """
 
 from __future__ import annotations
@@ -89,6 +89,29 @@ class Piece(SphinxDirective):
 
     def text(self, data: dict) -> str:
         raise NotImplementedError
+
+
+class Sentence(Piece):
+    """How many claims have which word, in a sentence that leads to the page of claims."""
+
+    def text(self, data: dict) -> str:
+        return f'<p class="claims-sentence">{sentence(data, self.config.claims_page)}</p>'
+
+
+def sentence(data: dict, page: str) -> str:
+    """The counts of words, the claims that were not tested apart.
+
+    >>> words = ["held", "against", "not tested", "held"]
+    >>> sentence({"claims": [{"word": word} for word in words]}, "claims")
+    '<a href="claims.html">3 claims of the paper</a> were put to our runs: 2 held, 1 against. \
+For 1 more the runs do not suffice.'
+    """
+    counts = Counter(one["word"] for one in data["claims"])
+    untested = counts.pop("not tested", 0)
+    words = ", ".join(f"{counts[word]} {html.escape(word)}" for word in SHAPES if counts[word])
+    text = f'<a href="{page}.html">{counts.total()} claims of the paper</a> were put to our runs: '
+    more = f" For {untested} more the runs do not suffice." if untested else ""
+    return f"{text}{words or 'none'}.{more}"
 
 
 class Tally(Piece):
@@ -274,7 +297,7 @@ def read_anew(app: Sphinx, env, docnames) -> None:
 def setup(app: Sphinx) -> dict:
     app.add_config_value("claims_file", "_generated/claims.json", "env")
     app.add_config_value("claims_page", "claims", "env")
-    pieces = (Tally, Picture, Table, Against, Checks, Thresholds, Line, Refused)
+    pieces = (Sentence, Tally, Picture, Table, Against, Checks, Thresholds, Line, Refused)
     for piece in pieces:
         app.add_directive(f"claims-{piece.__name__.lower()}", piece)
     app.add_role("claim", ClaimRole())

@@ -18,7 +18,7 @@ CITATION = re.compile(r" ?\[[A-Za-z+]+\d\d\w?\]")
 # Pages that Sphinx writes from no text, or that hold no sentence.
 WITHOUT_SENTENCES = {
     "bibliography": "The papers that the book on flat minima and compressed representations cites.",
-    "genindex": "Every name of the library flatlib, in alphabetical order.",
+    "genindex": "Names of the library flatlib and terms of the book, in alphabetical order.",
     "py-modindex": "The modules of the library flatlib, in alphabetical order.",
     "search": "Search the chapters on flat minima and the documentation of the library flatlib.",
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import html
 import json
+import re
+from pathlib import Path
 
 import explorable_stills
 import matplotlib
@@ -76,6 +78,10 @@ def visit(writer, node: explorable_node) -> None:
         figures.use_style()
         made = explorable_stills.MAKERS[name]()
         still = figures.to_html(made.figure, made.alt, caption=made.caption)
+    for file, text in made.files.items():
+        path = Path(writer.builder.outdir) / "_static" / FOLDER / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     numbers = html.escape(json.dumps(made.numbers), quote=True)
     writer.body.append(
         f'{colors()}<div class="explorable" id="explorable-{name}" data-numbers="{numbers}">'
@@ -85,6 +91,45 @@ def visit(writer, node: explorable_node) -> None:
 
 def depart(writer, node: explorable_node) -> None:
     writer.body.append("</div></div>")
+
+
+VIEWS = re.compile(
+    r'(<figure class="flatlib-figure") data-views="([^"]*)"(.*?)</figcaption>', re.DOTALL
+)
+ARCHIVE = "archive"  # the page that has the views
+
+
+def with_links(page: str, address: str) -> str:
+    """The page with links in a figure's caption to the views that the figure carries.
+
+    Args:
+        page: HTML.
+        address: of the page of the archive, as the page links to it.
+
+    >>> figure = '<figure class="flatlib-figure" data-views="{}"><figcaption>One.</figcaption>'
+    >>> with_links(figure.format('{&quot;MLS&quot;: &quot;quantity=mls&quot;}'), "../archive.html")
+    ... # doctest: +NORMALIZE_WHITESPACE
+    '<figure class="flatlib-figure"><figcaption>One. <span class="figure-views">In the archive:
+    <a href="../archive.html#quantity=mls">MLS</a>.</span></figcaption>'
+    """
+
+    def linked(found: re.Match) -> str:
+        views = json.loads(html.unescape(found[2]))
+        links = ", ".join(
+            f'<a href="{html.escape(f"{address}#{view}")}">{html.escape(words)}</a>'
+            for words, view in views.items()
+        )
+        below = f' <span class="figure-views">In the archive: {links}.</span></figcaption>'
+        return f"{found[1]}{found[3]}{below}"
+
+    return VIEWS.sub(linked, page)
+
+
+def link_figures(app: Sphinx, pagename, templatename, context, doctree) -> None:
+    """Lead from the figures of a page to the archive, where the book has that page."""
+    if "body" in context and ARCHIVE in app.env.found_docs:
+        address = app.builder.get_relative_uri(pagename, ARCHIVE)
+        context["body"] = with_links(context["body"], address)
 
 
 def leave_to_pages(app: Sphinx, config) -> None:
@@ -108,4 +153,5 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("explorable", Explorable)
     app.connect("config-inited", leave_to_pages)
     app.connect("html-page-context", load)
+    app.connect("html-page-context", link_figures)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,6 @@
 """What makes a page appear soon: figures are files that load when the reader comes to them, icons
-come from their font alone, and only a page with mathematics loads MathJax.
+come from their font alone, only a page with mathematics loads MathJax, and scripts stand after the
+text.
 
 A notebook's figure stands in its output twice, light and dark, as text. The page names two files
 in its place, of which a browser fetches the one that it shows.
@@ -24,6 +25,10 @@ MATHJAX = re.compile(
     r'|\s*<script[^>]*src="[^"]*mathjax/[^"]*"[^>]*></script>',
     re.DOTALL,
 )
+# The first script of a page sets light or dark, before anything is seen.
+THEME = "localStorage.getItem("
+SCRIPT = re.compile(r"\s*<script\b[^>]*>.*?</script>", re.DOTALL)
+LATE_SCRIPTS = re.compile(r'\s*<script src="[^"]*scripts/bootstrap\.js')
 FORMULA = re.compile(r'class="[^"]*\bmath\b')
 
 
@@ -68,6 +73,26 @@ def without_needless_scripts(page: str) -> str:
     return page if FORMULA.search(page) else MATHJAX.sub("", page)
 
 
+def with_late_scripts(page: str) -> str:
+    """The page with the scripts of its head after its text, in their order.
+
+    They stand before the theme's own late scripts, so all of them run in the order that they had.
+
+    >>> head = '<head><script src="a.js"></script><title>t</title></head>'
+    >>> with_late_scripts(head + '<body>text<script src="scripts/bootstrap.js"></script></body>')
+    '<head><title>t</title></head><body>text<script src="a.js"></script>\
+<script src="scripts/bootstrap.js"></script></body>'
+    """
+    head, ends, body = page.partition("</head>")
+    late = LATE_SCRIPTS.search(body)
+    if late is None:
+        return page
+    moved = [script for script in SCRIPT.findall(head) if THEME not in script]
+    for script in moved:
+        head = head.replace(script, "", 1)
+    return head + ends + body[: late.start()] + "".join(moved) + body[late.start() :]
+
+
 def lighten_pages(app: Sphinx, error: Exception | None) -> None:
     """Rewrite every page that was just rendered."""
     if error is not None or app.builder.format != "html":
@@ -78,7 +103,7 @@ def lighten_pages(app: Sphinx, error: Exception | None) -> None:
         if "_static" in parts:
             continue
         address = "../" * (len(parts) - 1) + "_images"
-        page = without_needless_scripts(path.read_text(encoding="utf-8"))
+        page = with_late_scripts(without_needless_scripts(path.read_text(encoding="utf-8")))
         path.write_text(with_figure_files(page, site / "_images", address), encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 import nbformat
+import publishing
 from chapters import ChapterError, digest, page, run_all, tree_digest, write_whole
 from jupyter_book.sphinx import build_sphinx
 
@@ -66,23 +67,24 @@ def write_pages(runs: dict) -> None:
             old.unlink()
 
 
-def site_digest() -> str:
+def site_digest(results: Path) -> str:
     """SHA-256 of all that the site is rendered from."""
     folders = [path for path in sorted(BOOK.iterdir()) if path.is_dir() and path.name != "_build"]
     pages = [path for path in sorted(BOOK.iterdir()) if path.is_file()]
     return digest(
-        *(tree_digest(folder).encode() for folder in [*folders, ROOT / "flatlib"]),
+        *(tree_digest(folder).encode() for folder in [*folders, ROOT / "flatlib", results]),
         *(path.name.encode() + path.read_bytes() for path in pages),
         (ROOT / "constraints.txt").read_bytes(),
+        str(publishing.repository()).encode(),
     )
 
 
-def render() -> None:
+def render(results: Path) -> None:
     """Render the whole site unless it was rendered from just these sources already.
 
     It is all or nothing: an incremental run would not repeat the warnings of unchanged pages.
     """
-    source = site_digest()
+    source = site_digest(results)
     if STAMP.exists() and STAMP.read_text() == source and (SITE / "index.html").exists():
         print("site: nothing changed")
         return
@@ -110,6 +112,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        publishing.repository()
+    except ValueError as error:
+        print(f"make book: {error}", file=sys.stderr)
+        return 1
     start = time.perf_counter()
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     vendor_mathjax()
@@ -124,7 +131,7 @@ def main() -> int:
         write_whole(REGISTER, register.read_text(encoding="utf-8"))
         write_whole(CLAIMS, held.read_text(encoding="utf-8"))
         write_pages(runs)
-        render()
+        render(results)
     except ChapterError as error:
         print(f"\nmake book: {error}", file=sys.stderr)
         return 1

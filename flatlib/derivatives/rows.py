@@ -41,7 +41,7 @@ class Rows:
 
 def factors(n: int, like: Tensor) -> Tensor:
     """A power of two for each sample, ``(n,)``."""
-    return (2.0 ** (torch.arange(n) % FACTORS)).to(like)
+    return (2.0 ** (torch.arange(n) % FACTORS).double()).to(like)
 
 
 def belonging(

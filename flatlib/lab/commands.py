@@ -41,10 +41,20 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("list", help="the experiments and populations").set_defaults(command=_list)
 
-    homework = commands.add_parser("handout", help="a chapter without its solutions, for students")
-    homework.add_argument("notebook", type=Path, help="such as notebooks/03-volume.ipynb")
-    homework.add_argument("file", type=Path, help="where to write it")
-    homework.set_defaults(command=_handout)
+    chapter = commands.add_parser("handout", help="a chapter without its solutions, for students")
+    chapter.add_argument("notebook", type=Path, help="such as notebooks/03-volume.ipynb")
+    chapter.add_argument("file", type=Path, help="where to write it")
+    chapter.set_defaults(command=_handout)
+
+    assignment = commands.add_parser(
+        "homework", help="exercises of chapters as the source of an nbgrader assignment"
+    )
+    assignment.add_argument(
+        "notebooks", type=Path, nargs="+", help="such as notebooks/03-volume.ipynb"
+    )
+    assignment.add_argument("--output", type=Path, required=True, metavar="FILE")
+    assignment.add_argument("--seed", type=int, default=0, help="another one makes other cases")
+    assignment.set_defaults(command=_homework)
 
     for writer_or_reader in (command, status):
         writer_or_reader.add_argument(
@@ -128,6 +138,19 @@ def _status(options: argparse.Namespace) -> int:
 def _handout(options: argparse.Namespace) -> int:
     n_exercises = handout(options.notebook, options.file)
     print(f"{options.file}: {n_exercises} exercises, no solutions")
+    return 0
+
+
+def _homework(options: argparse.Namespace) -> int:
+    try:
+        from flatlib.lab.homework import homework
+    except ModuleNotFoundError as fault:
+        raise ValueError(
+            f"homework is written with nbformat ({fault}); "
+            "install it with: pip install 'flatlib-sharpness[homework]'"
+        ) from fault
+    n_exercises = homework(options.notebooks, options.output, options.seed)
+    print(f"{options.output}: {n_exercises} exercises for nbgrader, with their solutions")
     return 0
 
 

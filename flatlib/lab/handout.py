@@ -19,6 +19,7 @@ EXERCISE = re.compile(
     FENCE + r"\{exercise(?:-start)?\}(?P<title>[^\n]*)\n" + OPTIONS + r"(?P<text>.*?)" + CLOSE,
     FLAGS,
 )
+QUIZ = re.compile(FENCE + r"\{quiz\}[^\n]*\n" + CLOSE, FLAGS)
 EXERCISE_ENDS = re.compile(FENCE + r"\{exercise-end\}[ \t]*\n" + CLOSE, FLAGS)
 BOX = re.compile(
     FENCE
@@ -100,5 +101,6 @@ def _plain(text: str, number: int) -> tuple[str, int]:
         title = f"{(found['kind'] or '').capitalize()} {found['title']}".strip()
         return f"**{title}**\n\n{found['text']}"
 
-    text = EXERCISE_ENDS.sub("", EXERCISE.sub(heading, SOLUTION.sub("", text)))
+    text = QUIZ.sub("", SOLUTION.sub("", text))
+    text = EXERCISE_ENDS.sub("", EXERCISE.sub(heading, text))
     return re.sub(r"\n{3,}", "\n\n", BOX.sub(box, text)), number

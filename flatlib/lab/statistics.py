@@ -195,4 +195,4 @@ def mean_and_spread(
         parts[f"{name}.mean"] = np.exp(mean) if name in logarithmic else mean
         parts[f"{name}.spread"] = np.exp(spread) if name in logarithmic else spread
         parts[f"{name}.n"] = grouped[name].count()
-    return pd.concat(parts, axis=1).reset_index()
+    return pd.concat(parts, axis=1).copy().reset_index()  # one block, for many columns

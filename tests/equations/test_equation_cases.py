@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from mutants import epsilon
@@ -17,7 +19,10 @@ from flatlib.lab.equations.vectors import draw_vector
 from flatlib.lab.equations.volume import volume
 from flatlib.sides import B, C, C_prime, D, residual_term
 
-DRAWN = [equations.draw(0, index) for index in range(200)]
+
+@cache
+def drawn() -> list[equations.Case]:
+    return [equations.draw(0, index) for index in range(200)]
 
 
 def activation(case) -> str:
@@ -26,20 +31,20 @@ def activation(case) -> str:
 
 
 def test_drawn_networks_span_the_settings():
-    assert {activation(c) for c in DRAWN} == {"Tanh", "ReLU", "GELU", "Identity", "none"}
-    assert {len(c.layers) for c in DRAWN} == {1, 2, 3, 4, 5}
-    assert {c.N for c in DRAWN} == set(range(1, 7))
-    assert {c.n for c in DRAWN} == set(range(1, 21))
-    assert {c.linears[0].bias is None for c in DRAWN} == {True, False}
-    assert {c.state for c in DRAWN} == {"untrained", "trained", "solved"}
-    assert {(c.N > M) - (c.N < M) for c in DRAWN for M in c.x.shape[1:]} == {-1, 0, 1}
-    assert {bool(torch.cat([P.flatten() for P in c.pasts]).any()) for c in DRAWN} == {True, False}
-    assert {len({layer.weight for layer in c.linears}) < len(c.layers) for c in DRAWN} == {
+    assert {activation(c) for c in drawn()} == {"Tanh", "ReLU", "GELU", "Identity", "none"}
+    assert {len(c.layers) for c in drawn()} == {1, 2, 3, 4, 5}
+    assert {c.N for c in drawn()} == set(range(1, 7))
+    assert {c.n for c in drawn()} == set(range(1, 21))
+    assert {c.linears[0].bias is None for c in drawn()} == {True, False}
+    assert {c.state for c in drawn()} == {"untrained", "trained", "solved"}
+    assert {(c.N > M) - (c.N < M) for c in drawn() for M in c.x.shape[1:]} == {-1, 0, 1}
+    assert {bool(torch.cat([P.flatten() for P in c.pasts]).any()) for c in drawn()} == {True, False}
+    assert {len({layer.weight for layer in c.linears}) < len(c.layers) for c in drawn()} == {
         True,
         False,
     }
-    assert {c.linears[0].weight.requires_grad for c in DRAWN} == {True, False}
-    assert any(c.k < 2 for c in DRAWN) and any(c.k > 2 for c in DRAWN)
+    assert {c.linears[0].weight.requires_grad for c in drawn()} == {True, False}
+    assert any(c.k < 2 for c in drawn()) and any(c.k > 2 for c in drawn())
 
 
 def full_rank(case) -> bool:
@@ -70,21 +75,21 @@ def test_statements_about_the_gap_see_a_gap(label):
 
 
 def test_norms_are_one_or_vary_wildly():
-    unit = [bool(((c.norm_x - 1).abs() < 1e-12).all()) for c in DRAWN]
+    unit = [bool(((c.norm_x - 1).abs() < 1e-12).all()) for c in drawn()]
     assert 60 < sum(unit) < 140
-    norms = torch.cat([c.norm_x for c, one in zip(DRAWN, unit, strict=True) if not one])
+    norms = torch.cat([c.norm_x for c, one in zip(drawn(), unit, strict=True) if not one])
     assert 1e-3 <= float(norms.min()) < 2e-3 and 500 < float(norms.max()) <= 1e3
 
 
 def test_solved_networks_interpolate_where_they_can():
-    exact = [c for c in DRAWN if c.state == "solved" and float(c.residual.abs().max()) < 1e-6]
+    exact = [c for c in drawn() if c.state == "solved" and float(c.residual.abs().max()) < 1e-6]
     assert len(exact) > 10
 
 
 def test_training_lowers_the_loss():
     shares = [
         float(c.residual.square().sum() / c.y.square().sum())
-        for c in DRAWN
+        for c in drawn()
         if c.state == "trained" and float(c.norm_x.max()) < 1.5
     ]
     assert len(shares) > 20 and sorted(shares)[len(shares) // 2] < 0.7
@@ -202,7 +207,7 @@ def test_printed_lemma_is_off_by_the_number_of_parameters():
 
 
 def test_piecewise_linear_networks_have_no_gap_unless_two_layers_share_a_weight():
-    flat = [c for c in DRAWN if activation(c) in ("ReLU", "Identity", "none")]
+    flat = [c for c in drawn() if activation(c) in ("ReLU", "Identity", "none")]
     tied = [c for c in flat if len({layer.weight for layer in c.linears}) < len(c.layers)]
     assert len(tied) > 5 and any(bool((c.second_derivatives != 0).any()) for c in tied)
     flat = [c for c in flat if all(c is not other for other in tied)]

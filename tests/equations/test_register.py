@@ -9,8 +9,10 @@ from functools import lru_cache
 
 import pytest
 from mutants import MUTANTS, caught, holds, mutants_of
+from register import by_stream
 
 from flatlib.lab import equations
+from flatlib.lab.equations.cases import draw_interpolating
 from flatlib.lab.equations.checking import CheckResult
 
 OF_THE_PAPER = [*map(str, range(1, 29)), "A.1", "B.1", "B.2"]
@@ -121,6 +123,21 @@ def test_each_statement_over_layers_says_which_derivative_and_which_weights_it_m
         assert ("none is tied" in text) == (label in ("N.9", "N.10"))
     for label in ("4", "5", "6", "7", "12", "13", "17", "25", "27", "28", "N.2", "N.3", "N.4"):
         assert "the input enters nowhere else" in " ".join(equations.find(label).assumptions)
+
+
+def test_the_book_checks_each_equation_once_and_draws_each_case_in_one_process():
+    groups = by_stream()
+    assert sorted(label for group in groups for label in group) == sorted(LABELS)
+    cases = [{id(case_of(label)) for label in group} for group in groups]
+    assert sum(map(len, cases)) == len(set.union(*cases))
+    assert min(len(group) for group in groups) > 1
+
+
+def case_of(label: str):
+    """The first case of an equation's stream, itself and not one that is made from it."""
+    found = equations.find(label)
+    draw = equations.draw if found.draw is draw_interpolating else found.draw
+    return draw(0, 0)
 
 
 def test_same_seed_same_numbers():

@@ -106,10 +106,38 @@ const explorables = (() => {
   // The d of a path through points.
   const through = points => "M" + points.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join("L");
 
-  // A logarithmic scale from numbers to pixels.
+  // Scales from numbers to pixels.
+  const linear = (low, high, from, to) => value => from + (value - low) / (high - low) * (to - from);
+
   function logarithmic(low, high, from, to) {
     const part = value => Math.log(value / low) / Math.log(high / low);
     return value => from + part(value) * (to - from);
+  }
+
+  // Where an axis from `low` to `high` has ticks, and what they say.
+  function ticks(low, high, factor, count = 5) {
+    const power = value => 10 ** Math.floor(Math.log10(value));
+    const digits = [..."⁰¹²³⁴⁵⁶⁷⁸⁹"];
+    if (!factor) {
+      const rough = (high - low) / count, step = [1, 2, 5, 10].find(each => each * power(rough) >= rough) * power(rough);
+      const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+      const text = value => (value + 0).toLocaleString("en", {minimumFractionDigits: decimals, maximumFractionDigits: decimals})
+        .replace("-", "\u2212");
+      const from = Math.ceil(low / step - 1e-9), to = Math.floor(high / step + 1e-9);
+      return Array.from({length: Math.max(0, to - from + 1)}, (_, i) => ({value: (from + i) * step, text: text((from + i) * step)}));
+    }
+    const decades = Math.log10(high / low), every = Math.max(1, Math.ceil(decades / 6));
+    const leading = decades < 0.7 ? [1, 1.5, 2, 3, 4, 5, 7] : decades < 3 ? [1, 2, 5] : [1], found = [];
+    for (let exponent = Math.floor(Math.log10(low)); exponent <= Math.log10(high); exponent++) {
+      for (const digit of exponent % every ? [] : leading) {
+        const value = digit * 10 ** exponent;
+        const high_up = String(Math.abs(exponent)).split("").map(each => digits[each]).join("");
+        const short = (digit === 1 ? "" : `${digit}·`) + `10${exponent < 0 ? "⁻" : ""}${high_up}`;
+        const text = exponent < -3 || exponent > 5 ? short : value.toLocaleString("en", {maximumSignificantDigits: 3});
+        if (value >= low && value <= high) found.push({value, text});
+      }
+    }
+    return found;
   }
 
   // The explorable of that name: its numbers, and the place where its live part begins.
@@ -139,13 +167,19 @@ const explorables = (() => {
   }
 
   // A button that moves a slider from step to step, from the start again where the slider is at its
-  // end. Nothing moves before the button is pressed; who asked for less motion sees ten stills.
-  function player(button, slider, name) {
+  // end. Nothing moves before the button is pressed. Who asked for less motion sees ten stills, one
+  // a press where the picture is not `aloneWhenCalm`.
+  function player(button, slider, name, {aloneWhenCalm = true} = {}) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)");
+    const tenth = () => Math.ceil((slider.max - slider.min) / 10), byHand = () => calm.matches && !aloneWhenCalm;
     let timer = 0;
+    const rest = () => {
+      button.textContent = byHand() ? `${tenth().toLocaleString("en")} steps on` : `\u25b6 Play ${name}`;
+    };
     const stop = () => {
       clearInterval(timer);
       timer = 0;
-      button.textContent = `\u25b6 Play ${name}`;
+      rest();
     };
     const step = by => {
       slider.valueAsNumber += by;
@@ -154,17 +188,19 @@ const explorables = (() => {
     };
     button.addEventListener("click", () => {
       if (timer) return stop();
-      const few = matchMedia("(prefers-reduced-motion: reduce)").matches;
       if (slider.valueAsNumber >= slider.max) slider.valueAsNumber = slider.min;
-      timer = setInterval(step, few ? 1000 : 100, few ? Math.ceil((slider.max - slider.min) / 10) : 1);
+      if (byHand()) return step(tenth());
+      const unit = Number(slider.step) || 1;
+      timer = setInterval(step, calm.matches ? 1000 : 100, calm.matches ? tenth() : unit);
       button.textContent = `\u23f8 Pause ${name}`;
     });
+    calm.addEventListener("change", stop);
     stop();
     return stop;
   }
 
   return {
     three, product, applied, scaled, decomposed, composed, rotation, geometry, measure,
-    draw, through, logarithmic, begin, show, speaker, player,
+    draw, through, linear, logarithmic, ticks, begin, show, speaker, player,
   };
 })();

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,12 +15,27 @@ TEST_EVERY = 5  # of each class's samples, every fifth is a test sample
 IMAGE_REPEAT = 4  # each of a digit's 8 x 8 pixels becomes a block of 4 x 4
 
 
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels from 0 to 16 and labels, from the table that is installed with scikit-learn.
+
+    scikit-learn itself takes a second and a half to import, in every process that trains.
+    """
+    package = find_spec("sklearn")
+    if package is None:
+        raise ModuleNotFoundError(
+            "the digits come with scikit-learn, which is not installed: "
+            "pip install 'flatlib-sharpness[lab]'",
+            name="sklearn",
+        )
+    folder = Path(package.origin).parent / "datasets" / "data"
+    table = np.loadtxt(folder / "digits.csv.gz", delimiter=",")
+    return table[:, :-1], table[:, -1].astype(int)
+
+
 def _digit_split(classes: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pixels in [0, 1] and labels of the training and the test samples, in the original order."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels, labels = (bunch.data / 16).astype(np.float32), bunch.target
+    pixels, labels = _digits()
+    pixels = (pixels / 16).astype(np.float32)
     position = np.zeros(len(labels), dtype=int)  # of a sample within its own class
     for label in range(10):
         position[labels == label] = np.arange((labels == label).sum())

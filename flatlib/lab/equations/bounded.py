@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from flatlib import inequalities
 from flatlib.bounds import Bound, evaluate
@@ -53,7 +55,7 @@ def library_of(inequality: Inequality) -> Formula | None:
     columns = [each for each in COLUMNS.values() if each.label == inequality.label]
 
     def library_bounds(c: Any) -> list[Link]:
-        found = {bound.key: bound for bound in evaluate(measure(c.net, c.x))}
+        found = _reported(evaluate, c.net, c.x)
         links = [
             (float(column.key in found), "=", float(column.inequality.is_recorded(c)))
             for column in columns
@@ -64,6 +66,12 @@ def library_of(inequality: Inequality) -> Formula | None:
         return links
 
     return library_bounds if columns else None
+
+
+@lru_cache(maxsize=512)
+def _reported(decide: Callable, net: nn.Module, x: Tensor) -> dict[str, Bound]:
+    """What the library decides at a case, by key: once for all of the inequalities."""
+    return {bound.key: bound for bound in decide(measure(net, x))}
 
 
 def _same_sides(bound: Bound, column: Column, c: Any) -> list[Link]:

@@ -31,16 +31,20 @@ from .curves import (
     legend_cell,
 )
 from .style import CHAIN, COLORS, SAMPLES, SETTINGS, canvas
+from .views import QUANTITIES, views
 
 PANELS = {  # column: (title, logarithmic axis), in the paper's order; the last is of later versions
-    "train_loss": ("train loss", True),
-    "test_accuracy": ("test accuracy", False),
-    "root_sharpness": ("sharpness √S, Eq. (3)", False),
-    "log_volume": ("log volume, Eq. (10)", False),
-    "log_volume_top3": ("log volume, largest 3", False),
-    "gradient_energy": ("G, Eq. (6), k = 2", False),
-    "local_dimensionality": ("local dimensionality", False),
-    "mls": ("MLS", False),
+    column: QUANTITIES[column]
+    for column in (
+        "train_loss",
+        "test_accuracy",
+        "root_sharpness",
+        "log_volume",
+        "log_volume_top3",
+        "gradient_energy",
+        "local_dimensionality",
+        "mls",
+    )
 }
 TEST_PANELS = {  # of Figure 3
     "train_loss": PANELS["train_loss"],
@@ -55,7 +59,7 @@ TEST_PANELS = {  # of Figure 3
             "local_dimensionality",
         )
     },
-    "n_wrong": ("misclassified test images", False),
+    "n_wrong": QUANTITIES["n_wrong"],
 }
 OURS = ("log_volume_top3", "mls", "n_wrong")  # panels that the paper's first version has not
 CUT = ("test_accuracy", "local_dimensionality", "n_wrong")  # panels whose axis leaves the start out
@@ -129,15 +133,15 @@ def through_training(runs: Runs) -> ArchiveFigure:
         looks[label(setting)] = SETTINGS[setting]
         for ax, column in zip(axes.flat, PANELS, strict=False):
             curve(ax, own, column, SETTINGS[setting], label(setting), fits)
-        titles = {column: title for column, (title, _) in PANELS.items()}
-        said.append(f"{label(setting)}: {ends(means, titles)}")
+        said.append(f"{label(setting)}: {ends(means, _titles(PANELS))}")
     for ax, column in zip(axes.flat, PANELS, strict=False):
         if column in CUT:
             cut_start(ax, numbers, column)
     label_axes(axes)
     legend_cell(axes.flat[-1], looks, runs)
     caption = _here(runs, PANELS, numbers)
-    return ArchiveFigure(figure, runs, numbers, _panels_of(runs, said), caption)
+    links = views(runs, _titles(PANELS))
+    return ArchiveFigure(figure, runs, numbers, _panels_of(runs, said), caption, links)
 
 
 def on_the_test_set(runs: Runs) -> ArchiveFigure:
@@ -169,8 +173,7 @@ def on_the_test_set(runs: Runs) -> ArchiveFigure:
         own, means = table[kind == samples], numbers[numbers["samples"] == samples]
         for ax, column in zip(axes.flat, TEST_PANELS, strict=False):
             curve(ax, own, column, look, f"{samples} samples", fits)
-        titles = {column: title for column, (title, _) in TEST_PANELS.items()}
-        said.append(f"{samples} samples: {ends(means, titles)}")
+        said.append(f"{samples} samples: {ends(means, _titles(TEST_PANELS))}")
     for ax, column in zip(axes.flat, TEST_PANELS, strict=False):
         if column in CUT:
             cut_start(ax, numbers, column)
@@ -182,7 +185,8 @@ def on_the_test_set(runs: Runs) -> ArchiveFigure:
         f"{_here(runs, TEST_PANELS, numbers)} Of the misclassified test images "
         f"{wrong.min()} to {wrong.max()} were measured at a checkpoint."
     )
-    return ArchiveFigure(figure, runs, numbers, _panels_of(runs, said), caption)
+    links = views(runs, _titles(TEST_PANELS), samples=tuple(SAMPLES))
+    return ArchiveFigure(figure, runs, numbers, _panels_of(runs, said), caption, links)
 
 
 def chain_of_bounds(runs: Runs) -> ArchiveFigure:
@@ -221,7 +225,13 @@ def chain_of_bounds(runs: Runs) -> ArchiveFigure:
         f"factors. From first to last checkpoint: {ends(numbers, titles)}."
     )
     ours = "C' and the right panel are ours"
-    return ArchiveFigure(figure, runs, numbers, alt, here(runs, numbers, ours))
+    links = views(runs, titles)
+    return ArchiveFigure(figure, runs, numbers, alt, here(runs, numbers, ours), links)
+
+
+def _titles(panels: Mapping[str, tuple[str, bool]]) -> dict[str, str]:
+    """Title of each column's panel."""
+    return {column: title for column, (title, _) in panels.items()}
 
 
 def _here(runs: Runs, panels: Mapping[str, tuple[str, bool]], numbers: pd.DataFrame) -> str:

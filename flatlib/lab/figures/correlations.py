@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -19,6 +18,7 @@ from flatlib.lab.archive import Runs, label
 
 from .curves import ArchiveFigure, handles
 from .style import COLORS, POINTS_PER_INCH, SETTINGS, WIDTH, canvas
+from .views import views
 
 METRICS = {  # of the scatter matrices, in the paper's order
     "local_dimensionality": "dim",
@@ -89,26 +89,24 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
         "hue_order": here,
         "palette": {name: COLORS[looks[name].color] for name in here},
     }
-    grid = sns.PairGrid(points, vars=list(metrics), despine=False, **marks)
-    plt.close(grid.figure)  # it is shown by `ArchiveFigure.show` alone
-    markers = {name: looks[name].marker for name in here}
-    styled = {"markers": markers, "style_order": here, "edgecolor": "none", "legend": False}
-    grid.map_lower(sns.scatterplot, style=points["setting"], s=9, alpha=0.6, **styled)
+    marks["markers"] = {name: looks[name].marker for name in here}
+    marks |= {"style": "setting", "style_order": here, "edgecolor": "none", "legend": False}
     names = list(metrics)
+    figure = Figure()
+    axes = figure.subplots(len(names), len(names), sharex="col", sharey="row")
     for i, second in enumerate(names):
         for j, first in enumerate(names[:i]):
-            ax = grid.axes[i, j]
-            _regression(ax, means, first, second)
-            sns.scatterplot(
-                means, x=first, y=second, style="setting", s=26, ax=ax, **marks, **styled
-            )
+            on = {"x": first, "y": second, "ax": axes[i, j]}
+            sns.scatterplot(points, s=9, alpha=0.6, **on, **marks)
+            _regression(axes[i, j], means, first, second)
+            sns.scatterplot(means, s=26, **on, **marks)
     for pair in numbers.itertuples():
-        _words(grid.axes[names.index(pair.first), names.index(pair.second)], pair)
-    for name, ax in zip(names, np.diag(grid.axes), strict=True):
+        _words(axes[names.index(pair.first), names.index(pair.second)], pair)
+    for name, ax in zip(names, np.diag(axes), strict=True):
         ax.set_axis_off()
         _word(ax, 0.5, metrics[name], 8.0)
-    _lay_out(grid.axes)
-    grid.figure.legend(
+    _lay_out(axes)
+    figure.legend(
         handles=handles({name: looks[name] for name in here}, lines=False),
         loc="lower center",
         ncols=3,
@@ -125,7 +123,8 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
         f"Scatter matrix; networks: {len(points)}, at step {step:,}. Strongest correlations "
         f"between settings: {words or 'none, there are too few settings'}."
     )
-    return ArchiveFigure(grid.figure, runs, numbers, alt, _caption(runs, step, len(points), out))
+    caption = _caption(runs, step, len(points), out)
+    return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
 
 
 def _caption(runs: Runs, step: int, count: int, out: list[str]) -> str:
@@ -191,7 +190,7 @@ def between_and_within(runs: Runs, metrics: Mapping[str, str] = METRICS) -> Arch
         f"setting's mean taken away (right): {runs.summary()}, at step {step:,}. Blue is positive, "
         "orange negative, and the stronger the deeper."
     )
-    return ArchiveFigure(figure, runs, numbers, alt, caption)
+    return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
 
 
 def _signed() -> ListedColormap:

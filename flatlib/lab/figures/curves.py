@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from flatlib.lab.archive import FITTED, Runs
 
 from .style import Look, show
+from .views import View, addresses
 
 SETTLED = 1 / 20  # of the training, after which an axis that is cut off at the start begins
 EXPLAINED = (
@@ -34,6 +34,7 @@ class ArchiveFigure:
     numbers: pd.DataFrame  # that were drawn
     alt: str  # what it shows, for readers who cannot see it
     caption: str  # the paper's figure, our runs, what is missing
+    views: Mapping[str, View] = field(default_factory=dict)  # of what is drawn, in the archive
 
     def show(self, number: str = "", says: str = "") -> None:
         """Show it in a notebook, and on the page made from it.
@@ -42,7 +43,14 @@ class ArchiveFigure:
             number: of the figure, such as ``"11.2"``.
             says: what is drawn and what one sees: its caption, before that of the program.
         """
-        show(self.figure, self.alt, stamp=self.caption, caption=says, number=number)
+        show(
+            self.figure,
+            self.alt,
+            stamp=self.caption,
+            caption=says,
+            number=number,
+            views=addresses(self.views),
+        )
 
 
 def curve(
@@ -50,7 +58,7 @@ def curve(
 ) -> None:
     """Mean over seeds against steps, its band, and a marker at each run's fit step.
 
-    On a logarithmic axis seaborn takes the mean and the spread of logarithms.
+    On a logarithmic axis the mean and the spread are those of logarithms.
 
     Args:
         ax: axes whose scale is set.
@@ -61,31 +69,28 @@ def curve(
         name: its label.
         fits: the step at which each run fitted its data, NaN if it never did.
     """
+    logarithmic = ax.get_yscale() == "log"
     values = table[column].where(np.isfinite(table[column]))
-    if ax.get_yscale() == "log":
-        values = values.where(values > 0)
-    points = table.assign(**{column: values}).dropna(subset=[column])
-    if points.empty:
+    if logarithmic:
+        values = np.log10(values.where(values > 0))
+    values = values.dropna()
+    if values.empty:
         return
-    several = points.groupby("step").size().max() > 1
-    sns.lineplot(
-        points,
-        x="step",
-        y=column,
-        errorbar="sd" if several else None,
-        err_kws={"alpha": 0.2, "linewidth": 0},
-        color=look.marks["color"],
-        linestyle=look.line,
-        linewidth=1.4,
-        label=name,
-        legend=False,
-        ax=ax,
+    by_step = values.groupby(table["step"])
+    mean, spread = by_step.mean(), by_step.std()
+    means, low, high = (
+        10**ends if logarithmic else ends for ends in (mean, mean - spread, mean + spread)
     )
-    steps, means = ax.lines[-1].get_data()
-    at = np.intersect1d(fits[fits.index.isin(points["run"])].dropna(), steps)
+    steps = mean.index.to_numpy()
+    color = look.marks["color"]
+    ax.plot(steps, means, color=color, linestyle=look.line, linewidth=1.4, label=name)
+    if spread.notna().any():
+        ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    drawn = table.loc[values.index, "run"]
+    at = np.intersect1d(fits[fits.index.isin(drawn)].dropna(), steps)
     ax.plot(
         at,
-        means[np.searchsorted(steps, at)],
+        means[at],
         **look.marks | {"linestyle": "none"},
         markersize=4.5,
         label="_fit",

@@ -17,6 +17,7 @@ from flatlib.lab.archive import Runs, label
 
 from .curves import ArchiveFigure, axis, curve, handles, here
 from .style import COLORS, SETTINGS, Look, canvas
+from .views import GAP, views
 
 # Inequalities that one figure shows together.
 GROUPS = tuple(dict.fromkeys(each.group for each in TABLE.values() if each.group))
@@ -83,7 +84,8 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     alt = f"Both sides of {len(names)} inequalities against steps, gaps below: {'; '.join(said)}."
     caption = f"Inequalities on {group}, {label(setting)}. {_how(names)} "
     caption += here(runs, numbers, settings=[setting])
-    return ArchiveFigure(figure, runs, numbers, alt, caption)
+    links = views(runs, {f"{GAP}{key}": f"gap of ({key})" for key in names}, [setting])
+    return ArchiveFigure(figure, runs, numbers, alt, caption, links)
 
 
 def inequality_table(runs: Runs) -> pd.DataFrame:

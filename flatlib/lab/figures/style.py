@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -200,7 +201,14 @@ def _darkened(svg: str) -> str:
     return svg
 
 
-def to_html(figure: Figure, alt: str, stamp: str = "", caption: str = "", number: str = "") -> str:
+def to_html(
+    figure: Figure,
+    alt: str,
+    stamp: str = "",
+    caption: str = "",
+    number: str = "",
+    views: Mapping[str, str] | None = None,
+) -> str:
     """The figure as a piece of a page: both themes, alternative text, number, caption, provenance.
 
     Args:
@@ -209,6 +217,8 @@ def to_html(figure: Figure, alt: str, stamp: str = "", caption: str = "", number
         stamp: where it comes from (scale, seed, data), shown small after the caption.
         caption: what is drawn and what one sees, in plain text that stands alone.
         number: chapter and place in the chapter, such as ``"4.2"``, shown before the caption.
+        views: for each quantity that is drawn, by its words, its address in the page of the
+            archive. The book makes links of them; elsewhere they are not shown.
 
     Returns:
         A ``<figure>`` element that needs no other file.
@@ -233,7 +243,9 @@ def to_html(figure: Figure, alt: str, stamp: str = "", caption: str = "", number
     # The theme hides a caption that is the sibling of an image of the other theme: hence the <div>.
     drawing = f"<div>{''.join(images)}</div>"
     below = _figcaption(stamp, caption, number)
-    return f'{SWITCH}<figure class="flatlib-figure">{drawing}{below}</figure>'
+    carried = html.escape(json.dumps(dict(views or {}), ensure_ascii=False), quote=True)
+    data = f' data-views="{carried}"' if views else ""
+    return f'{SWITCH}<figure class="flatlib-figure"{data}>{drawing}{below}</figure>'
 
 
 def _figcaption(stamp: str, caption: str, number: str) -> str:
@@ -251,7 +263,14 @@ def _figcaption(stamp: str, caption: str, number: str) -> str:
     return text and f"<figcaption>{text}</figcaption>"
 
 
-def show(figure: Figure, alt: str, stamp: str = "", caption: str = "", number: str = "") -> None:
+def show(
+    figure: Figure,
+    alt: str,
+    stamp: str = "",
+    caption: str = "",
+    number: str = "",
+    views: Mapping[str, str] | None = None,
+) -> None:
     """Show a figure in a notebook, and in the page made from it.
 
     Args:
@@ -263,13 +282,14 @@ def show(figure: Figure, alt: str, stamp: str = "", caption: str = "", number: s
             alone, without formulas.
         number: chapter and place in the chapter, such as ``"4.2"``, by which the text refers to
             the figure.
+        views: see `to_html`.
 
     Raises:
         ValueError: an empty ``alt``; a number of another form; a number without a caption.
     """
     from IPython.display import display  # a notebook has it; drawing alone does not need it
 
-    page = to_html(figure, alt, stamp, caption, number)
+    page = to_html(figure, alt, stamp, caption, number, views)
     display({"text/html": page, "text/plain": f"figure: {alt}"}, raw=True)
 
 

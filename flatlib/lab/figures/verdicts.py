@@ -18,6 +18,7 @@ from flatlib.lab.sentences import SYMBOLS, claim_words, effect_words, reason_wor
 from flatlib.lab.verdicts import Verdict
 
 from .style import COLORS, PAIRS, POINTS_PER_INCH, STYLE, canvas
+from .views import addresses, views_of_verdicts
 
 MARKS = {  # word: colour and shape
     verdicts.HELD: ("blue", "o"),
@@ -69,7 +70,7 @@ def chart(
     return figure
 
 
-def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str]:
+def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str, dict[str, str]]:
     """Dot and 95 % interval of some claims, and the numbers beside them, for a chapter.
 
     Args:
@@ -77,7 +78,8 @@ def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str]:
             line of words that says why.
 
     Returns:
-        The figure, and an alternative text with every claim's word.
+        The figure, an alternative text with every claim's word, and the ``views`` of what the
+        claims are about, as `flatlib.lab.figures.show` takes them.
 
     Raises:
         ValueError: no verdict at all.
@@ -111,7 +113,8 @@ def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str]:
         + ", ".join(f"{SYMBOLS[one.claim.quantity]} {effect_words(one)}, {one.word}" for one in own)
         for title, own in groups.items()
     )
-    return figure, f"Claims as dots with 95 % intervals, in margins. {said}."
+    alt = f"Claims as dots with 95 % intervals, in margins. {said}."
+    return figure, alt, addresses(views_of_verdicts(found))
 
 
 def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str]) -> None:

@@ -1,0 +1,360 @@
+"""Exercises of the book as homework that nbgrader hands out, collects and marks.
+
+What is written is an assignment's source. Right answers, checks on cases that students do not see
+and mark schemes stand in it, in the form that ``nbgrader generate_assignment`` takes out again.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from flatlib.files import write_atomically
+
+IMPORTS = (  # what students may want, whatever the exercises
+    "import math",
+    "import torch",
+    "import flatlib",
+    "from flatlib import toys",
+    "from flatlib.lab import exercises",
+)
+POINTS_A_STAR = 2
+HIDDEN = 1_000_003  # added to the seed, for the cases that students do not see
+DIRECTIVE = re.compile(
+    r"^(?P<fence>`{3,}|:{3,})\{(?P<name>exercise|exercise-start|exercise-end"
+    r"|solution|solution-start|solution-end)\}[ \t]*(?P<title>[^\n]*)\n"
+    r"(?P<options>(?::[^\n]*\n)*)(?P<text>.*?)^(?P=fence)[`:]*[ \t]*$\n?",
+    re.MULTILINE | re.DOTALL,
+)
+LABEL = re.compile(r"^:label: *(\S+)", re.MULTILINE)
+TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
+EQUATION_LINK = re.compile(r"\[\(([^)\]]+)\)\]\(#eq-[^)]*\)")
+OTHER_LINK = re.compile(r"\[([^\]]+)\]\([^)#]*\.(?:ipynb|md)[^)]*\)")
+DISPLAY = re.compile(r"\$\$(.*?)\$\$", re.DOTALL)
+TAG = re.compile(r"\\tag\{([^}]+)\}")
+SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
+TESTS = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
+SCHEME = ("=== BEGIN MARK SCHEME ===", "=== END MARK SCHEME ===")
+
+
+@dataclass
+class Task:
+    """One exercise of a chapter."""
+
+    label: str
+    title: str
+    text: str  # the statement
+    stub: str = ""  # the function that a student completes; empty if there is none
+    words: str = ""  # the solution in words
+    code: list[str] = field(default_factory=list)  # the solution's cells
+
+    @property
+    def points(self) -> int:
+        """Two for each star."""
+        return POINTS_A_STAR * max(1, (self.title + self.text).count("★"))
+
+    @property
+    def asks_for_words(self) -> bool:
+        """Whether a person marks some of it."""
+        return not self.stub or "in words" in self.text
+
+
+def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
+    """Write the exercises of chapters as the source of one nbgrader assignment.
+
+    A function is marked by `flatlib.lab.exercises.mark`, first on cases that the seed draws, then
+    on others that students do not see; what is asked for in words is a task with a mark scheme.
+    Every equation that an exercise refers to is stated at the end.
+
+    Args:
+        chapters: notebooks of the book, whose neighbours in the folder state further equations.
+        target: the notebook to write; one that exists is not touched.
+        seed: draws the cases, so that another seed makes another variant.
+
+    Returns:
+        How many exercises it has.
+
+    Raises:
+        ValueError: no notebook or no exercise there, an equation that no chapter states, a
+            solution that needs more than its own function, or ``target`` exists. Nothing is
+            written then.
+    """
+    target = Path(target)
+    if target.exists():
+        raise ValueError(f"{target} exists; remove it or choose another name")
+    cells: list[NotebookNode] = []
+    imports = dict.fromkeys(IMPORTS)
+    wanted: dict[str, None] = {}
+    stated: dict[str, str] = {}
+    titles, number = [], 0
+    for chapter in map(Path, chapters):
+        notebook = _read(chapter)
+        tasks = tasks_of(notebook)
+        if not tasks:
+            raise ValueError(f"{chapter} has no exercises; the chapters in notebooks/ have some")
+        titles.append(_title(notebook))
+        imports |= dict.fromkeys(_imports(notebook))
+        for neighbour in sorted(chapter.parent.glob("*.ipynb")):
+            stated |= _equations(_read(neighbour))
+        for task in tasks:
+            number += 1
+            wanted |= dict.fromkeys(EQUATION_LINK.findall(task.text))
+            if task.stub:
+                _refuse_unknown_names(_solved(task), task, list(imports))
+            cells += _cells(task, number, seed)
+    unstated = [equation for equation in wanted if equation not in stated]
+    if unstated:
+        raise ValueError(f"no chapter states {', '.join(f'({e})' for e in unstated)}")
+    head = new_markdown_cell(
+        f"# Homework: {'; '.join(titles)}\n\n"
+        "Write each function in its cell, and run the cell below the function to see whether it "
+        "is right.\nAnswers in words go into the cells that say so.\n"
+        "Where an exercise speaks of its chapter, the chapter of the book is meant."
+    )
+    made = [
+        _marked(head, "head", locked=True),
+        _marked(new_code_cell("\n".join(_needed(imports, cells))), "imports", locked=True),
+        *cells,
+    ]
+    if wanted:
+        text = "\n\n".join(f"$$\n{stated[equation]}\n$$" for equation in wanted)
+        end = new_markdown_cell(f"## Equations that the exercises refer to\n\n{text}")
+        made.append(_marked(end, "equations", locked=True))
+    for place, cell in enumerate(made):
+        cell["id"] = f"cell-{place}"
+    written = new_notebook(cells=made, metadata=dict(_read(Path(chapters[0])).metadata))
+    nbformat.validate(written)
+    write_atomically(target, lambda file: file.write(nbformat.writes(written).encode()))
+    return number
+
+
+def tasks_of(notebook: NotebookNode) -> list[Task]:
+    """The exercises of a chapter with their solutions, in the order of the chapter."""
+    tasks: dict[str, Task] = {}
+    current, solved = None, None
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for found in _directives(cell.source):
+                name = found["name"]
+                if name in ("exercise", "exercise-start"):
+                    label = LABEL.search(found["options"])[1]
+                    text = found["text"] + (found["after"] if name == "exercise-start" else "")
+                    current = tasks[label] = Task(label, found["title"], text.strip())
+                elif name in ("solution", "solution-start"):
+                    solved = tasks[found["title"]]
+                    text = found["text"] + (found["after"] if name == "solution-start" else "")
+                    solved.words = text.strip()
+                    solved = solved if name == "solution-start" else None
+                elif name == "solution-end":
+                    solved = None
+        elif solved is not None:
+            solved.code.append(cell.source)
+        elif current is not None and "exercise" in cell.metadata.get("tags", []):
+            current.stub = cell.source
+    return list(tasks.values())
+
+
+def _directives(source: str) -> Iterator[dict[str, str]]:
+    """The directives of exercises and solutions in a cell, each with the text up to the next."""
+    found = list(DIRECTIVE.finditer(source))
+    ends = [*(one.start() for one in found[1:]), len(source)]
+    for one, end in zip(found, ends, strict=False):
+        yield {
+            **one.groupdict(),
+            "title": one["title"].strip(),
+            "after": source[one.end() : end],
+        }
+
+
+def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
+    """A task's cells in the source of an assignment."""
+    title = re.sub(r"\s*\(★.*?\)", "", task.title)
+    heading = f"## Exercise {number}{'. ' * bool(title)}{title}"
+    statement = f"{heading}\n\n{_plain(task.text)}"
+    name = f"exercise-{number}"
+    scheme = "\n".join(
+        [
+            SCHEME[0],
+            f"All {task.points} points for an argument without a gap, half of them for the right "
+            "statement with a gap in the argument. One such argument:\n",
+            _plain(task.words),
+            SCHEME[1],
+        ]
+    )
+    answer = new_markdown_cell("*Your answer in words goes here.*")
+    if not task.stub:
+        asked = new_markdown_cell(f"{statement}\n\n{scheme}")
+        return [_marked(asked, name, task=True, locked=True, points=task.points), answer]
+    function = _function(task.stub)
+    tests = "\n".join(
+        [
+            f"print(exercises.mark({task.label!r}, {function}, seed={seed}))",
+            TESTS[0],
+            f"assert exercises.mark({task.label!r}, {function}, seed={seed + HIDDEN}).passed",
+            TESTS[1],
+        ]
+    )
+    cells = [
+        _marked(new_markdown_cell(statement), f"{name}-statement", locked=True),
+        _marked(new_code_cell(_solved(task)), name, solution=True),
+        _marked(new_code_cell(tests), f"{name}-marks", grade=True, locked=True, points=task.points),
+    ]
+    if task.asks_for_words:
+        asked = new_markdown_cell(f"What exercise {number} asks for in words:\n\n{scheme}")
+        cells += [
+            _marked(asked, f"{name}-words", task=True, locked=True, points=task.points),
+            answer,
+        ]
+    return cells
+
+
+def _marked(
+    cell: NotebookNode,
+    name: str,
+    *,
+    grade: bool = False,
+    locked: bool = False,
+    solution: bool = False,
+    task: bool = False,
+    points: int | None = None,
+) -> NotebookNode:
+    """The cell with what nbgrader reads of it."""
+    kind = {"grade": grade, "locked": locked, "solution": solution, "task": task}
+    worth = {} if points is None else {"points": points}
+    cell.metadata["nbgrader"] = {**kind, **worth, "grade_id": name, "schema_version": 3}
+    return cell
+
+
+def _function(stub: str) -> str:
+    """The name of the function that a stub defines."""
+    return next(n.name for n in ast.parse(stub).body if isinstance(n, ast.FunctionDef))
+
+
+def _solved(task: Task) -> str:
+    """The stub with the solution's body in it, as nbgrader takes it out again."""
+    stub = next(n for n in ast.parse(task.stub).body if isinstance(n, ast.FunctionDef))
+    lines = task.stub.splitlines()
+    begin, end = (f"{' ' * stub.body[0].col_offset}{mark}" for mark in SOLUTION)
+    kept = lines[: _own(stub)[0].lineno - 1]
+    body = _right_body(task, [argument.arg for argument in stub.args.args])
+    indented = [f"    {line}" for statement in body for line in statement.splitlines()]
+    return "\n".join([*kept, begin, *indented, end])
+
+
+def _own(function: ast.FunctionDef) -> list[ast.stmt]:
+    """A function's statements, without its docstring."""
+    return function.body[1:] if ast.get_docstring(function) is not None else function.body
+
+
+def _right_body(task: Task, arguments: list[str]) -> list[str]:
+    """The statements of the function that the solution marks, in the stub's arguments."""
+    for source in task.code:
+        tree = ast.parse(source)
+        defined = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call) or ast.unparse(call.func) != "exercises.mark":
+                continue
+            answer = call.args[1]
+            if isinstance(answer, ast.Name) and answer.id in defined:
+                answer = defined[answer.id]
+                body = _own(answer)
+            elif isinstance(answer, ast.Lambda):
+                body = [ast.Return(answer.body)]
+            else:
+                continue
+            names = dict(zip((a.arg for a in answer.args.args), arguments, strict=True))
+            return [_renamed(statement, names) for statement in body]
+    raise ValueError(f"the solution of {task.label} marks no function that it defines")
+
+
+def _renamed(statement: ast.stmt, names: dict[str, str]) -> str:
+    """A statement's code with other names for some variables."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+    return ast.unparse(statement)
+
+
+def _bound(statement: str) -> set[str]:
+    """The names that an import statement defines."""
+    names = ast.parse(statement).body[0].names
+    return {(alias.asname or alias.name).partition(".")[0] for alias in names}
+
+
+def _needed(imports: Sequence[str], cells: Sequence[NotebookNode]) -> list[str]:
+    """The import statements that define a name of some cell, and those for students."""
+    code = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    used = {node.id for tree in code for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return [one for one in imports if one in IMPORTS or _bound(one) & used]
+
+
+def _refuse_unknown_names(cell: str, task: Task, imports: Sequence[str]) -> None:
+    """Refuse a solution that rests on something else than imports and its arguments."""
+    known = set(dir(builtins)).union(*map(_bound, imports))
+    nodes = list(ast.walk(ast.parse(cell)))
+    known |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    used = [node for node in nodes if isinstance(node, ast.Name)]
+    known |= {node.id for node in used if isinstance(node.ctx, ast.Store)}
+    unknown = sorted({node.id for node in used} - known)
+    if unknown:
+        raise ValueError(
+            f"the solution of {task.label} rests on {', '.join(unknown)}, which its function does "
+            "not define; a solution stands on its own"
+        )
+
+
+def _plain(text: str) -> str:
+    """Markdown whose links lead nowhere outside of the assignment."""
+    return OTHER_LINK.sub(r"\1", EQUATION_LINK.sub(r"(\1)", text)).strip()
+
+
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as fault:
+        raise ValueError(f"{path} is no notebook: {type(fault).__name__}: {fault}") from fault
+
+
+def _title(notebook: NotebookNode) -> str:
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    found = TITLE.search(text)
+    return found[1] if found else "exercises"
+
+
+def _imports(notebook: NotebookNode) -> list[str]:
+    """The import statements of a chapter, one for each name."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "setup" in cell.metadata.get("tags", []):
+            for node in ast.parse(cell.source).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    found += [_alone(node, alias) for alias in node.names]
+    return found
+
+
+def _alone(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> str:
+    """The statement that imports one of several names."""
+    return ast.unparse(
+        ast.Import([alias])
+        if isinstance(node, ast.Import)
+        else ast.ImportFrom(node.module, [alias], node.level)
+    )
+
+
+def _equations(notebook: NotebookNode) -> dict[str, str]:
+    """The displayed equations of a chapter by their number."""
+    found: dict[str, str] = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            for display in DISPLAY.findall(cell.source):
+                for tag in TAG.findall(display):
+                    found.setdefault(tag, display.strip())
+    return found

@@ -1,0 +1,217 @@
+"""Exercises as homework: the source of an assignment, and nbgrader from handing out to marks."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from flatlib.lab import cli
+from flatlib.lab.exercises import EXERCISES
+from flatlib.lab.homework import HIDDEN, homework, tasks_of
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NBGRADER = [sys.executable, "-m", "nbgrader"]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, nbformat.NotebookNode]:
+    """Each chapter's homework."""
+    folder = tmp_path_factory.mktemp("source")
+    for chapter in CHAPTERS:
+        homework([chapter], folder / chapter.name, seed=7)
+    return {chapter.stem: nbformat.read(folder / chapter.name, 4) for chapter in CHAPTERS}
+
+
+def role(cell) -> dict:
+    return cell.metadata.get("nbgrader", {})
+
+
+def released(notebook) -> nbformat.NotebookNode:
+    """What students get, by nbgrader's own preprocessors."""
+    from nbgrader.preprocessors import (
+        CheckCellMetadata,
+        ClearHiddenTests,
+        ClearMarkScheme,
+        ClearSolutions,
+        LockCells,
+    )
+
+    for step in (LockCells, ClearSolutions, CheckCellMetadata, ClearHiddenTests, ClearMarkScheme):
+        notebook, _ = step().preprocess(notebook, {})
+    return notebook
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_every_exercise_is_there_and_no_answer_is_handed_out(chapter, sources):
+    source = sources[chapter.stem]
+    text = "\n".join(cell.source for cell in source.cells)
+    tasks = tasks_of(nbformat.read(chapter, 4))
+    assert len(tasks) == len(re.findall(r"^## Exercise \d+", text, re.MULTILINE)) > 0
+    given = released(nbformat.from_dict(source))
+    shown = "\n".join(cell.source for cell in given.cells)
+    for task in tasks:
+        # What a solution says first, and each of its lines of code, unless the statement says so.
+        secrets = [task.words.splitlines()[0]]
+        secrets += [line for cell in source.cells for line in _secret_lines(cell)]
+        for secret in secrets:
+            assert secret.strip() not in shown
+    assert "BEGIN" not in shown and str(HIDDEN + 7) not in shown
+    assert all(f"exercises.mark({t.label!r}" in shown for t in tasks if t.stub)
+
+
+def _secret_lines(cell) -> list[str]:
+    """The lines of a solution and of hidden tests."""
+    found = re.findall(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n(.*?)### END", cell.source, re.DOTALL)
+    return [line for part in found for line in part.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_every_equation_is_stated_and_no_link_is_dead(chapter, sources):
+    text = "\n".join(c.source for c in sources[chapter.stem].cells if c.cell_type == "markdown")
+    assert "](#" not in text and ".ipynb)" not in text
+    tags = set(re.findall(r"\\tag\{([^}]+)\}", text))
+    tasks = tasks_of(nbformat.read(chapter, 4))
+    linked = {e for t in tasks for e in re.findall(r"\[\(([^)\]]+)\)\]\(#eq-", t.text)}
+    assert linked <= tags
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_the_solutions_pass_the_shown_and_the_hidden_checks(chapter, sources, capsys):
+    names: dict = {}
+    for cell in sources[chapter.stem].cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+    n_marked = sum(role(cell).get("grade", False) for cell in sources[chapter.stem].cells)
+    assert capsys.readouterr().out.split() == ["right"] * n_marked
+
+
+def test_another_seed_draws_other_cases():
+    drawn = [key for key, e in EXERCISES.items() if str(e.questions(0)) != str(e.questions(1))]
+    assert len(drawn) >= 7
+    for key in drawn:
+        assert str(EXERCISES[key].questions(0)) != str(EXERCISES[key].questions(HIDDEN))
+
+
+def notebook(path: Path, *cells: tuple[str, str]) -> Path:
+    """A chapter of Markdown cells, and of code cells with a tag."""
+    made = nbformat.v4.new_notebook()
+    for kind, text in cells:
+        if kind == "text":
+            made.cells.append(nbformat.v4.new_markdown_cell(text))
+        else:
+            made.cells.append(nbformat.v4.new_code_cell(text, metadata={"tags": [kind]}))
+    nbformat.write(made, path)
+    return path
+
+
+STATEMENT = ("text", ":::{exercise} Two\n:label: two\n\nBy [(9)](#eq-9), in words.\n:::")
+SOLUTION = ("text", ":::{solution} two\nBecause.\n:::")
+
+
+def test_refusals_write_nothing(tmp_path):
+    target = tmp_path / "homework.ipynb"
+    empty = notebook(tmp_path / "empty.ipynb", ("text", "# No exercise"))
+    with pytest.raises(ValueError, match="empty.ipynb has no exercises"):
+        homework([empty], target)
+    with pytest.raises(ValueError, match="no chapter states .9."):
+        homework([notebook(tmp_path / "unstated.ipynb", STATEMENT, SOLUTION)], target)
+    stub = ("exercise", "def f(x):\n    raise NotImplementedError")
+    start = ("text", "````{exercise-start}\n:label: one\n````\nDouble.")
+    ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")
+    outside = ("solution", "exercises.mark('one', lambda y: factor * y)")
+    leaning = notebook(tmp_path / "leaning.ipynb", start, stub, ends, outside)
+    with pytest.raises(ValueError, match="the solution of one rests on factor"):
+        homework([leaning], target)
+    with pytest.raises(ValueError, match="nowhere.ipynb is no notebook: FileNotFoundError"):
+        homework([tmp_path / "nowhere.ipynb"], target)
+    assert not target.exists()
+    target.write_text("kept")
+    with pytest.raises(ValueError, match="homework.ipynb exists"):
+        homework(CHAPTERS[:1], target)
+    assert target.read_text() == "kept"
+
+
+def test_the_solution_takes_the_stubs_names(tmp_path):
+    start = ("text", "````{exercise-start}\n:label: one\n````\nDouble.")
+    stub = ("exercise", 'def f(x):\n    """Twice x."""\n    raise NotImplementedError  # return')
+    ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")
+    right = ("solution", "def g(y):\n    half = y\n    return half + y\n\nexercises.mark('one', g)")
+    chapter = notebook(tmp_path / "chapter.ipynb", start, stub, ends, right)
+    assert cli.main(["homework", str(chapter), "--output", str(tmp_path / "h.ipynb")]) == 0
+    code = [c.source for c in nbformat.read(tmp_path / "h.ipynb", 4).cells if "def f" in c.source]
+    assert code == [
+        'def f(x):\n    """Twice x."""\n    ### BEGIN SOLUTION\n    half = x\n'
+        "    return half + x\n    ### END SOLUTION"
+    ]
+
+
+STUB = re.compile(r"    # YOUR CODE HERE\n    raise NotImplementedError\(\)")
+
+
+def returned(given, source, how: str):
+    """What a student makes of the notebook that nbgrader handed out."""
+    made = nbformat.from_dict(given)
+    for cell, original in zip(made.cells, source.cells, strict=True):
+        if role(cell).get("solution"):
+            if how in ("right", "endless"):
+                cell.source = original.source
+            elif how in ("wrong", "edited"):
+                cell.source = STUB.sub("    return -77.7", cell.source)
+        if how == "edited" and role(cell).get("grade"):
+            cell.source = "assert True"
+    if how == "endless":
+        first = next(cell for cell in made.cells if role(cell).get("solution"))
+        head = first.source.partition("\n")[0]
+        first.source = f"{head}\n    while True:\n        pass"
+    return made
+
+
+@pytest.mark.slow
+def test_nbgrader_marks_five_students_by_what_they_know(tmp_path):
+    """Right, wrong, empty, edited checking cells, and one that never ends; all chapters at once."""
+    course = tmp_path / "course"
+    folder = course / "source" / "all"
+    folder.mkdir(parents=True)
+    n_exercises = homework(CHAPTERS, folder / "all.ipynb", seed=7)
+    (course / "nbgrader_config.py").write_text(
+        "c = get_config()\n"
+        "c.CourseDirectory.course_id = 'flatness'\n"
+        "c.ExecutePreprocessor.timeout = 60\n"
+        "c.ExecutePreprocessor.interrupt_on_timeout = True\n"
+    )
+
+    def nbgrader(*words: str) -> None:
+        done = subprocess.run([*NBGRADER, *words], cwd=course, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    nbgrader("generate_assignment", "all")
+    source = nbformat.read(folder / "all.ipynb", 4)
+    given = nbformat.read(course / "release" / "all" / "all.ipynb", 4)
+    students = ("right", "wrong", "empty", "edited", "endless")
+    for student in students:
+        there = course / "submitted" / student / "all"
+        there.mkdir(parents=True)
+        nbformat.write(returned(given, source, student), there / "all.ipynb")
+    before = {s: (course / "submitted" / s / "all" / "all.ipynb").read_bytes() for s in students}
+    nbgrader("autograde", "all")
+    nbgrader("export")
+    with (course / "grades.csv").open(newline="") as file:
+        marks = {line["student_id"]: float(line["score"]) for line in csv.DictReader(file)}
+    points = [role(c)["points"] for c in source.cells if role(c).get("grade")]
+    assert len(points) == len(EXERCISES) < n_exercises
+    whole = sum(points)
+    assert marks == {
+        **{"right": whole, "wrong": 0, "empty": 0, "edited": 0},
+        "endless": whole - points[0],
+    }
+    after = {s: (course / "submitted" / s / "all" / "all.ipynb").read_bytes() for s in students}
+    assert after == before
+    assert shutil.which("nbgrader", path=str(Path(sys.executable).parent))

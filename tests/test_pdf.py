@@ -1,0 +1,127 @@
+"""book/_tools/pdf.py: the site as one document for print, read back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pdf
+import pytest
+from bs4 import BeautifulSoup
+from pypdf import PdfReader
+
+SITE = Path(__file__).resolve().parents[1] / "book" / "_build" / "html"
+LONG = "a line of code that has far more characters than a column has room for, " * 3
+
+PAGE = """<html><head><title>{title}</title></head><body>
+<nav class="bd-links"><p class="caption">Part one</p><ul>
+<li><a href="chapters/first.html">1. First</a></li>
+<li><a href="chapters/second.html">2. Second</a></li></ul></nav>
+<article class="bd-article">{text}</article></body></html>"""
+FIRST = f"""<h1>First</h1><details class="hide above-input"><summary>Set-up</summary>
+<pre>folded code</pre></details><details class="prediction-answer"><summary>Answer</summary>
+an answer</details><details><summary>A table</summary><table><tr><td>a cell</td></tr></table>
+</details><details><summary>The code of its check</summary><div class="highlight-python">
+<pre>folded code</pre></div></details><a id="here"></a><a href="second.html#there">on</a>
+<a href="#here">back</a><a href="../search.html">search</a><a href="https://arxiv.org">far</a>
+<div class="explorable" data-numbers="1"><div class="explorable-still">a still</div></div>
+<pre>{LONG}</pre>"""
+SECOND = '<h1>Second</h1><p id="there">there</p>' + '<p style="height: 400px">text</p>' * 6
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    """Two chapters and a front page, without MathJax."""
+    folder = tmp_path / "site"
+    (folder / "chapters").mkdir(parents=True)
+    (folder / "_static" / "mathjax").mkdir(parents=True)
+    script = folder / "_static" / "mathjax" / "tex-chtml-full.js"
+    script.write_text("MathJax.startup = {promise: Promise.resolve()};")
+    for name, text in (
+        ("intro", "<h1>Front</h1>"),
+        ("chapters/first", FIRST),
+        ("chapters/second", SECOND),
+    ):
+        (folder / f"{name}.html").write_text(PAGE.format(title="A book", text=text))
+    return folder
+
+
+def texts(file: Path) -> list[str]:
+    return [page.extract_text() for page in PdfReader(file).pages]
+
+
+def test_entries_follow_the_sites_navigation(site):
+    assert pdf.entries(site) == [
+        pdf.Entry("", "A book", "intro.html"),
+        pdf.Entry("Part one", "1. First", "chapters/first.html"),
+        pdf.Entry("Part one", "2. Second", "chapters/second.html"),
+    ]
+
+
+def test_an_article_links_within_the_document_and_shows_answers_not_folded_code(site):
+    pages = {entry.page for entry in pdf.entries(site)}
+    text = pdf.article(site, "chapters/first.html", pages)
+    assert text["id"] == "chapters-first"
+    assert [link.get("href") for link in text.select("a")] == [
+        None,
+        "#chapters-second--there",
+        "#chapters-first--here",
+        None,
+        "https://arxiv.org",
+    ]
+    assert text.select("#chapters-first--here")
+    assert "folded code" not in str(text) and "data-numbers" not in str(text)
+    assert [fold.summary.get_text() for fold in text.select("details[open]")] == [
+        "Answer",
+        "A table",
+    ]
+
+
+def test_the_document_is_numbered_and_its_contents_name_the_pages(browser, site, tmp_path):
+    chosen, file = pdf.entries(site), tmp_path / "book.pdf"
+    assert pdf.make(site, chosen, file, browser) == []
+    assert not file.with_suffix(".html").exists()
+    pages = texts(file)
+    assert [text.split()[-1] for text in pages] == [str(n + 1) for n in range(len(pages))]
+    begins = [n + 1 for n, text in enumerate(pages) if re.match("(Front|First|Second)\n", text)]
+    assert len(begins) == 3 and len(pages) > begins[-1]
+    (contents,) = [text for text in pages if text.startswith("Contents")]
+    listed = re.findall(r"(?:A book|First|Second) ?(\d+)$", contents, re.MULTILINE)
+    assert [int(number) for number in listed] == begins
+    whole = " ".join(" ".join(pages).split())
+    assert "an answer" in whole and "a still" in whole and "folded code" not in whole
+    assert whole.count(LONG.split(",")[0]) == 3
+    assert [entry.title for entry in PdfReader(file).outline if not isinstance(entry, list)]
+
+
+def test_a_line_of_code_that_the_paper_would_clip_is_named(browser, site, tmp_path):
+    page = site / "chapters" / "first.html"
+    clipping = '<pre style="white-space: pre !important; overflow: hidden !important">'
+    page.write_text(page.read_text().replace(f"<pre>{LONG}", clipping + LONG))
+    (fault,) = pdf.make(site, pdf.entries(site), tmp_path / "book.pdf", browser)
+    assert "a line of code" in fault
+
+
+def test_an_image_that_shows_nothing_is_named(browser, site, tmp_path):
+    page = site / "chapters" / "first.html"
+    page.write_text(page.read_text().replace("a still", '<img src="none.png" alt="a still">'))
+    (fault,) = pdf.make(site, pdf.entries(site), tmp_path / "book.pdf", browser)
+    assert "none.png" in fault
+
+
+@pytest.mark.slow
+def test_two_chapters_on_paper(browser, tmp_path):
+    """No line is clipped, each page has its number, and the explorable is its still picture."""
+    if not (SITE / "intro.html").exists():
+        pytest.fail("the site is not built: run 'make book' first ('make test' does)")
+    names = ("chapters/00-one-hour.html", "chapters/10-digits.html")
+    chosen = [entry for entry in pdf.entries(SITE) if entry.page in names]
+    assert pdf.make(SITE, chosen, tmp_path / "book.pdf", browser) == []
+    pages = texts(tmp_path / "book.pdf")
+    assert [text.split()[-1] for text in pages] == [str(n + 1) for n in range(len(pages))]
+    whole = " ".join(" ".join(pages).split())
+    assert "A, B and C stay, and D rises" in whole, "the caption of the still picture"
+    stills = BeautifulSoup(pdf.document(SITE, chosen), "html.parser").select(
+        ".explorable-still img"
+    )
+    assert stills, "and the picture itself, which make would name if it showed nothing"

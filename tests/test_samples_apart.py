@@ -1,0 +1,146 @@
+"""Networks that do not treat all samples alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compare import smallest_limit
+from differences import sharpness_by_differences
+from inputs import gaussian
+from small import seeded
+from torch import nn
+
+import flatlib
+
+
+def test_samples_in_another_order_inside_forward_are_refused_by_layer():
+    class Sorts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            order = x[:, 0].argsort()
+            return self.b(torch.tanh(self.a(x[order]))[order.argsort()])
+
+    net = seeded(Sorts)
+    with pytest.raises(ValueError, match="layer 'a' reads other numbers .* keep the batch's order"):
+        flatlib.measure(net, gaussian(7, 3))
+
+
+class Gated(nn.Module):
+    """An expert, and a parameter of its own, for samples beyond 2 alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.expert, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.gain = nn.Parameter(torch.full((3,), 1.5))
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        gate = (x[:, :1] > 2).to(x.dtype)
+        if gate.any():
+            hidden = hidden + gate * self.gain * self.expert(hidden)
+        return self.last(hidden)
+
+
+def test_a_layer_and_a_parameter_that_one_sample_alone_uses_count():
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    x[0, 0] = 3.0  # not among those that are tried out first
+    m = flatlib.measure(net, x)
+    assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+    assert [layer.name for layer in m.layers] == ["first", "expert", "last"]
+
+
+def test_parts_of_a_batch_that_take_different_ways_are_refused():
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    x[0, 0] = 3.0
+    with pytest.raises(ValueError, match="another way for samples 1 to 1 .*'expert' .P = 1.") as e:
+        flatlib.measure(net, x, max_memory=smallest_limit(net, x))
+    assert "measure samples that take one way together" in str(e.value)
+
+
+class Wayward(nn.Module):
+    """A linear map; for samples beyond 2 its weight, or the input, goes another way as well."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.first, self.last, self.way = nn.Linear(3, 3), nn.Linear(3, 3), way
+
+    def forward(self, x):
+        gate = (x[:, :1] > 2).to(x.dtype)
+        output = self.last(torch.tanh(self.first(x)))
+        if gate.any():
+            more = {"weight": torch.tanh(output) @ self.first.weight, "input": x}[self.way]
+            output = output + gate * more
+        return output
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 4])
+def test_what_holds_of_a_layer_holds_in_every_part_of_the_batch(beyond):
+    for way in ("weight", "input"):
+        net, x = seeded(lambda way=way: Wayward(way)), gaussian(5, 3).clamp(max=1.9)
+        limit = smallest_limit(net, x)
+        usual = flatlib.measure(net, x, max_memory=limit)
+        assert usual.layers[0].in_sharpness and usual.input_layer_is_dense
+        x[beyond, 0] = 3.0
+        for max_memory in (limit, None):
+            m = flatlib.measure(net, x, max_memory=max_memory)
+            assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
+            assert m.layers[0].in_sharpness == (way == "input")
+            assert m.layers[1].in_sharpness
+            assert m.input_layer_is_dense == (way == "weight")
+
+
+class InHalf(torch.autograd.Function):
+    """Loses precision where no cast is seen."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.from_numpy(x.detach().numpy().astype("f"))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+@pytest.mark.parametrize("fault", ["precision", "parameter made before", "random"])
+def test_faults_on_a_way_that_one_sample_alone_takes(fault):
+    class Rare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+            self.made = self.last.weight.sum() * 2
+
+        def forward(self, x):
+            hidden = torch.tanh(self.first(x))
+            gate = (x[:, :1] > 20).to(x.dtype)
+            if gate.any():
+                extra = {
+                    "precision": lambda: hidden + InHalf.apply(hidden),
+                    "parameter made before": lambda: hidden * self.made,
+                    "random": lambda: hidden * torch.rand(1),
+                }[fault]()
+                hidden = hidden + gate * extra
+            return self.last(hidden)
+
+    net, x = seeded(Rare), gaussian(12, 3)
+    flatlib.measure(net, x)
+    x[0, 0] = 30.0
+    message = {"precision": "works in torch.float32", "random": "draws random numbers"}
+    with pytest.raises(ValueError, match=message.get(fault, "computed from parameters before")):
+        flatlib.measure(net, x)
+
+
+def test_a_single_sample_does_not_hide_that_the_batch_size_counts():
+    class BySize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x) * len(x)
+
+    for n in (1, 2, 3):
+        with pytest.raises(ValueError, match="samples influence each other"):
+            flatlib.measure(BySize(), gaussian(n, 3))

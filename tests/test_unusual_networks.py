@@ -1,0 +1,216 @@
+"""`measure` on networks that do what few do: each is measured right, or refused by name."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from inputs import gaussian
+from small import seeded
+from torch import Tensor, nn
+
+import flatlib
+
+
+def plain_energy(net, x):
+    """Sum over outputs of the squared parameter gradient, one sample at a time."""
+    energies = []
+    for sample in x.split(1):
+        output = net(sample)[0]
+        rows = [
+            torch.autograd.grad(value, list(net.parameters()), retain_graph=True)
+            for value in output
+        ]
+        energies.append(sum(float(g.square().sum()) for row in rows for g in row))
+    return torch.tensor(energies, dtype=torch.float64)
+
+
+def test_a_forward_that_differentiates_its_layers_counts_both_uses_of_their_weights():
+    class Force(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 1, bias=False)
+
+        def forward(self, x):
+            x = x if x.requires_grad else x.requires_grad_()
+            energy = self.b(torch.tanh(self.a(x))).sum()
+            return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    net, x = seeded(Force).double(), gaussian(4, 3)
+    m = flatlib.measure(net, x)
+    expected = plain_energy(net, x.double().clone())
+    assert torch.allclose(m.parameter_gradient_energy, expected, rtol=1e-9, atol=0)
+
+
+class ReusesItsBuffer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.buffer = torch.empty_like(x)
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.buffer.copy_(2 * gradient)
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution"])
+def test_a_backward_that_reuses_its_memory_is_measured_right(kind):
+    class Reuses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 5) if kind == "dense" else nn.Conv1d(1, 2, 3)
+            self.last = nn.Linear(5 if kind == "dense" else 8, 3)
+
+        def forward(self, x):
+            x = x if kind == "dense" else x.unsqueeze(1)
+            return self.last(torch.tanh(ReusesItsBuffer.apply(self.first(x)).flatten(1)))
+
+    net, x = seeded(Reuses).double(), gaussian(4, 6).double()
+    m = flatlib.measure(net, x)
+    expected = plain_energy(net, x)
+    assert torch.allclose(m.parameter_gradient_energy, expected, rtol=1e-9, atol=0)
+
+
+class Masked(nn.Module):
+    """Attention over a sample's three numbers, later ones hidden by minus infinities."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Linear(3, 3)
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.score(x).unsqueeze(1) * x.unsqueeze(2) + self.mask
+        return self.last((scores.softmax(dim=2) @ x.unsqueeze(2)).squeeze(2))
+
+
+def test_a_mask_of_minus_infinities_is_no_fault():
+    net = seeded(Masked).double()
+    x = gaussian(4, 3).double()
+    found = flatlib.measure(net, x)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda v: net(v[None])[0]))(x)
+    torch.testing.assert_close(
+        found.singular_values, torch.linalg.svdvals(jacobian), rtol=1e-9, atol=0
+    )
+
+
+class Category(nn.Module):
+    """Its last number is one of five categories."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.first, self.last = nn.Linear(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x[:, :2]) + self.embedding(x[:, 2].long())).tanh())
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_network_for_some_inputs_only(n):
+    net, x = seeded(Category).double(), gaussian(n, 3).double()
+    x[:, 2] = 4
+    energy = 0.0
+    for sample in x.split(1):
+        for k in range(2):
+            made = torch.autograd.grad(net(sample)[0, k], list(net.parameters()))
+            energy += sum(float(g.square().sum()) for g in made) / n
+    assert flatlib.measure(net, x).sharpness == pytest.approx(energy, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_network_for_some_inputs_only_is_found_to_mix_samples(n):
+    net, x = seeded(Category).double(), gaussian(n, 3).double()
+    x[:, 2] = 4
+    net.first.register_forward_hook(lambda module, args, output: output - output.mean(dim=0))
+    with pytest.raises(ValueError, match="samples influence each other|not the samples"):
+        flatlib.measure(net, x)
+
+
+def test_parameters_that_are_no_floats_stay_as_they_are():
+    class Permuted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.order = nn.Parameter(torch.tensor([2, 0, 1]), requires_grad=False)
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x[:, self.order])
+
+    net, x = seeded(Permuted), gaussian(4, 3)
+    plain = flatlib.measure(nn.Sequential(net.linear), x[:, [2, 0, 1]])
+    assert flatlib.measure(net, x).sharpness == pytest.approx(plain.sharpness, rel=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_convolutions_whose_settings_are_plain_numbers(mode):
+    def make():
+        return seeded(
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 3, 3, padding=1, stride=2, dilation=1, padding_mode=mode),
+                nn.Tanh(),
+                nn.Flatten(),
+                nn.Linear(27, 2),
+            )
+        )
+
+    net, x = make(), gaussian(3, 2, 6, 6)
+    expected = flatlib.measure(net, x)
+    net[0].stride, net[0].padding, net[0].dilation = 2, 1, 1
+    found = flatlib.measure(net, x)
+    assert found.sharpness == expected.sharpness
+    for name in ("untied_gradient_energy", "smallest_patch_norm"):
+        assert torch.equal(getattr(found.layers[0], name), getattr(expected.layers[0], name))
+    assert found.layers[0].operator_norm == expected.layers[0].operator_norm
+
+
+class Squeezed(nn.Module):
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x).squeeze()
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_a_network_that_squeezes_its_output(size):
+    inner = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)))
+    x = gaussian(10, 3)
+    expected = flatlib.measure(inner, x)
+    found = flatlib.measure(Squeezed(inner), x.split(size))
+    assert torch.allclose(found.singular_values, expected.singular_values, rtol=1e-9)
+    assert found.sharpness == pytest.approx(expected.sharpness, rel=1e-9)
+
+
+def test_the_second_of_two_layers_with_one_weight_called_alone():
+    class Second(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(x)
+
+    x = gaussian(4, 3).double()
+    expected = 3 * float(x.square().sum()) / 4  # the map is linear in its weight
+    assert flatlib.measure(Second(), x).sharpness == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_linear_layer_with_a_kernel_size_of_its_own():
+    class Patch(nn.Linear):
+        kernel_size = 4
+
+    net, x = nn.Sequential(seeded(lambda: Patch(3, 2))), gaussian(4, 3)
+    expected = 2 * float((x.double().square().sum(dim=1) + 1).mean())  # N (||x||^2 + 1)
+    assert flatlib.measure(net, x).sharpness == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_sample_of_a_network_that_squeezes_has_a_parameter_jacobian():
+    inner = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))
+    x = gaussian(1, 3)
+    expected = flatlib.derivatives.parameter_jacobian(inner, x)
+    assert torch.equal(flatlib.derivatives.parameter_jacobian(Squeezed(inner), x), expected)
