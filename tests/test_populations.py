@@ -192,6 +192,11 @@ def test_vision_transformer_sees_patches_and_their_places():
     measured = flatlib.measure(net, x)
     slow = flatlib.derivatives.parameter_jacobian(net, x).square().sum(dim=(1, 2))
     torch.testing.assert_close(measured.parameter_gradient_energy, slow, rtol=1e-9, atol=0)
+    for block in net.blocks:  # without what they add, the class token has seen no patch
+        for layer in (block.attention.out, block.linear2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    assert torch.equal(net(x)[0], net(x)[1])
     for bad in ((9, 2, 2), (8, 2, 3)):
         with pytest.raises(ValueError, match="width must be a multiple of heads"):
             vision_transformer(*bad)
@@ -397,8 +402,12 @@ def test_calibration_error_of_a_case_worked_by_hand():
     by_hand = 2 / 5 * abs(1 / 2 - 0.3) + 3 / 5 * abs(2 / 3 - 0.8)
     assert calibration_error(output, y, bins=2) == pytest.approx(by_hand, rel=1e-6)
     assert calibration_error(torch.eye(3), torch.eye(3)) == 0.0
-    exact = torch.tensor([[0.5, 0.0], [-1.0, -0.2]])  # on an edge, and below 0
-    assert calibration_error(exact, torch.eye(2), bins=2) == pytest.approx(1 / 2 * (0.5 + 1))
+    # On an edge and beside it in one bin; below 0 in the first.
+    exact = torch.tensor([[0.5, 0.0], [0.4, 0.0], [-1.0, -0.2]])
+    found = calibration_error(exact, torch.eye(2)[[0, 1, 1]], bins=2)
+    assert found == pytest.approx(abs((1 - 0.5) + (0 - 0.4) + (1 - 0.0)) / 3, rel=1e-6)
+    pair = calibration_error(exact[:2], torch.eye(2)[[0, 1]], bins=2)
+    assert pair == pytest.approx(abs((1 - 0.5) + (0 - 0.4)) / 2, rel=1e-6)
 
 
 def test_corruptions_are_what_they_say():
