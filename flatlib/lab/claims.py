@@ -15,10 +15,11 @@ FITTED = 0.999  # training accuracy from which on a run has fitted its data
 THRESHOLDS = (0.995, 0.998, FITTED, 0.9995)  # that a verdict should not hang on
 LEVEL = 0.05  # of every test
 SEEDS = 3  # at each setting that a claim needs; fewer test nothing
+NETWORKS = 20  # drawn at random, that a correlation needs; fewer test nothing
 SCALES = ("paper", "laptop")  # a claim is decided at the first with enough seeds
 FITTED_FIXED = date(2026, 11, 20)  # when `FITTED` was chosen, before the first archived run
 RULES_FIXED = date(2026, 11, 25)  # all other rules
-AMENDED = date(2026, 11, 26)  # the rules of misclassified samples and of slowing
+AMENDED = date(2026, 11, 26)  # the rules of misclassified samples, of slowing, of correlations
 LAST_CHECKPOINTS = 10  # that `LAST_TEN` averages over
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))  # the paper has the quantity fall along each list
@@ -45,7 +46,8 @@ VALUE = "value"  # at the end, mean over the settings of a seed
 SLOWING = "slowing"  # change over the second half of a claim's part minus that over the first
 TREND = "trend"  # correlation of two quantities' first differences, Fisher z, mean in a seed
 COUNT = "count"  # measurements in which an inequality holds
-CORRELATION = "correlation"  # over the settings' means; decides nothing while settings are designed
+CORRELATION = "correlation"  # over networks drawn at random; designed settings decide nothing
+SHIFT = "shift"  # of a correlation, at one train loss minus at one step
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Claim:
     margin: Margin
     other: str = ""  # the second quantity of a trend or correlation
     rival: str = ""  # the quantity that correlates less with ``other``, as the paper has it
+    population: str = ""  # of networks drawn at random, that decides a correlation
+    given: tuple[str, ...] = ()  # quantities that a correlation holds fixed
     settings: tuple[tuple[float, int], ...] = ()  # in the paper's order; empty: the experiment's
     samples: str = "train"
     unit: str = "seed"
@@ -178,7 +182,7 @@ def _trend(key, source, experiment, column, other, direction, condition, **more)
     )
 
 
-def _correlations(network: str, experiment: str, figure: str, pairs):
+def _correlations(network: str, experiment: str, figure: str, population: str, pairs):
     """``(quantity, other, direction, source)``, and the quantity that should do worse, if any."""
     return tuple(
         Claim(
@@ -199,7 +203,9 @@ def _correlations(network: str, experiment: str, figure: str, pairs):
             WEAK,
             other=pair[1],
             rival=pair[4] if len(pair) > 4 else "",
-            unit="setting",
+            unit="network",
+            population=population,
+            fixed=AMENDED,
         )
         for pair in pairs
     )
@@ -349,6 +355,7 @@ VGG10 = (
         "vgg10",
         "correlations-vgg10",
         "Fig. D.5",
+        "vgg10",
         (
             (G, MLS, RISES, ""),
             *ON_BOTH_NETWORKS,
@@ -399,6 +406,7 @@ def _mlp(network: str, name: str) -> tuple[Claim, ...]:
             network,
             every,
             "Fig. D.6",
+            "mlp-relu" if network == "relu" else "mlp-tanh",
             (
                 ("C", MLS, RISES, ""),
                 (D, MLS, FALLS, ""),
@@ -440,6 +448,8 @@ TRANSFORMERS = (
         WEAK,
         other=MLS,
         unit="network",
+        population="transformer",
+        fixed=AMENDED,
     ),
 )
 RELU, TANH = _mlp("relu", "mlp-relu"), _mlp("tanh", "mlp")

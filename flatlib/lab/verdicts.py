@@ -2,7 +2,9 @@
 
 The unit is the seed. A seed fixes the initial weights and the order of the samples, so runs that
 share one are not independent: their effects are averaged within the seed first, and a test sees
-one number a seed. Holm's correction is over all claims that are decided together.
+one number a seed. Correlations over networks are decided by populations whose settings were drawn
+at random, where the unit is the network. Holm's correction is over all claims that are decided
+together.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
-from flatlib.lab import claims, experiments, statistics
+from flatlib.lab import claims, drawn, experiments, statistics
+from flatlib.lab.associations import Association
 from flatlib.lab.claims import Claim, Margin
+from flatlib.lab.drawn import Archived, Drawn
 from flatlib.lab.records import Record, RecordError, default_results
 
 HELD, AGAINST = "held", "against"
@@ -34,6 +38,8 @@ NO_EXPERIMENT = "no experiment"
 TOO_FEW_SEEDS = "too few seeds"
 CONDITION_UNMET = "condition unmet"
 DESIGNED_SETTINGS = "waits for settings drawn at random"
+TOO_FEW_NETWORKS = "too few networks"
+NOT_MEASURED = "not measured"
 
 ARCHIVED_DIGITS = 1e-9  # tables hold ten significant digits
 FEWEST_DIFFERENCES = 4  # of one run, for a correlation of first differences
@@ -68,6 +74,7 @@ class Archive:
 
     runs: tuple[ArchivedRun, ...]
     refused: tuple[str, ...] = ()  # the reason for each, with its name
+    populations: Mapping[str, Drawn] = field(default_factory=dict)  # by name
     _grids: dict = field(default_factory=dict, compare=False, repr=False)
 
     def grid(
@@ -105,11 +112,12 @@ class Archive:
         return Grid.of(settings, found, first.steps) if found else None
 
 
-def read(results: Path | None = None) -> Archive:
+def read(results: Path | None = None, populations: Archived | None = None) -> Archive:
     """Read every record of an archive; one that is not whole is refused by name, not guessed.
 
     Args:
         results: the archive; by default that of the checkout.
+        populations: those drawn at random, if they have been read already.
     """
     folder = Path(results or default_results())
     runs, refused = [], []
@@ -130,7 +138,8 @@ def read(results: Path | None = None) -> Archive:
                 refused.append(f"{scale}/{record.run}: its manifest lacks {fault}")
             else:
                 runs.append(ArchivedRun(scale, manifest, table))
-    return Archive(tuple(runs), tuple(refused))
+    random = drawn.read(folder) if populations is None else populations
+    return Archive(tuple(runs), (*refused, *random.refused), random.found)
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,8 @@ class Verdict:
     in_order: tuple[int, int] | None = None
     counted: tuple[int, int] | None = None  # measurements that agree; all
     rival: float = math.nan  # the correlation that should be the smaller
+    association: Association | None = None  # over networks drawn at random
+    compared: tuple[float, float] | None = None  # two correlations, of whose z the value is a difference
     uncorrected: str = NOT_TESTED
     word: str = NOT_TESTED  # after Holm
     reason: str = ""  # why it is not tested
@@ -234,7 +245,7 @@ class Verdict:
     @property
     def n(self) -> int:
         """Independent numbers behind it."""
-        return len(self.seeds)
+        return self.association.n if self.association else len(self.seeds)
 
 
 def decide(
@@ -295,10 +306,14 @@ def _holm(found: Sequence[Verdict]) -> list[Verdict]:
         if verdict.claim.key not in by_key:
             result.append(verdict)
             continue
-        effects, adjusted_p = np.array(verdict.seeds), by_key[verdict.claim.key]
-        low, high, _ = _interval(effects, strict)
+        adjusted_p = by_key[verdict.claim.key]
+        if verdict.association:
+            mean, (low, high) = verdict.value, verdict.association.interval(strict)
+        else:
+            mean = float(np.mean(verdict.seeds))
+            low, high, _ = _interval(np.array(verdict.seeds), strict)
         margin = _in_z(verdict.claim, verdict.margin)
-        word = _word(verdict.claim, adjusted_p, float(effects.mean()), low, high, margin)
+        word = _word(verdict.claim, adjusted_p, mean, low, high, margin)
         result.append(replace(verdict, adjusted=adjusted_p, word=word))
     return result
 
@@ -316,6 +331,8 @@ def _word(claim: Claim, p: float, mean: float, low: float, high: float, margin: 
 
 
 def _uncorrected(claim: Claim, archive: Archive, threshold: float) -> Verdict:
+    if claim.population in archive.populations:
+        return _over_networks(claim, archive.populations[claim.population])
     if not claim.experiment:
         return Verdict(claim, reason=NO_EXPERIMENT)
     scale, grid, enough = _chosen(claim, archive)
@@ -600,6 +617,52 @@ def _correlation(verdict: Verdict, grid: Grid) -> Verdict:
         runs=end[claim.quantity].size,
         reason=DESIGNED_SETTINGS,
     )
+
+
+def _over_networks(claim: Claim, population: Drawn) -> Verdict:
+    """A correlation over networks drawn at random, or a difference of two, as Fisher's z."""
+    condition = drawn.STEP if claim.condition == claims.AT_ONE_STEP else drawn.LOSS
+    networks = population.networks
+
+    def pair(name: str, where: str = condition) -> tuple[str, str]:
+        return drawn.at(where, name), drawn.at(where, claim.other)
+
+    given = tuple(
+        name if name in population.hyperparameters else drawn.at(condition, name)
+        for name in claim.given
+    )
+    first, second = pair(claim.quantity), None
+    if claim.statistic == claims.SHIFT:
+        first, second = pair(claim.quantity, drawn.LOSS), pair(claim.quantity, drawn.STEP)
+    elif claim.rival:
+        second = pair(claim.rival)
+    if second is None:
+        found, compared = networks.correlation(*first, given), None
+    else:
+        found = networks.difference(first, second, given)
+        compared = tuple(networks.correlation(*one, given).value for one in (first, second))
+    verdict = Verdict(
+        claim,
+        population.name,
+        value=found.value,
+        margin=claim.margin.size,
+        used=found.n,
+        runs=population.n,
+        association=found,
+        compared=compared,
+    )
+    if found.n == 0:
+        return replace(verdict, reason=NOT_MEASURED)
+    if found.n < claims.NETWORKS or math.isnan(found.error):
+        return replace(verdict, reason=TOO_FEW_NETWORKS)
+    low, high = found.interval(claims.LEVEL)
+    p = found.p()
+    if claim.direction == claims.LEVEL_OFF:
+        edge = claim.margin.size if found.is_difference else math.atanh(claim.margin.size)
+        beyond = abs(found.z) >= edge
+        p = found.p(math.copysign(edge, found.z)) if beyond else found.equivalence(edge)
+    word = _word(claim, p, found.value, low, high, claim.margin.size)
+    return replace(verdict, low=low, high=high, p=p, uncorrected=word)
 
 
 def along_the_line(archive: Archive, experiment: str) -> tuple[str, float]:
