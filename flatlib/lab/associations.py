@@ -116,7 +116,8 @@ class Networks:
             too few or one does not vary beyond what the columns held fixed determine.
 
         Raises:
-            ValueError: a column that the table lacks, or another kind of correlation.
+            ValueError: a column that the table lacks or that is held fixed, or another kind of
+                correlation.
 
         >>> table = pd.DataFrame({"lr": range(30)}) % 10
         >>> table = table.assign(S=table.lr + np.sin(range(30)), gap=table.lr + np.cos(range(30)))
@@ -166,9 +167,14 @@ class Networks:
             raise ValueError(
                 f"the table has no column {absent[0]!r}; it has {list(self.table.columns)[:12]} ..."
             )
+        both = [name for pair in pairs for name in pair if name in given]
+        if both:
+            raise ValueError(f"column {both[0]!r} is held fixed and has no correlation then")
         if how not in (SPEARMAN, PEARSON):
             raise ValueError(f"how must be {SPEARMAN!r} or {PEARSON!r}, got {how!r}")
         rows = np.isfinite(self.table[names].to_numpy(dtype=float)).all(axis=1)
+        if not rows.any():
+            return np.full((1 + DRAWS, len(pairs)), np.nan), rows, 0
         columns, C = self._covariances(rows, how)
         at = [columns.index(name) for name in names]
         C = C[:, at][:, :, at]
@@ -201,8 +207,6 @@ def _draws(units: np.ndarray) -> np.ndarray:
     """How often each row counts: once each, then in each draw of units, ``(1 + DRAWS, rows)``."""
     labels, unit = np.unique(units, return_inverse=True)
     n = len(labels)
-    if n == 0:
-        return np.ones((1 + DRAWS, 0))
     drawn = np.random.default_rng(DRAW_SEED).multinomial(n, np.full(n, 1 / n), size=DRAWS)
     return np.concatenate([np.ones((1, len(units))), drawn[:, unit].astype(float)])
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from flatlib.lab import claims, populations
 from flatlib.lab.associations import Networks
+from flatlib.lab.populations import protocol, robustness
 from flatlib.lab.records import RecordError, default_results
 
 LOSS, STEP = "loss", "step"  # conditions: at one train loss, at one step
@@ -24,8 +25,7 @@ LOGARITHMIC = ("lr", "batch_size", "width")  # hyper-parameters
 PLAIN = ("depth", "heads")
 ERROR_PGD, ERROR_NOISE = "error_pgd", "error_noise"
 ERROR_CORRUPTIONS, CALIBRATION = "error_corruptions", "calibration_error"
-RADIUS, NOISE = "0.25", "0.1"  # of the attack and of the noise
-CORRUPTIONS = ("blur", "contrast", "brightness", "shot", "impulse")
+RADIUS, NOISE = protocol.PGD_RADII[1], protocol.NOISE_LEVELS[1]  # of the attack, of the noise
 MEASURES = (
     claims.S,
     "hessian_eigenvalue",
@@ -102,7 +102,7 @@ class Drawn:
         parts = [settings]
         for condition in CONDITIONS:
             rows = table[table["condition"] == condition].set_index("index")
-            rows = rows[(rows["reached"] == 1) & (rows["status"] == "complete")]
+            rows = rows[rows["reached"] == 1]
             numbers = _numbers(rows).reindex(drawn.index)
             parts.append(numbers.rename(columns=lambda column, c=condition: at(c, column)))
         networks = Networks(pd.concat(parts, axis=1), drawn["seed"].to_numpy())
@@ -126,9 +126,9 @@ def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
         found[claims.S] = np.sqrt(rows["sharpness"])
         found |= {name: np.log10(found[name].where(found[name] > 0)) for name in SIZES}
     found[claims.GAP] = rows["loss_gap"]
-    found[ERROR_PGD] = 1 - rows[f"accuracy_pgd_{RADIUS}"]
-    found[ERROR_NOISE] = 1 - rows[f"accuracy_noise_{NOISE}"]
-    wrong = 1 - rows[[f"accuracy_{name}" for name in CORRUPTIONS]]
+    found[ERROR_PGD] = 1 - rows[f"accuracy_pgd_{RADIUS:g}"]
+    found[ERROR_NOISE] = 1 - rows[f"accuracy_noise_{NOISE:g}"]
+    wrong = 1 - rows[[f"accuracy_{name}" for name in robustness.CORRUPTIONS]]
     found[ERROR_CORRUPTIONS] = wrong.mean(axis=1)
     names = ("train_loss", claims.TEST_LOSS, claims.TEST_ERROR, CALIBRATION)
     return pd.DataFrame(found | {name: rows[name] for name in names}, dtype=float)

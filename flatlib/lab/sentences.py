@@ -7,13 +7,15 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from flatlib.lab import claims
+from flatlib.lab import claims, drawn
 from flatlib.lab.chapter import number
 from flatlib.lab.claims import Claim
 from flatlib.lab.verdicts import (
     CONDITION_UNMET,
     DESIGNED_SETTINGS,
     NO_EXPERIMENT,
+    NOT_MEASURED,
+    TOO_FEW_NETWORKS,
     TOO_FEW_SEEDS,
     Verdict,
     of_group,
@@ -35,6 +37,13 @@ SYMBOLS = {
     claims.TEST_ERROR: "test error",
     claims.GAP: "test minus train loss",
     "adaptive_sharpness": "adaptive sharpness",
+    "hessian_eigenvalue": "Hessian's largest eigenvalue",
+    "relative_flatness": "relative flatness",
+    "iimls": "IIMLS",
+    drawn.ERROR_PGD: "error under attack",
+    drawn.ERROR_NOISE: "error under noise",
+    drawn.ERROR_CORRUPTIONS: "error under corruptions",
+    drawn.CALIBRATION: "calibration error",
     "lead_as_factor": "as a factor",
     "lead_as_difference": "as a difference",
     "25": "A ≤ B",
@@ -60,6 +69,8 @@ REASONS = {
     TOO_FEW_SEEDS: f"fewer than {claims.SEEDS} seeds at a setting",
     CONDITION_UNMET: f"fewer than {claims.SEEDS} seeds meet the condition",
     DESIGNED_SETTINGS: DESIGNED_SETTINGS,
+    TOO_FEW_NETWORKS: f"fewer than {claims.NETWORKS} networks drawn at random",
+    NOT_MEASURED: "no network of the population has the quantity",
 }
 
 
@@ -90,10 +101,20 @@ def claim_words(claim: Claim) -> str:
         return f"{symbol} moves {with_or_not} {other}{where} {when}"
     if claim.statistic == claims.COUNT:
         return f"{symbol} at every checkpoint"
+    if claim.statistic == claims.SHIFT:
+        return f"{symbol} correlates more with {other} at one train loss than at one step"
     if claim.rival:
         return f"{symbol} correlates more with {other} than {SYMBOLS[claim.rival]} does"
     how = {claims.RISES: "correlates", claims.FALLS: "correlates negatively"}
-    return f"{symbol} {how.get(claim.direction, 'does not correlate well')} with {other}"
+    fixed = f", given {_given_words(claim)}" if claim.given else ""
+    return f"{symbol} {how.get(claim.direction, 'does not correlate well')} with {other}{fixed}"
+
+
+def _given_words(claim: Claim) -> str:
+    """What a correlation holds fixed."""
+    measures = [SYMBOLS[name] for name in claim.given if name in SYMBOLS]
+    settings = ["the hyper-parameters"] if len(measures) < len(claim.given) else []
+    return " and ".join([*settings, *measures])
 
 
 def effect_words(verdict: Verdict) -> str:
@@ -103,6 +124,8 @@ def effect_words(verdict: Verdict) -> str:
         return f"in {verdict.counted[0]:,} of {verdict.counted[1]:,} measurements"
     if math.isnan(verdict.value):
         return "–"
+    if verdict.association:
+        return _over_networks_words(verdict)
     if claim.statistic == claims.CORRELATION:
         rival = f", {SYMBOLS[claim.rival]} {verdict.rival:.2f}" if claim.rival else ""
         return f"{verdict.value:.2f}{rival}, over the settings".replace("-", "−")
@@ -110,6 +133,14 @@ def effect_words(verdict: Verdict) -> str:
         return number(verdict.value)
     interval = f"{number(verdict.low)} to {number(verdict.high)}"
     return f"{number(verdict.value)} ({interval})"
+
+
+def _over_networks_words(verdict: Verdict) -> str:
+    """A correlation with its interval, or two correlations and the difference of their z."""
+    numbers = [verdict.value, verdict.low, verdict.high, *(verdict.compared or ())]
+    value, low, high, *two = (f"{each:.2f}".replace("-", "−") for each in numbers)
+    found = value if math.isnan(verdict.low) else f"{value} ({low} to {high})"
+    return f"{two[0]} against {two[1]}, z differs by {found}" if two else found
 
 
 def basis_words(verdict: Verdict) -> str:
@@ -120,6 +151,8 @@ def basis_words(verdict: Verdict) -> str:
     """
     if not verdict.scale:
         return "none"
+    if verdict.association:
+        return f"{verdict.used} of {verdict.runs} networks drawn at random"
     runs = "1 run" if verdict.runs == 1 else f"{verdict.runs} runs"
     if verdict.used < verdict.runs:
         runs = f"{verdict.used} of {verdict.runs} runs"

@@ -237,7 +237,7 @@ class Verdict:
     counted: tuple[int, int] | None = None  # measurements that agree; all
     rival: float = math.nan  # the correlation that should be the smaller
     association: Association | None = None  # over networks drawn at random
-    compared: tuple[float, float] | None = None  # two correlations, of whose z the value is a difference
+    compared: tuple[float, float] | None = None  # correlations: the value is their difference in z
     uncorrected: str = NOT_TESTED
     word: str = NOT_TESTED  # after Holm
     reason: str = ""  # why it is not tested

@@ -1,0 +1,159 @@
+"""Which measure of a network tells how it does on new images: hypotheses for each population.
+
+Every hypothesis has one direction, fixed before any population was measured: the larger the
+measure, the worse the outcome. All of a chapter's hypotheses are decided together, by the rules
+of `flatlib.lab.verdicts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from flatlib.lab import claims
+from flatlib.lab.associations import out_of_sample
+from flatlib.lab.claims import Claim
+from flatlib.lab.drawn import CONDITIONS, LOSS, MEASURES, OUTCOMES, STEP, Drawn, at
+from flatlib.lab.verdicts import HELD, NOT_DECIDED, NOT_TESTED, Verdict
+
+WHEN = {LOSS: claims.AT_EQUAL_LOSS, STEP: claims.AT_ONE_STEP}
+PLAIN, GIVEN, EXPLAINED, SHIFT = "plain", "given", "explained", "shift"
+COMPRESSION = (claims.MLS, claims.NMLS, claims.V)
+
+# What compression has to do with a correlation of sharpness and the gap.
+EXPLAINS = "explains"
+DOES_NOT_EXPLAIN = "does not explain"
+NOTHING_TO_EXPLAIN = "nothing to explain"
+CANNOT_TELL = "cannot be told apart"
+
+
+def key(population: str, condition: str, kind: str, measure: str, rest: str) -> str:
+    """The key of a hypothesis.
+
+    Args:
+        population: its name.
+        condition: ``"loss"`` or ``"step"``.
+        kind: ``"plain"``; ``"given"`` the hyper-parameters; ``"explained"``, given one further
+            measure as well; ``"shift"``, at one loss minus at one step.
+        measure: whose.
+        rest: the outcome; of an explained one the further measure, the outcome being the gap.
+    """
+    return f"{population}.{condition}-{kind}.{measure}-{rest}"
+
+
+def hypotheses(population: Drawn) -> tuple[Claim, ...]:
+    """All hypotheses on a population: each measure with each outcome, plain and given the
+    hyper-parameters; what compression explains; and whether sharpness follows the gap more
+    closely at one loss than at one step.
+    """
+    settings, made = population.hyperparameters, []
+
+    def add(condition, kind, measure, rest, outcome, given=(), statistic=claims.CORRELATION):
+        made.append(
+            Claim(
+                key(population.name, condition, kind, measure, rest),
+                "",
+                "",
+                measure,
+                claims.RISES,
+                WHEN[condition],
+                statistic,
+                claims.WEAK,
+                other=outcome,
+                unit="network",
+                population=population.name,
+                given=given,
+                fixed=claims.AMENDED,
+            )
+        )
+
+    for condition in CONDITIONS:
+        for measure in MEASURES:
+            for outcome in OUTCOMES:
+                add(condition, PLAIN, measure, outcome, outcome)
+                if settings:
+                    add(condition, GIVEN, measure, outcome, outcome, settings)
+        for other in COMPRESSION:
+            for one, fixed in ((claims.S, other), (other, claims.S)):
+                add(condition, EXPLAINED, one, fixed, claims.GAP, (*settings, fixed))
+    add(LOSS, SHIFT, claims.S, claims.GAP, claims.GAP, statistic=claims.SHIFT)
+    return tuple(made)
+
+
+def explanation(
+    decided: Mapping[str, Verdict], population: str, condition: str, compression: str
+) -> str:
+    """Whether compression accounts for sharpness going with the gap.
+
+    Compression explains the correlation if sharpness no longer goes with the gap once compression
+    is held fixed, and compression still goes with the gap once sharpness is. All with the
+    hyper-parameters held fixed.
+
+    Args:
+        decided: verdicts on the hypotheses by key.
+        population: its name.
+        condition: ``"loss"`` or ``"step"``.
+        compression: one of ``COMPRESSION``.
+
+    Returns:
+        ``"explains"``; ``"does not explain"``, if sharpness still goes with the gap; ``"cannot be
+        told apart"``, if neither does once the other is held fixed; ``"nothing to explain"``, if
+        sharpness is not shown to go with the gap in the first place; or ``"not tested"``.
+    """
+    words = [
+        decided[key(population, condition, kind, one, rest)].word
+        for kind, one, rest in (
+            (GIVEN, claims.S, claims.GAP),
+            (EXPLAINED, claims.S, compression),
+            (EXPLAINED, compression, claims.S),
+        )
+    ]
+    if NOT_TESTED in words:
+        return NOT_TESTED
+    sharpness, sharpness_left, compression_left = (word == HELD for word in words)
+    if not sharpness:
+        return NOTHING_TO_EXPLAIN
+    if sharpness_left:
+        return DOES_NOT_EXPLAIN
+    return EXPLAINS if compression_left else CANNOT_TELL
+
+
+def predictions(population: Drawn, condition: str, outcome: str) -> pd.DataFrame:
+    """How much of an outcome is predicted of networks that the fit has not seen, by measure.
+
+    Args:
+        population: of networks.
+        condition: ``"loss"`` or ``"step"``.
+        outcome: one of ``OUTCOMES``.
+
+    Returns:
+        By measure: ``alone``, the share that the measure predicts; ``settings``, the
+        hyper-parameters; ``both``; and the ``gain`` of the measure, ``both`` minus ``settings``,
+        all over the same ``networks``.
+    """
+    table, rows = population.networks.table, {}
+    settings = list(population.hyperparameters)
+    for measure in MEASURES:
+        column = at(condition, measure)
+        own = table[[*settings, column, at(condition, outcome)]]
+        known = np.isfinite(own.to_numpy(dtype=float)).all(axis=1)
+        units, y = np.asarray(population.networks.units)[known], own.loc[known].iloc[:, -1]
+        alone, of_settings, both = (
+            out_of_sample(own.loc[known, names], y, units)
+            for names in ([column], settings, [*settings, column])
+        )
+        rows[measure] = {"alone": alone, "settings": of_settings, "both": both}
+        rows[measure] |= {"gain": both - of_settings, "networks": int(known.sum())}
+    return pd.DataFrame(rows).T
+
+
+def counted(decided: Mapping[str, Verdict], population: str, condition: str, kind: str) -> dict:
+    """How many hypotheses of a kind got each word."""
+    words = [
+        one.word
+        for one in decided.values()
+        if one.claim.network == population and one.claim.group == f"{condition}-{kind}"
+    ]
+    return {word: words.count(word) for word in dict.fromkeys([HELD, NOT_DECIDED, *words])}
