@@ -4,13 +4,16 @@ from importlib import import_module
 
 ROOMS = (
     "archive",
+    "associations",
     "chapter",
     "claims",
     "data",
+    "drawn",
     "equations",
     "exercises",
     "experiments",
     "figures",
+    "hypotheses",
     "populations",
     "sentences",
     "statistics",

@@ -160,7 +160,5 @@ def read(results: Path | None = None) -> Archived:
         except RecordError as fault:
             refused.append(f"{name}: {fault}".replace(f"{folder}/", ""))
             continue
-        found[name] = Drawn.of(
-            table, name, plan.title, plan.networks, plan.level, plan.fixed_step
-        )
+        found[name] = Drawn.of(table, name, plan.title, plan.networks, plan.level, plan.fixed_step)
     return Archived(found, tuple(missing), tuple(refused))

@@ -37,7 +37,7 @@ SYMBOLS = {
     claims.TEST_ERROR: "test error",
     claims.GAP: "test minus train loss",
     "adaptive_sharpness": "adaptive sharpness",
-    "hessian_eigenvalue": "Hessian's largest eigenvalue",
+    "hessian_eigenvalue": "λ₁ of the Hessian",
     "relative_flatness": "relative flatness",
     "iimls": "IIMLS",
     drawn.ERROR_PGD: "error under attack",

@@ -15,6 +15,7 @@ from flatlib.lab.exercises import (
     errata,
     hour,
     mlp,
+    populations,
     reparametrization,
     sensitivity,
     sharpness,
@@ -39,6 +40,7 @@ CHAPTERS = (
     errata,
     mlp,
     vgg,
+    populations,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.key: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES

@@ -4,6 +4,7 @@ from .archived import reproduce, through_training
 from .correlations import WITH_BOUNDS, between_and_within, correlations, pairs
 from .curves import ArchiveFigure
 from .inequalities import inequalities, inequality_table
+from .populations import dots, measures_and_outcomes, scatter
 from .slack import medians, slack
 from .style import (
     CHAIN,
@@ -43,15 +44,18 @@ __all__ = [
     "both_sides",
     "canvas",
     "correlations",
+    "dots",
     "ellipse",
     "inequalities",
     "inequality_table",
     "intervals",
     "ladder",
+    "measures_and_outcomes",
     "medians",
     "pairs",
     "panels",
     "reproduce",
+    "scatter",
     "show",
     "slack",
     "through_training",

@@ -1,0 +1,188 @@
+"""Pictures of populations drawn at random: correlations as a heat map, as dots, and as points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from flatlib.lab import claims, verdicts
+from flatlib.lab.drawn import MEASURES, OUTCOMES, SIZES, Drawn, at
+from flatlib.lab.hypotheses import key
+from flatlib.lab.sentences import SYMBOLS
+from flatlib.lab.verdicts import Verdict
+
+from .correlations import SMALL, _signed, _two_digits
+from .style import COLORS, POINTS_PER_INCH, WIDTH, canvas
+from .verdicts import MARKS
+
+DECIDED = (verdicts.HELD, verdicts.AGAINST)
+
+
+def measures_and_outcomes(
+    decided: Mapping[str, Verdict], population: str, condition: str, kinds: Mapping[str, str]
+) -> tuple[Figure, str]:
+    """Heat maps of the correlations of every measure with every outcome, one a kind.
+
+    Args:
+        decided: verdicts on the hypotheses of `flatlib.lab.hypotheses`, by key.
+        population: its name.
+        condition: ``"loss"`` or ``"step"``.
+        kinds: ``"plain"``, ``"given"`` and the titles of their maps.
+
+    Returns:
+        The figure, in which a frame marks what is decided after Holm; and an alternative text.
+    """
+    figure, axes = canvas(1, len(kinds), height=285, sharey=True, squeeze=False)
+    said = []
+    for ax, (kind, title) in zip(axes.flat, kinds.items(), strict=True):
+        cells = {
+            (SYMBOLS[m], SYMBOLS[o]): decided.get(key(population, condition, kind, m, o))
+            for m in MEASURES
+            for o in OUTCOMES
+        }
+        rho = pd.Series({pair: one.value if one else math.nan for pair, one in cells.items()})
+        square = rho.unstack(sort=False)
+        sns.heatmap(
+            square,
+            vmin=-1,
+            vmax=1,
+            cmap=_signed(),
+            annot=square.map(_two_digits),
+            fmt="",
+            annot_kws={"fontsize": SMALL, "color": COLORS["ink"]},
+            cbar=False,
+            linewidths=1,
+            linecolor=COLORS["paper"],
+            ax=ax,
+        )
+        marked = [pair for pair, one in cells.items() if one and one.word in DECIDED]
+        for measure, outcome in marked:
+            row, column = square.index.get_loc(measure), square.columns.get_loc(outcome)
+            box = plt.Rectangle(
+                (column + 0.05, row + 0.05), 0.9, 0.9, fill=False, ec=COLORS["ink"], lw=1.3
+            )
+            ax.add_patch(box)
+        ax.grid(False)
+        ax.set_title(title, fontsize=9)
+        ax.set(xlabel="", ylabel="")
+        ax.tick_params(labelsize=8, length=0)
+        ax.tick_params(axis="x", labelrotation=90)
+        strongest = rho.abs().idxmax() if rho.notna().any() else None
+        said.append(
+            f"{title}: {len(marked)} of {len(cells)} decided"
+            + (f", strongest {' with '.join(strongest)}, {rho[strongest]:.2f}" if strongest else "")
+        )
+    return figure, f"Heat maps of rank correlations. {'; '.join(said)}."
+
+
+def dots(
+    decided: Mapping[str, Verdict],
+    populations: Sequence[str],
+    outcome: str,
+    kinds: Mapping[tuple[str, str], str],
+) -> tuple[Figure, str]:
+    """Dot and 95 % interval of each measure's correlation with one outcome.
+
+    Args:
+        decided: verdicts on the hypotheses, by key.
+        populations: names, a row of panels each.
+        outcome: one of `flatlib.lab.drawn.OUTCOMES`.
+        kinds: condition and kind, and the title of their panel.
+
+    Returns:
+        The figure, and an alternative text with each panel's strongest measure.
+    """
+    height = 60 + 190 * len(populations)
+    figure, axes = canvas(
+        len(populations), len(kinds), height=height, sharex=True, sharey=True, squeeze=False
+    )
+    said, seen = [], []
+    for row, name in zip(axes, populations, strict=True):
+        for ax, ((condition, kind), title) in zip(row, kinds.items(), strict=True):
+            found = [decided.get(key(name, condition, kind, m, outcome)) for m in MEASURES]
+            known = {m: one for m, one in zip(MEASURES, found, strict=True) if _shown(one)}
+            _dots(ax, known)
+            ax.set_title(f"{name}\n{title}" if len(populations) > 1 else title, fontsize=9)
+            seen += [one.word for one in known.values()]
+            if known:
+                top = max(known, key=lambda m: abs(known[m].value))
+                said.append(f"{name}, {title}: {SYMBOLS[top]} {_two_digits(known[top].value)}")
+    figure.supxlabel(f"rank correlation with {SYMBOLS[outcome]}", fontsize=9)
+    for word in dict.fromkeys(seen):
+        color, shape = MARKS.get(word, ("muted", "o"))
+        axes[0, 0].scatter([], [], marker=shape, color=COLORS[color], label=word)
+    if seen:
+        figure.legend(loc="outside lower center", ncols=len(MARKS))
+    strongest = "; ".join(said) or "no population has enough networks"
+    return figure, f"Correlations as dots with intervals; the strongest: {strongest}."
+
+
+def _shown(one: Verdict | None) -> bool:
+    return one is not None and math.isfinite(one.value)
+
+
+def _dots(ax, known: Mapping[str, Verdict]) -> None:
+    for row, measure in enumerate(MEASURES):
+        if measure not in known:
+            continue
+        one = known[measure]
+        color, shape = MARKS.get(one.word, ("muted", "o"))
+        ax.plot([one.low, one.high], [row, row], color=COLORS[color], lw=1.4, ls="-")
+        sns.scatterplot(
+            x=[one.value], y=[row], s=34, marker=shape, color=COLORS[color], ax=ax, zorder=3
+        )
+    ax.axvspan(-claims.WEAK.size, claims.WEAK.size, color=COLORS["grid"], alpha=0.6, lw=0)
+    ax.axvline(0, color=COLORS["muted"], lw=0.8, ls="-")
+    ax.set(xlim=(-1.02, 1.02), ylim=(len(MEASURES) - 0.4, -0.6))
+    ax.set_yticks(range(len(MEASURES)), [SYMBOLS[m] for m in MEASURES])
+    ax.tick_params(labelsize=8)
+
+
+def scatter(
+    population: Drawn, names: Sequence[str], conditions: Mapping[str, str]
+) -> tuple[Figure, str]:
+    """Every pair of some numbers, a point a network, one colour and shape a condition.
+
+    Args:
+        population: of networks.
+        names: measures and outcomes.
+        conditions: by condition, its name in the legend.
+
+    Returns:
+        The figure and an alternative text.
+    """
+    table = population.networks.table
+    labels = {n: f"log₁₀ {SYMBOLS[n]}" if n in SIZES else SYMBOLS[n] for n in names}
+    parts = [
+        pd.DataFrame({labels[n]: table[at(c, n)] for n in names}).assign(condition=title)
+        for c, title in conditions.items()
+    ]
+    points = pd.concat(parts, ignore_index=True)
+    points = points[np.isfinite(points[list(labels.values())]).all(axis=1)]
+    palette = dict(zip(conditions.values(), (COLORS["blue"], COLORS["orange"]), strict=False))
+    markers = dict(zip(conditions.values(), ("o", "s"), strict=False))
+    grid = sns.PairGrid(
+        points, vars=list(labels.values()), hue="condition", palette=palette, corner=True
+    )
+    plt.close(grid.figure)  # it is shown by `figures.show` alone
+    grid.map_lower(sns.scatterplot, style=points["condition"], markers=markers, s=16, alpha=0.8)
+    grid.map_diag(sns.histplot, element="step", fill=False, bins=8)
+    grid.add_legend(title="", loc="upper right", fontsize=9)
+    side = WIDTH / POINTS_PER_INCH
+    grid.figure.set_size_inches(side, side * 0.85)
+    for ax in filter(None, grid.axes.flat):
+        ax.tick_params(labelsize=SMALL)
+        ax.xaxis.label.set_size(8)
+        ax.yaxis.label.set_size(8)
+        for each in (ax.xaxis, ax.yaxis):
+            each.set_major_locator(MaxNLocator(3))
+    counts = points["condition"].value_counts()
+    shown = ", ".join(f"{counts.get(title, 0)} {title}" for title in conditions.values())
+    return grid.figure, f"Scatter plots of {', '.join(labels.values())}: networks {shown}."
