@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import synthetic_population
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from flatlib.lab import associations, claims, drawn, hypotheses, sentences, verdicts
 from flatlib.lab.associations import Networks
@@ -183,8 +184,9 @@ def test_each_measure_meets_each_outcome_plain_and_given_the_hyperparameters(few
     keys = [one.key for one in made]
     assert len(set(keys)) == len(keys)
     pairs = len(drawn.MEASURES) * len(drawn.OUTCOMES)
-    assert len(made) == 2 * (2 * pairs + 2 * len(hypotheses.COMPRESSION)) + 1
-    decided = decide(archive(population), made)
+    assert len(made) == 4 * pairs + 2 * len(hypotheses.COMPRESSION) + 1
+    decided = hypotheses.decide(archive(population))
+    assert list(decided) == keys
     assert all(not math.isnan(one.p) for one in decided.values())
     one = decided[key(NAME, LOSS, GIVEN, claims.S, claims.GAP)]
     assert one.claim.given == population.hyperparameters and one.word == "held"
@@ -192,10 +194,23 @@ def test_each_measure_meets_each_outcome_plain_and_given_the_hyperparameters(few
         "√S correlates with test minus train loss, given the hyper-parameters"
     )
     assert sentences.basis_words(one) == "40 of 40 networks drawn at random"
-    explained = decided[key(NAME, STEP, EXPLAINED, claims.S, claims.MLS)].claim
+    explained = decided[key(NAME, LOSS, EXPLAINED, claims.S, claims.MLS)].claim
     assert sentences.claim_words(explained).endswith("given the hyper-parameters and MLS")
     counts = hypotheses.counted(decided, NAME, LOSS, GIVEN)
     assert sum(counts.values()) == pairs and counts["held"] >= 1
+
+
+def test_the_question_and_the_survey_have_half_of_the_level_each(few_draws):
+    population = synthetic_population.drawn(effect=1.0)
+    made = hypotheses.hypotheses(population)
+    decided = hypotheses.decide(archive(population))
+    question = [one for one in made if hypotheses.is_question(one)]
+    assert len(question) == 4 + 1 + 2 * len(hypotheses.COMPRESSION)
+    for family in (question, [one for one in made if one not in question]):
+        p = np.array([decided[one.key].p for one in family])
+        adjusted = [decided[one.key].adjusted for one in family]
+        holm = multipletests(p, method="holm")[1]
+        assert adjusted == pytest.approx(np.minimum(1, 2 * holm))
 
 
 @pytest.mark.parametrize(
@@ -209,8 +224,8 @@ def test_each_measure_meets_each_outcome_plain_and_given_the_hyperparameters(few
 )
 def test_compression_explains_what_it_causes(truth, word, few_draws):
     population = synthetic_population.drawn(**{"n": 120, "seed": 5} | truth)
-    decided = decide(archive(population), hypotheses.hypotheses(population))
-    assert hypotheses.explanation(decided, NAME, LOSS, claims.MLS) == word
+    decided = hypotheses.decide(archive(population))
+    assert hypotheses.explanation(decided, NAME, claims.MLS) == word
 
 
 def test_two_measures_of_one_thing_cannot_be_told_apart():
@@ -228,7 +243,7 @@ def test_two_measures_of_one_thing_cannot_be_told_apart():
             (EXPLAINED, claims.MLS, claims.S),
         )
     }
-    found = hypotheses.explanation(decided, NAME, LOSS, claims.MLS)
+    found = hypotheses.explanation(decided, NAME, claims.MLS)
     assert found == hypotheses.CANNOT_TELL
 
 

@@ -99,7 +99,7 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_holm_steps_down,
     ),
     "no difference after Holm from the narrow interval": (
-        "claims.LEVEL / len(tested)",
+        "share * claims.LEVEL / len(tested)",
         "claims.LEVEL",
         units.test_no_difference_after_holm_needs_the_wider_interval,
     ),

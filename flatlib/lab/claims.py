@@ -406,7 +406,7 @@ def _mlp(network: str, name: str) -> tuple[Claim, ...]:
             network,
             every,
             "Fig. D.6",
-            "mlp-relu" if network == "relu" else "mlp-tanh",
+            "mlp-relu" if network == "relu" else "mlp",
             (
                 ("C", MLS, RISES, ""),
                 (D, MLS, FALLS, ""),
@@ -448,7 +448,7 @@ TRANSFORMERS = (
         WEAK,
         other=MLS,
         unit="network",
-        population="transformer",
+        population="vision-transformer",
         fixed=AMENDED,
     ),
 )

@@ -80,7 +80,14 @@ class Drawn:
 
     def reached(self, condition: str) -> int:
         """Networks that were measured at a condition."""
-        return int(self.networks.table[at(condition, "train_loss")].notna().sum())
+        return int(self._measured(condition).sum())
+
+    def seeds(self, condition: str) -> int:
+        """Seeds of those: the independent draws, which one optimizer has as many of as networks."""
+        return len(np.unique(np.asarray(self.networks.units)[self._measured(condition)]))
+
+    def _measured(self, condition: str) -> np.ndarray:
+        return self.networks.table[at(condition, "train_loss")].notna().to_numpy()
 
     @classmethod
     def of(

@@ -1,8 +1,9 @@
 """Which measure of a network tells how it does on new images: hypotheses for each population.
 
 Every hypothesis has one direction, fixed before any population was measured: the larger the
-measure, the worse the outcome. All of a chapter's hypotheses are decided together, by the rules
-of `flatlib.lab.verdicts`.
+measure, the worse the outcome. They are decided by the rules of `flatlib.lab.verdicts`. The
+question of sharpness and the gap has half of the level, the survey of all other pairs the other
+half, so that all of them together hold something by chance in at most one of twenty archives.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from flatlib.lab import claims
+from flatlib.lab import claims, verdicts
 from flatlib.lab.associations import out_of_sample
 from flatlib.lab.claims import Claim
 from flatlib.lab.drawn import CONDITIONS, LOSS, MEASURES, OUTCOMES, STEP, Drawn, at
-from flatlib.lab.verdicts import HELD, NOT_DECIDED, NOT_TESTED, Verdict
+from flatlib.lab.verdicts import HELD, NOT_DECIDED, NOT_TESTED, Archive, Verdict
 
 WHEN = {LOSS: claims.AT_EQUAL_LOSS, STEP: claims.AT_ONE_STEP}
 PLAIN, GIVEN, EXPLAINED, SHIFT = "plain", "given", "explained", "shift"
@@ -75,26 +76,43 @@ def hypotheses(population: Drawn) -> tuple[Claim, ...]:
                 add(condition, PLAIN, measure, outcome, outcome)
                 if settings:
                     add(condition, GIVEN, measure, outcome, outcome, settings)
-        for other in COMPRESSION:
-            for one, fixed in ((claims.S, other), (other, claims.S)):
-                add(condition, EXPLAINED, one, fixed, claims.GAP, (*settings, fixed))
+    for other in COMPRESSION:
+        for one, fixed in ((claims.S, other), (other, claims.S)):
+            add(LOSS, EXPLAINED, one, fixed, claims.GAP, (*settings, fixed))
     add(LOSS, SHIFT, claims.S, claims.GAP, claims.GAP, statistic=claims.SHIFT)
     return tuple(made)
 
 
-def explanation(
-    decided: Mapping[str, Verdict], population: str, condition: str, compression: str
-) -> str:
+def is_question(hypothesis: Claim) -> bool:
+    """Whether a hypothesis is one of sharpness and the gap, and not of the survey."""
+    return hypothesis.other == claims.GAP and (
+        hypothesis.quantity == claims.S or hypothesis.group.endswith(EXPLAINED)
+    )
+
+
+def decide(archive: Archive) -> dict[str, Verdict]:
+    """The verdicts on all hypotheses of all populations of an archive, by key.
+
+    Holm's correction is over those of the question, and over those of the survey, each at half of
+    the level.
+    """
+    made = [one for each in archive.populations.values() for one in hypotheses(each)]
+    question = [one for one in made if is_question(one)]
+    survey = [one for one in made if not is_question(one)]
+    apart = [verdicts.decide(archive, part, share=1 / 2) for part in (question, survey)]
+    return {one.key: apart[not is_question(one)][one.key] for one in made}
+
+
+def explanation(decided: Mapping[str, Verdict], population: str, compression: str) -> str:
     """Whether compression accounts for sharpness going with the gap.
 
     Compression explains the correlation if sharpness no longer goes with the gap once compression
-    is held fixed, and compression still goes with the gap once sharpness is. All with the
-    hyper-parameters held fixed.
+    is held fixed, and compression still goes with the gap once sharpness is. All at one train
+    loss, with the hyper-parameters held fixed.
 
     Args:
         decided: verdicts on the hypotheses by key.
         population: its name.
-        condition: ``"loss"`` or ``"step"``.
         compression: one of ``COMPRESSION``.
 
     Returns:
@@ -103,7 +121,7 @@ def explanation(
         sharpness is not shown to go with the gap in the first place; or ``"not tested"``.
     """
     words = [
-        decided[key(population, condition, kind, one, rest)].word
+        decided[key(population, LOSS, kind, one, rest)].word
         for kind, one, rest in (
             (GIVEN, claims.S, claims.GAP),
             (EXPLAINED, claims.S, compression),

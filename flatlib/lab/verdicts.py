@@ -252,6 +252,7 @@ def decide(
     archive: Archive,
     table: Sequence[Claim] = claims.CLAIMS,
     threshold: float = claims.FITTED,
+    share: float = 1.0,
 ) -> dict[str, Verdict]:
     """Every claim's verdict by key, Holm's correction over all of them.
 
@@ -259,9 +260,11 @@ def decide(
         archive: from `read`.
         table: the claims that are decided together.
         threshold: training accuracy from which on a run has fitted.
+        share: of the level that these claims have, where others that are decided apart have the
+            rest.
     """
     found = [_uncorrected(claim, archive, threshold) for claim in table]
-    return {verdict.claim.key: verdict for verdict in _holm(found)}
+    return {verdict.claim.key: verdict for verdict in _holm(found, share)}
 
 
 def of_group(decided: Mapping[str, Verdict], network: str, group: str) -> list[Verdict]:
@@ -293,14 +296,15 @@ def by_threshold(
     }
 
 
-def _holm(found: Sequence[Verdict]) -> list[Verdict]:
+def _holm(found: Sequence[Verdict], share: float = 1.0) -> list[Verdict]:
     """Words after Holm: directions by its adjusted p, equivalence by intervals that all cover."""
     tested = [verdict for verdict in found if not math.isnan(verdict.p)]
     if not tested:
         return list(found)
     adjusted = multipletests([verdict.p for verdict in tested], method="holm")[1]
+    adjusted = np.minimum(1.0, adjusted / share)
     by_key = {v.claim.key: float(p) for v, p in zip(tested, adjusted, strict=True)}
-    strict = claims.LEVEL / len(tested)
+    strict = share * claims.LEVEL / len(tested)
     result = []
     for verdict in found:
         if verdict.claim.key not in by_key:
