@@ -43,9 +43,10 @@ def test_rules_are_said_as_they_are():
     assert f"{claims.RULES_FIXED.day} November {claims.RULES_FIXED.year}" in PAGE
     assert f"{claims.AMENDED.day} November {claims.AMENDED.year}" in PAGE
     later = {one.statistic for one in claims.CLAIMS if one.fixed == claims.AMENDED}
-    assert later == {claims.MISCLASSIFIED, claims.SLOWING}
+    assert later == {claims.MISCLASSIFIED, claims.SLOWING, claims.CORRELATION}
     assert {one.fixed for one in claims.CLAIMS} == {claims.RULES_FIXED, claims.AMENDED}
     assert claims.SEEDS == 3 and "At least three seeds" in PAGE
+    assert claims.NETWORKS == 20 and "at least 20 are needed" in PAGE
     assert claims.FIVE_PERCENT.size == 0.05 and claims.WEAK.size == 0.3
     assert claims.LEVEL == 0.05 and claims.SCALES == ("paper", "laptop")
 

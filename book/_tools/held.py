@@ -37,6 +37,7 @@ GROUPS = {
     "all-images-batch": "All 60,000 images: batch sizes",
 }
 VGG, MLP = "chapters/12-vgg10-cifar10.html", "chapters/11-mlp-fashion-mnist.html"
+DRAWN = "chapters/13-networks-drawn-at-random.html#the-paper-s-claims-on-correlations"
 SECTIONS = {  # (network, first word of the group): where the numbers are shown
     ("vgg10", "fall"): f"{VGG}#learning-rates-figure-1",
     ("vgg10", "together"): f"{VGG}#learning-rates-figure-1",
@@ -47,14 +48,14 @@ SECTIONS = {  # (network, first word of the group): where the numbers are shown
     ("vgg10", "misclassified"): f"{VGG}#test-images-figure-3",
     ("vgg10", "dimensionality"): f"{VGG}#local-dimensionality",
     ("vgg10", "chain"): f"{VGG}#where-the-chain-breaks",
-    ("vgg10", "correlation"): f"{VGG}#correlations-figure-d-5",
+    ("vgg10", "correlation"): DRAWN,
     ("mlp", "rate"): f"{MLP}#learning-rates-figure-e-8",
     ("mlp", "batch"): f"{MLP}#batch-sizes-figure-e-7",
     ("mlp", "late"): f"{MLP}#late-in-training",
     ("mlp", "chain"): f"{MLP}#the-chain-figure-d-4",
-    ("mlp", "correlation"): f"{MLP}#correlations-figure-d-6",
+    ("mlp", "correlation"): DRAWN,
     ("mlp", "all"): f"{MLP}#all-60-000-images",
-    ("transformer", "correlation"): "chapters/06-reparametrization.html#parameter-by-parameter",
+    ("transformer", "correlation"): DRAWN,
 }
 LINE = {"vgg10": "correlations-vgg10", "relu": "correlations-mlp-relu", "tanh": "correlations-mlp"}
 
