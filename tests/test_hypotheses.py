@@ -295,6 +295,7 @@ def little_garbage():
     gc.unfreeze()
 
 
+@pytest.mark.slow
 def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everything(
     monkeypatch, little_garbage
 ):
