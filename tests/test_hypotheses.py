@@ -264,28 +264,23 @@ def test_what_a_measure_adds_to_the_hyperparameters_is_its_gain_out_of_sample():
 
 # Known truth, many times.
 
-MEASURES, OUTCOMES = (claims.S, claims.MLS, claims.V), (claims.GAP, drawn.ERROR_PGD)
+MEASURES, OUTCOMES = (claims.S, claims.MLS), (claims.GAP, drawn.ERROR_PGD)
 
 
 def simulated(populations: int, **truth):
-    """Verdicts on many populations of 40, plain and given the hyper-parameters, apart."""
+    """Of many populations of 40 one verdict over all networks, and four given the settings."""
     n = 40
     tables = [synthetic_population.table(n=n, seed=100 + k, **truth) for k in range(populations)]
     merged = [table.assign(index=table["index"] + n * k) for k, table in enumerate(tables)]
     whole = Drawn.of(pd.concat(merged), NAME, "", n, 0.015, 2_000)
     columns = [at(LOSS, name) for name in (*MEASURES, *OUTCOMES)]
     columns = whole.networks.table[[*whole.hyperparameters, *columns]]
-    family = [
-        one
-        for one in hypotheses.hypotheses(whole)
-        if one.quantity in MEASURES and one.other in OUTCOMES
-    ]
+    made = {one.key: one for one in hypotheses.hypotheses(whole)}
+    plain = [made[key(NAME, LOSS, PLAIN, claims.S, claims.GAP)]]
+    given = [made[key(NAME, LOSS, GIVEN, m, o)] for m in MEASURES for o in OUTCOMES]
     for k in range(populations):
         own = replace(whole, networks=Networks(columns.iloc[n * k : n * (k + 1)]))
-        yield [
-            list(decide(archive(own), [h for h in family if h.group == f"loss-{kind}"]).values())
-            for kind in (PLAIN, GIVEN)
-        ]
+        yield [list(decide(archive(own), family).values()) for family in (plain, given)]
 
 
 def share(found: list[bool]) -> float:
@@ -300,31 +295,32 @@ def little_garbage():
     gc.unfreeze()
 
 
+@pytest.mark.slow
 def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everything(
     monkeypatch, little_garbage
 ):
     """Of 500 populations at most 5 % hold anything after Holm; intervals cover as they say."""
-    monkeypatch.setattr(associations, "DRAWS", 150)
+    monkeypatch.setattr(associations, "DRAWS", 100)
     fooled, wrong, covered = [], [], []
     for plain, given in simulated(500, confounding=1.5):
         fooled.append(any(one.word == "held" for one in plain))
         wrong.append(any(one.word == "held" for one in given))
         covered += [one.low <= 0 <= one.high for one in given]
-    assert share(fooled) > 0.99
+    assert share(fooled) > 0.95
     assert share(wrong) <= 0.05
     assert 0.93 <= share(covered) <= 0.97
 
 
 def test_an_effect_is_found(monkeypatch, little_garbage):
     """A partial correlation of 0.7 is held in more than eight of ten populations of 40."""
-    monkeypatch.setattr(associations, "DRAWS", 150)
+    monkeypatch.setattr(associations, "DRAWS", 100)
     found = [given[0].word == "held" for _, given in simulated(40, confounding=1.5, effect=1.0)]
     assert share(found) > 0.8
 
 
 def test_intervals_of_a_true_correlation_cover_it(monkeypatch):
     r"""Of a bivariate normal of correlation r, Spearman's is :math:`(6/\pi)\arcsin(r/2)`."""
-    monkeypatch.setattr(associations, "DRAWS", 150)
+    monkeypatch.setattr(associations, "DRAWS", 100)
     random, covered = np.random.default_rng(6), {"spearman": [], "pearson": []}
     truth = {"spearman": 6 / math.pi * math.asin(0.35), "pearson": 0.7}
     for _ in range(400):
