@@ -256,7 +256,7 @@ def decide(
 ) -> dict[str, Verdict]:
     """Every claim's verdict by key.
 
-    Holm's correction is over all that seeds decide, and apart over all that networks decide.
+    Holm's correction is over all of them.
 
     Args:
         archive: from `read`.
@@ -266,11 +266,7 @@ def decide(
             rest.
     """
     found = [_uncorrected(claim, archive, threshold) for claim in table]
-    by_seeds = [one for one in found if not one.association]
-    by_networks = [one for one in found if one.association]
-    corrected = [*_holm(by_seeds, share), *_holm(by_networks, share)]
-    by_key = {verdict.claim.key: verdict for verdict in corrected}
-    return {claim.key: by_key[claim.key] for claim in table}
+    return {verdict.claim.key: verdict for verdict in _holm(found, share)}
 
 
 def of_group(decided: Mapping[str, Verdict], network: str, group: str) -> list[Verdict]:
