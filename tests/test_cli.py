@@ -17,12 +17,14 @@ from test_experiments import TINY, at_work, record_of, steps_of
 
 from flatlib.lab import cli, commands
 from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
+from flatlib.lab.populations import POPULATIONS
 
 
 def test_list_names_every_experiment(capsys):
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    drawn = [f"population-{name}" for name in POPULATIONS]
+    assert [line.split()[0] for line in lines] == [*EXPERIMENTS, *drawn]
     assert "25 at paper" in next(line for line in lines if line.startswith("correlations-vgg10"))
 
 
@@ -113,7 +115,9 @@ def test_the_book_names_every_experiment_and_commands_that_exist():
     assert len(found) >= 8
     for command in found:
         options = commands.parser().parse_args(command.split())
-        if "name" in options:
+        if "name" in options and options.name.startswith("population-"):
+            assert options.name.removeprefix("population-") in POPULATIONS
+        elif "name" in options:
             assert configurations(options.name, options.scale, options.seeds, options.steps)
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| ([^|]+) \|", page, flags=re.MULTILINE)
     figures = {name: figure for name, figure in rows if name not in SCALES}

@@ -100,7 +100,10 @@ def test_workflow_builds_tests_and_publishes():
         assert "continue-on-error" not in step  # a publication that fails is no success
         if "uses" in step:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
-    assert "env" not in workflow["jobs"]["build"]  # no index of packages but pip's own
+    # No index of packages but pip's own, and the site's address only where the site is published.
+    environment = workflow["jobs"]["build"]["env"]
+    assert list(environment) == ["FLATLIB_REPOSITORY"]
+    assert "vars.PUBLISH_PAGES == 'true' && github.repository || ''" in environment.popitem()[1]
     assert workflow["jobs"]["publish"]["permissions"] == {"pages": "write", "id-token": "write"}
 
 

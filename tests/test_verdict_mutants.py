@@ -90,7 +90,7 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
     ),
     "Holm dropped": (
         'multipletests([verdict.p for verdict in tested], method="holm")[1]',
-        "[verdict.p for verdict in tested]",
+        "np.array([verdict.p for verdict in tested])",
         units.test_holm_is_over_all_claims_that_have_an_interval,
     ),
     "Holm does not step down": (

@@ -47,6 +47,9 @@ class Run:
     fresh: bool  # whether it ran just now
 
 
+BAR = "application/vnd.jupyter.widget-view+json"  # a bar of progress, in a live notebook
+
+
 def digest(*parts: bytes) -> str:
     """SHA-256 over parts, each with its length, so that no two lists of parts collide."""
     total = hashlib.sha256()
@@ -288,18 +291,23 @@ def _run_missing(missing, parameters, root, entries, workers) -> list[str]:
 
 def page(run: Run, solutions: bool = True) -> nbformat.NotebookNode:
     """The run as the site shows it: a note of scale and seconds, code folded by its kind, no kernel
-    chatter, no time stamps; without ``solutions`` those of its exercises are left out.
+    chatter, no bars, no time stamps; without ``solutions`` those of its exercises are left out.
     """
     notebook = nbformat.from_dict(json.loads(json.dumps(run.notebook)))
     if not solutions:
         notebook.cells = [nbformat.from_dict(cell) for cell in without_solutions(notebook.cells)]
     notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)  # bars, whose scripts the site would have to fetch
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             fold(cell)
-            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            cell.outputs = [
+                out
+                for out in cell.outputs
+                if out.get("name") != "stderr" and BAR not in out.get("data", {})
+            ]
     first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
     title, _, rest = first.source.partition("\n")
     note = (

@@ -125,7 +125,7 @@ class Networks:
         >>> round(networks.correlation("S", "gap", how="pearson").value, 2)
         0.94
         >>> round(networks.correlation("S", "gap", ["lr"], how="pearson").value, 2)
-        0.01
+        0.03
         """
         z, rows, fixed = self._z([(x, y)], given, how)
         return self._association(z[:, 0], rows, fixed)
