@@ -157,24 +157,7 @@ def between_and_within(runs: Runs, metrics: Mapping[str, str] = METRICS) -> Arch
     for ax, (column, title) in zip(axes, titles.items(), strict=True):
         square = numbers.pivot(index="second", columns="first", values=column)
         square = square.reindex(index=names[1:], columns=names[:-1])
-        sns.heatmap(
-            square.rename(index=metrics, columns=metrics),
-            vmin=-1,
-            vmax=1,
-            cmap=_signed(),
-            annot=square.map(_two_digits),
-            fmt="",
-            annot_kws={"fontsize": SMALL, "color": COLORS["ink"]},
-            cbar=False,
-            linewidths=1,
-            linecolor=COLORS["paper"],
-            ax=ax,
-        )
-        ax.grid(False)
-        ax.set_title(title, fontsize=9)
-        ax.set(xlabel="", ylabel="")
-        ax.tick_params(labelsize=8, length=0)
-        ax.tick_params(axis="x", labelrotation=90)
+        heat_map(ax, square.rename(index=metrics, columns=metrics), title)
     _, step, _ = runs.at_one_step()
     furthest = (numbers["between"] - numbers["within"]).abs()
     apart = "no pair has both"
@@ -191,6 +174,28 @@ def between_and_within(runs: Runs, metrics: Mapping[str, str] = METRICS) -> Arch
         "orange negative, and the stronger the deeper."
     )
     return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
+
+
+def heat_map(ax: Axes, square: pd.DataFrame, title: str) -> None:
+    """Correlations as colors from -1 to 1 with their two digits, as labelled in the table."""
+    sns.heatmap(
+        square,
+        vmin=-1,
+        vmax=1,
+        cmap=_signed(),
+        annot=square.map(two_digits),
+        fmt="",
+        annot_kws={"fontsize": SMALL, "color": COLORS["ink"]},
+        cbar=False,
+        linewidths=1,
+        linecolor=COLORS["paper"],
+        ax=ax,
+    )
+    ax.grid(False)
+    ax.set_title(title, fontsize=9)
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(labelsize=8, length=0)
+    ax.tick_params(axis="x", labelrotation=90)
 
 
 def _signed() -> ListedColormap:
@@ -217,17 +222,17 @@ def _words(ax: Axes, pair) -> None:
         _word(ax, 0.75, "–", 9.0)
     else:
         decided = pair.low > 0 or pair.high < 0
-        _word(ax, 0.78, _two_digits(pair.between), 9.0, "bold" if decided else "normal")
+        _word(ax, 0.78, two_digits(pair.between), 9.0, "bold" if decided else "normal")
     if not math.isnan(pair.low):
-        _word(ax, 0.5, f"{_two_digits(pair.low)} to {_two_digits(pair.high)}", SMALL)
+        _word(ax, 0.5, f"{two_digits(pair.low)} to {two_digits(pair.high)}", SMALL)
     if not math.isnan(pair.rho):
-        _word(ax, 0.22, _two_digits(pair.rho), SMALL + 0.5, color="muted")
+        _word(ax, 0.22, two_digits(pair.rho), SMALL + 0.5, color="muted")
 
 
-def _two_digits(value: float) -> str:
+def two_digits(value: float) -> str:
     """A correlation as figures write it.
 
-    >>> _two_digits(0.934), _two_digits(-0.2), _two_digits(0.999), _two_digits(math.nan)
+    >>> two_digits(0.934), two_digits(-0.2), two_digits(0.999), two_digits(math.nan)
     ('.93', '−.20', '1.00', '–')
     """
     if math.isnan(value):

@@ -18,7 +18,7 @@ from flatlib.lab.hypotheses import key
 from flatlib.lab.sentences import SYMBOLS
 from flatlib.lab.verdicts import Verdict
 
-from .correlations import SMALL, _signed, _two_digits
+from .correlations import SMALL, heat_map, two_digits
 from .style import COLORS, POINTS_PER_INCH, WIDTH, canvas
 from .verdicts import MARKS
 
@@ -49,19 +49,7 @@ def measures_and_outcomes(
         }
         rho = pd.Series({pair: one.value if one else math.nan for pair, one in cells.items()})
         square = rho.unstack(sort=False)
-        sns.heatmap(
-            square,
-            vmin=-1,
-            vmax=1,
-            cmap=_signed(),
-            annot=square.map(_two_digits),
-            fmt="",
-            annot_kws={"fontsize": SMALL, "color": COLORS["ink"]},
-            cbar=False,
-            linewidths=1,
-            linecolor=COLORS["paper"],
-            ax=ax,
-        )
+        heat_map(ax, square, title)
         marked = [pair for pair, one in cells.items() if one and one.word in DECIDED]
         for measure, outcome in marked:
             row, column = square.index.get_loc(measure), square.columns.get_loc(outcome)
@@ -69,11 +57,6 @@ def measures_and_outcomes(
                 (column + 0.05, row + 0.05), 0.9, 0.9, fill=False, ec=COLORS["ink"], lw=1.3
             )
             ax.add_patch(box)
-        ax.grid(False)
-        ax.set_title(title, fontsize=9)
-        ax.set(xlabel="", ylabel="")
-        ax.tick_params(labelsize=8, length=0)
-        ax.tick_params(axis="x", labelrotation=90)
         strongest = rho.abs().idxmax() if rho.notna().any() else None
         said.append(
             f"{title}: {len(marked)} of {len(cells)} decided"
@@ -113,7 +96,7 @@ def dots(
             seen += [one.word for one in known.values()]
             if known:
                 top = max(known, key=lambda m: abs(known[m].value))
-                said.append(f"{name}, {title}: {SYMBOLS[top]} {_two_digits(known[top].value)}")
+                said.append(f"{name}, {title}: {SYMBOLS[top]} {two_digits(known[top].value)}")
     figure.supxlabel(f"rank correlation with {SYMBOLS[outcome]}", fontsize=9)
     for word in dict.fromkeys(seen):
         color, shape = MARKS.get(word, ("muted", "o"))
