@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from test_experiments import TINY, at_work, record_of, steps_of
 
-from flatlib.lab import cli, commands
+from flatlib.lab import cli, commands, pretrained
 from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, Record, configurations, execute
 from flatlib.lab.populations import POPULATIONS
 
@@ -24,7 +24,7 @@ def test_list_names_every_experiment(capsys):
     assert cli.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     drawn = [f"population-{name}" for name in POPULATIONS]
-    assert [line.split()[0] for line in lines] == [*EXPERIMENTS, *drawn]
+    assert [line.split()[0] for line in lines] == [*EXPERIMENTS, *drawn, pretrained.NAME]
     assert "25 at paper" in next(line for line in lines if line.startswith("correlations-vgg10"))
 
 
@@ -115,7 +115,9 @@ def test_the_book_names_every_experiment_and_commands_that_exist():
     assert len(found) >= 8
     for command in found:
         options = commands.parser().parse_args(command.split())
-        if "name" in options and options.name.startswith("population-"):
+        if getattr(options, "name", "") == pretrained.NAME:
+            assert options.images and options.models
+        elif "name" in options and options.name.startswith("population-"):
             assert options.name.removeprefix("population-") in POPULATIONS
         elif "name" in options:
             assert configurations(options.name, options.scale, options.seeds, options.steps)
@@ -157,7 +159,7 @@ PARENT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from flatlib.lab import cli, commands
+from flatlib.lab import cli, commands, pretrained
 from flatlib.lab.experiments import run_many
 from test_experiments import TINY
 

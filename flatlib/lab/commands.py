@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from flatlib import __version__
-from flatlib.lab import populations
+from flatlib.lab import populations, pretrained
 from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, configurations, run
 from flatlib.lab.handout import handout
 from flatlib.lab.records import Record, RecordError, default_results
@@ -23,12 +24,16 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="run an experiment, or go on with it")
-    names = [*EXPERIMENTS, *(f"{POPULATION}{name}" for name in populations.POPULATIONS)]
+    drawn = (f"{POPULATION}{name}" for name in populations.POPULATIONS)
+    names = [*EXPERIMENTS, *drawn, pretrained.NAME]
     command.add_argument("name", choices=names, metavar="NAME", help="see: flatlib list")
     command.add_argument("--scale", choices=SCALES, help="of an experiment; by default smoke")
     command.add_argument("--steps", type=int, help="length, instead of the scale's own")
     command.add_argument("--seeds", type=seeds, help="such as 0,1,2, instead of the scale's own")
     command.add_argument("--networks", type=int, help="of a population, instead of all planned")
+    command.add_argument("--images", type=Path, metavar="FOLDER", help="that published nets see")
+    command.add_argument("--models", type=names_of_models, help="of timm, instead of every *vit*")
+    command.add_argument("--random-weights", action="store_true", help="instead of published ones")
     command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
     command.add_argument("--device", default="cpu", help="such as cuda: stacks runs of one shape")
@@ -73,8 +78,14 @@ def seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def names_of_models(text: str) -> list[str]:
+    return text.split(",")
+
+
 def _run(options: argparse.Namespace) -> int:
-    if options.name.startswith(POPULATION):
+    if options.name == pretrained.NAME:
+        outcomes = _pretrained(options)
+    elif options.name.startswith(POPULATION):
         outcomes = _population(options)
     else:
         outcomes = _experiment(options)
@@ -83,11 +94,34 @@ def _run(options: argparse.Namespace) -> int:
     return 0 if all(outcome.status == "complete" for outcome in outcomes) else 1
 
 
-def _population(options: argparse.Namespace) -> list[Outcome]:
-    fixed = {"scale": None, "steps": None, "seeds": None, "scheduler": None, "device": "cpu"}
-    for name, default in fixed.items():
+TRAINED = {"scale": None, "steps": None, "seeds": None, "scheduler": None}
+PRETRAINED = {"images": None, "models": None, "random_weights": False}
+
+
+def _refuse(options: argparse.Namespace, who: str, defaults: Mapping[str, object]) -> None:
+    """Refuse options that have no meaning for what is run."""
+    for name, default in defaults.items():
         if getattr(options, name) != default:
-            raise ValueError(f"a population takes no --{name}: leave it out, see flatlib list")
+            word = name.replace("_", "-")
+            raise ValueError(f"{who} takes no --{word}: leave it out, see flatlib list")
+
+
+def _pretrained(options: argparse.Namespace) -> list[Outcome]:
+    _refuse(options, pretrained.NAME, {**TRAINED, "networks": None})
+    if options.images is None:
+        raise ValueError(f"{pretrained.NAME} needs --images FOLDER, the images to measure it on")
+    return pretrained.run(
+        options.images,
+        options.models,
+        random_weights=options.random_weights,
+        results=options.results,
+        device=options.device,
+        progress=not options.no_progress,
+    )
+
+
+def _population(options: argparse.Namespace) -> list[Outcome]:
+    _refuse(options, "a population", {**TRAINED, **PRETRAINED, "device": "cpu"})
     return populations.run(
         options.name.removeprefix(POPULATION),
         options.networks,
@@ -98,8 +132,7 @@ def _population(options: argparse.Namespace) -> list[Outcome]:
 
 
 def _experiment(options: argparse.Namespace) -> list[Outcome]:
-    if options.networks is not None:
-        raise ValueError("an experiment takes no --networks, which are a population's")
+    _refuse(options, "an experiment", {"networks": None, **PRETRAINED})
     return run(
         options.name,
         options.scale or "smoke",
@@ -160,4 +193,5 @@ def _list(_: argparse.Namespace) -> int:
         print(f"{name:20} Fig. {experiment.figure:22} runs: {counts}")
     for name, population in populations.POPULATIONS.items():
         print(f"{POPULATION}{name} networks: {population.networks}. {population.title}")
+    print(f"{pretrained.NAME} vision transformers of timm, on your own images: --images FOLDER")
     return 0
