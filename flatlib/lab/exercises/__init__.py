@@ -14,6 +14,7 @@ from flatlib.lab.exercises import (
     dimensionality,
     errata,
     hour,
+    layers,
     mlp,
     populations,
     reparametrization,
@@ -41,6 +42,7 @@ CHAPTERS = (
     mlp,
     vgg,
     populations,
+    layers,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.key: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES
