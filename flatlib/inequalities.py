@@ -720,12 +720,7 @@ _state(
     r"=\sum_p\lVert\delta_p\rVert_F^2\lVert x_p\rVert_2^2,\qquad"
     r"\lVert\nabla_xf\rVert_2\le\frac{\lVert T_W\rVert_2}{\min_p\lVert x_p\rVert_2}"
     r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F",
-    (
-        CONVOLUTION,
-        "Its weights are copied once a position p.",
-        ALL_PATCHES,
-        SMOOTH,
-    ),
+    (CONVOLUTION, "Its weights are copied once a position p.", ALL_PATCHES, SMOOTH),
     {"aligned": (1,)},
     Step(
         lambda q: q.untied_F**2,
@@ -749,11 +744,7 @@ _state(
     "Ours",
     r"\lVert\delta\rVert_F\le\frac{\lVert\nabla_Wf\rVert_F}{\sigma_{\min}(X)},\qquad"
     r"\nabla_Wf=\sum_p\delta_px_p^\top",
-    (
-        CONVOLUTION,
-        FULL_RANK_PATCHES,
-        SMOOTH,
-    ),
+    (CONVOLUTION, FULL_RANK_PATCHES, SMOOTH),
     {"cancelling": (1,), "one_position": (1, 2)},
     Step(
         lambda q: q.grad_W,

@@ -31,9 +31,7 @@ DRAWS = {
     "convolutions": convolutions.draw_convolution,
     "vectors": vectors.draw_vector,
 }
-FAMILIES = {
-    name: make for room in (tight, convolutions, vectors) for name, make in vars(room).items()
-}
+FAMILIES = {**vars(tight), **vars(convolutions), **vars(vectors)}
 
 
 def formula_of(inequality: Inequality) -> Formula:
