@@ -105,7 +105,7 @@ def _entries() -> dict[str, str]:
     code = inspect.getsource(inequalities)
     calls = [node.value for node in ast.parse(code).body if isinstance(node, ast.Expr)]
     calls = [call for call in calls if isinstance(call, ast.Call)]
-    return {call.args[0].value: ast.get_source_segment(code, call) for call in calls}
+    return {call.args[0].elts[0].value: ast.get_source_segment(code, call) for call in calls}
 
 
 def _code(inequality: Inequality) -> str:
