@@ -260,8 +260,8 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     Raises:
         ValueError: a sample has input norm 0.
 
-    Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); N.2 to N.12 are ours or the paper's later
-    versions'.
+    Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); the others are ours or the paper's
+    later versions'.
 
     >>> import flatlib
     >>> m = flatlib.measure(flatlib.nets.mlp((3, 4, 2)), torch.ones(2, 3))

@@ -44,7 +44,7 @@ def find(label: str) -> Equation:
     """The registered equation of a label.
 
     Args:
-        label: ``"1"`` to ``"28"``, ``"A.1"``, ``"B.1"``, ``"B.2"``, ``"N.1"`` to ``"N.14"``.
+        label: ``"1"`` to ``"28"``, ``"A.1"``, ``"B.1"``, ``"B.2"``, ``"N.1"`` to ``"N.15"``.
 
     Returns:
         `Equation`.
