@@ -5,26 +5,17 @@ from __future__ import annotations
 import math
 import sys
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from flatlib import inequalities as given
 from flatlib import sides
-from flatlib.inequalities import (
-    COLUMNS,
-    CONVOLUTION,
-    DENSE,
-    DENSE_LAYERS,
-    LIVE_LAYERS,
-    MOVING,
-    TRAINABLE,
-    TRAINABLE_LAYERS,
-    Column,
-)
-from flatlib.measurement import LayerMeasurement, Measurement
+from flatlib.inequalities import COLUMNS, Column
+from flatlib.measurement import Measurement
 
 # Both sides are sums of some thousands of float64 products; a true inequality that is attained
 # may miss by this much and no more, relative to the larger side.
@@ -89,6 +80,7 @@ class Measured:
                 norm_x=layer.input_norm,
                 norm_W_2=layer.weight_norm,
                 grad_x_2=layer.mls,
+                grad_W_energy=layer.weight_gradient_energy,
                 grad_W_F=layer.weight_gradient_energy.sqrt(),
                 log_volume=layer.log_volume,
             )
@@ -101,11 +93,26 @@ class Measured:
         other.k = k
         return other
 
+    def drop_tiny_gradients(self) -> None:
+        """Put 0 for each derivative whose square float64 cannot hold."""
+        tiny = self.grad_x_2 < SMALLEST_SQUARED
+        self.grad_x_2 = self.grad_x_2.masked_fill(tiny, 0.0)
+        self.sigma = self.sigma.masked_fill(tiny[:, None], 0.0)
+        self.gradient_energy = self.gradient_energy.masked_fill(tiny, 0.0)
+        self.log_volume = self.log_volume.masked_fill(tiny, -math.inf)
+        self.D_PR = self.D_PR.masked_fill(tiny, math.nan)
+        for layer in self.layers if self.has_layer_mls else ():
+            # A weight's gradient is at least of the size of what its layer reads times its MLS.
+            reads = torch.where(layer.norm_x > 0, layer.norm_x, 1.0).clamp(max=1.0)
+            tiny = reads * layer.grad_x_2 < SMALLEST_SQUARED
+            layer.grad_x_2 = layer.grad_x_2.masked_fill(tiny, 0.0)
+            layer.log_volume = layer.log_volume.masked_fill(tiny, -math.inf)
+
     @cached_property
     def grad_x_F(self) -> Tensor:
         """``||grad_x f||_F``, whose square may overflow or underflow where it does not."""
-        top = self.m.singular_values[:, :1]
-        relative = torch.where(top > 0, self.m.singular_values / top, 0.0)
+        top = self.sigma[:, :1]
+        relative = torch.where(top > 0, self.sigma / top, 0.0)
         return top[:, 0] * torch.linalg.vector_norm(relative, dim=1)
 
     @property
@@ -129,22 +136,22 @@ class Measured:
 
     def meets(self, assumption: str) -> bool:
         """Whether an assumption is met; one that no measurement decides counts as met."""
-        first, layers = self.m.layers[0], self.m.layers
-        if assumption == DENSE:
-            return self.m.input_layer_is_dense and _is_resolved(first, self.m.mls)
-        if assumption == TRAINABLE:
-            return first.in_sharpness
-        if assumption == DENSE_LAYERS:
+        first, layers = self.layers[0], self.m.layers
+        if assumption == given.DENSE:
+            return self.m.input_layer_is_dense and _is_resolved(first, self.grad_x_2)
+        if assumption == given.TRAINABLE:
+            return layers[0].in_sharpness
+        if assumption == given.DENSE_LAYERS:
             # A convolution with one position is no dense map: it may read a part of its input.
-            dense = [layer.kind == "Linear" and layer.n_positions == 1 for layer in layers]
-            return all(dense) and all(_is_resolved(each, each.mls) for each in layers)
-        if assumption == TRAINABLE_LAYERS:
+            dense = all(layer.kind == "Linear" and layer.n_positions == 1 for layer in layers)
+            return dense and all(_is_resolved(each, each.grad_x_2) for each in self.layers)
+        if assumption == given.TRAINABLE_LAYERS:
             return all(layer.in_sharpness for layer in layers)
-        if assumption == LIVE_LAYERS:
+        if assumption == given.LIVE_LAYERS:
             return not self.dark
-        if assumption == CONVOLUTION:
-            return bool(torch.equal(first.mls, self.m.mls))
-        return assumption != MOVING or bool((self.m.mls > 0).any())
+        if assumption == given.CONVOLUTION:
+            return bool(torch.equal(first.grad_x_2, self.grad_x_2))
+        return assumption != given.MOVING or bool((self.grad_x_2 > 0).any())
 
 
 def chain(m: Measurement) -> Chain:
@@ -253,8 +260,8 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     Raises:
         ValueError: a sample has input norm 0.
 
-    Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); N.2 to N.12 are ours or the paper's later
-    versions'.
+    Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); the others are ours or the paper's
+    later versions'.
 
     >>> import flatlib
     >>> m = flatlib.measure(flatlib.nets.mlp((3, 4, 2)), torch.ones(2, 3))
@@ -262,7 +269,8 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
     True
     """
     _refuse_zero_input(m)
-    q = Measured(_without_tiny_gradients(m))
+    q = Measured(m)
+    q.drop_tiny_gradients()
     return tuple(
         _decided(column, q.at(column.k))
         for column in COLUMNS.values()
@@ -278,7 +286,7 @@ def _decided(column: Column, q: Measured) -> Bound:
         lhs, rhs = _tightest(lhs.flatten(), rhs.flatten(), inequality.logarithmic)
     assumptions = inequality.assumptions if step.needs is None else step.needs
     proven = all(map(q.meets, assumptions))
-    note = f" (infinite: {q.dark})" if LIVE_LAYERS in assumptions and q.dark else ""
+    note = f" (infinite: {q.dark})" if given.LIVE_LAYERS in assumptions and q.dark else ""
     # A relative error is an absolute one of the logarithm.
     size = max(abs(lhs), abs(rhs), 1.0 if inequality.logarithmic else 0.0)
     # Infinite sides (a volume of 0, a zero input) compare as they are.
@@ -298,44 +306,7 @@ def _tightest(lhs: Tensor, rhs: Tensor, logarithmic: bool) -> tuple[float, float
     return float(lhs[worst]), float(rhs[worst])
 
 
-def _is_resolved(layer: LayerMeasurement, mls: Tensor) -> bool:
+def _is_resolved(layer: SimpleNamespace, mls: Tensor) -> bool:
     """Whether float64 holds the square of W's gradient at every sample of some MLS."""
-    lost = layer.weight_gradient_energy < SMALLEST_SQUARED**2
-    return not bool((lost & (mls > 0) & (layer.input_norm > 0)).any())
-
-
-def _without_tiny_gradients(m: Measurement) -> Measurement:
-    """``m``, with 0 for each derivative whose square float64 cannot hold."""
-    tiny = m.mls < SMALLEST_SQUARED
-    # A weight's gradient is at least of the size of what its layer reads times its MLS.
-    by_layer = [
-        (layer.mls < SMALLEST_SQUARED)
-        | ((layer.input_norm > 0) & (layer.input_norm * layer.mls < SMALLEST_SQUARED))
-        for layer in m.layers
-        if m.has_layer_mls
-    ]
-    moved = [m.mls > 0, *(layer.mls > 0 for layer in m.layers if m.has_layer_mls)]
-    pairs = zip([tiny, *by_layer], moved, strict=True)
-    if not any(bool((small & moves).any()) for small, moves in pairs):
-        return m
-    layers = (
-        tuple(
-            replace(
-                layer,
-                mls=layer.mls.masked_fill(here, 0.0),
-                log_volume=layer.log_volume.masked_fill(here, -math.inf),
-            )
-            for layer, here in zip(m.layers, by_layer, strict=True)
-        )
-        if m.has_layer_mls
-        else m.layers
-    )
-    return replace(
-        m,
-        singular_values=m.singular_values.masked_fill(tiny[:, None], 0.0),
-        mls=m.mls.masked_fill(tiny, 0.0),
-        gradient_energy=m.gradient_energy.masked_fill(tiny, 0.0),
-        log_volume=m.log_volume.masked_fill(tiny, -math.inf),
-        local_dimensionality=m.local_dimensionality.masked_fill(tiny, math.nan),
-        layers=layers,
-    )
+    lost = layer.grad_W_energy < SMALLEST_SQUARED**2
+    return not bool((lost & (mls > 0) & (layer.norm_x > 0)).any())

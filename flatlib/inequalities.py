@@ -36,57 +36,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from flatlib.sides import (
-    A,
-    B,
-    C,
-    C_prime,
-    D,
-    by_terms,
-    by_theta,
-    by_theta_2,
-    by_W,
-    delta_F,
-    energy_over_dimension,
-    gap,
-    gap_bound,
-    gap_terms,
-    grad_x_2,
-    grad_x_F,
-    hoelder,
-    inputs_times_sensitivities,
-    log,
-    log_by_S,
-    log_by_sharpness,
-    log_by_weights,
-    log_energies,
-    log_mean_energy,
-    log_mean_volume,
-    log_nvr,
-    log_nvr_bound,
-    log_powers,
-    log_powers_bound,
-    log_volume,
-    mean_log_volume,
-    mean_power,
-    moving,
-    nmls,
-    nmls_bound,
-    norm,
-    normalized_nmls,
-    powers_of_x,
-    ratio_2,
-    ratio_F,
-    relative_bound,
-    residual_term,
-    root_of_powers,
-    smaller_norm,
-    untied_bound,
-    weights_times_gradients,
-)
+from flatlib import sides
 
 DENSE = (
     "The first layer is a dense linear map W of the input, and the input enters nowhere else; the "
@@ -158,22 +108,22 @@ class Inequality:
 TABLE: dict[str, Inequality] = {}  # by label
 
 
-def _state(label, name, where, statement, assumptions, attained, *steps, **options) -> None:
-    """Enter an inequality into the table."""
-    TABLE[label] = Inequality(
-        label, name, where, statement, assumptions, attained, steps, **options
-    )
+def _state(heading, statement, assumptions, attained, *steps, **options) -> None:
+    """Enter an inequality into the table; its heading is its label, its name, and where it is."""
+    TABLE[heading[0]] = Inequality(*heading, statement, assumptions, attained, steps, **options)
 
 
 # Where S is computed as the trace of the Hessian, this is Eq. (3), in logarithms.
 IS_SHARPNESS = Step(
-    lambda q: log(q.grad_theta_energy.mean()), lambda q: log(q.sharpness), relation="="
+    lambda q: sides.log(q.grad_theta_energy.mean()), lambda q: sides.log(q.sharpness), relation="="
 )
 
 _state(
-    "16",
-    "Bound on the gap, constant corrected",
-    "App. A, Lemma A.1; the paper prints the last term without m",
+    (
+        "16",
+        "Bound on the gap, constant corrected",
+        "App. A, Lemma A.1; the paper prints the last term without m",
+    ),
     r"\Big|S(\theta)-\frac1n\sum_i\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|"
     r"\le\frac1n\sum_i\sum_{j=1}^m\Big|(f(x_i)-y_i)^\top"
     r"\frac{\partial^2f(x_i)}{\partial\theta_j^2}\Big|\le m\,M_2\,\varepsilon",
@@ -183,50 +133,63 @@ _state(
         SMOOTH,
     ),
     {"curved": (0, 1)},
-    Step(lambda q: gap(q).abs(), gap_terms, scale=lambda q: gap_terms(q) + q.S),
-    Step(gap_terms, gap_bound),
+    Step(lambda q: sides.gap(q).abs(), sides.gap_terms, scale=lambda q: sides.gap_terms(q) + q.S),
+    Step(sides.gap_terms, sides.gap_bound),
     cases="curved",
 )
 _state(
-    "A.1",
-    "Lemma A.1, constant corrected",
-    "App. A",
+    ("A.1", "Lemma A.1, constant corrected", "App. A"),
     r"\lVert f(x_i)-y_i\rVert\le\varepsilon\ \text{and}\ "
     r"\Big\lVert\frac{\partial^2f(x_i)}{\partial\theta_j^2}\Big\rVert\le M_2"
     r"\ \Longrightarrow\ \Big|\operatorname{Tr}H-\frac1n\sum_i"
     r"\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|\le m\,M_2\,\varepsilon",
     ("theta has m entries.", SMOOTH),
     {"curved": (0, 1)},
-    Step(gap, residual_term, relation="=", scale=lambda q: q.S + residual_term(q).abs()),
-    Step(lambda q: residual_term(q).abs(), gap_bound),
+    Step(
+        sides.gap,
+        sides.residual_term,
+        relation="=",
+        scale=lambda q: q.S + sides.residual_term(q).abs(),
+    ),
+    Step(lambda q: sides.residual_term(q).abs(), sides.gap_bound),
     cases="curved",
 )
 _state(
-    "5",
-    "Input gradient by weight gradient",
-    "Sec. 2",
+    ("5", "Input gradient by weight gradient", "Sec. 2"),
     r"\lVert\nabla_xf\rVert_F\le\frac{\lVert W\rVert_F}{\lVert x\rVert_2}"
     r"\lVert\nabla_Wf\rVert_F,\qquad\lVert\nabla_xf\rVert_2\le"
     r"\frac{\lVert W\rVert_2}{\lVert x\rVert_2}\lVert\nabla_Wf\rVert_F",
     (DENSE, NONZERO, SMOOTH),
     {"neuron": (0, 1), "rank_one": (0, 1)},
-    Step(grad_x_F, ratio_F, "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||", ("5.1",)),
-    Step(grad_x_2, ratio_2, "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||", ("5.2",)),
+    Step(
+        sides.grad_x_F, sides.ratio_F, "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||", ("5.1",)
+    ),
+    Step(
+        sides.grad_x_2, sides.ratio_2, "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||", ("5.2",)
+    ),
     per_sample=True,
     group="weights to inputs",
 )
 _state(
-    "N.2",
-    "Spectral norm of W in place of its Frobenius norm",
-    "Ours; sharpens (5), (6) and (12)",
+    (
+        "N.2",
+        "Spectral norm of W in place of its Frobenius norm",
+        "Ours; sharpens (5), (6) and (12)",
+    ),
     r"\lVert W^\top J\rVert_F\le\lVert W\rVert_2\lVert J\rVert_F",
     (DENSE, NONZERO, TRAINABLE, SMOOTH),
     {"isotropic": (0, 1), "neuron": (0, 1, 2), "neuron_one_live": (0, 1, 2, 3)},
     Step(lambda q: (q.J @ q.W).flatten(1).norm(dim=1), lambda q: q.norm_W_2 * q.J_F),
-    Step(grad_x_F, ratio_2, "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||", ("N.2",), (DENSE,)),
-    Step(powers_of_x, by_theta_2),
     Step(
-        lambda q: mean_power(q.grad_x_F, q.N),
+        sides.grad_x_F,
+        sides.ratio_2,
+        "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
+        ("N.2",),
+        (DENSE,),
+    ),
+    Step(sides.powers_of_x, sides.by_theta_2),
+    Step(
+        lambda q: sides.mean_power(q.grad_x_F, q.N),
         lambda q: (
             q.n ** max(q.N / 2 - 1, 0)
             * q.norm_W_2**q.N
@@ -238,9 +201,7 @@ _state(
     group="weights to inputs",
 )
 _state(
-    "6",
-    "Mean powers of the input gradient",
-    "Sec. 2",
+    ("6", "Mean powers of the input gradient", "Sec. 2"),
     r"\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_F^k"
     r"\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac1n\sum_i\lVert\nabla_Wf(x_i)\rVert_F^k"
@@ -249,15 +210,15 @@ _state(
     (DENSE, NONZERO, POWER, TRAINABLE, SMOOTH),
     {"neuron": (0, 1), "neuron_some_dead": (0, 1)},
     Step(
-        powers_of_x,
-        by_W,
+        sides.powers_of_x,
+        sides.by_W,
         "mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
         ("6.1", "6.3"),
         (DENSE,),
     ),
     Step(
-        by_W,
-        by_theta,
+        sides.by_W,
+        sides.by_theta,
         "mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
         ("6.2", "6.4"),
         (TRAINABLE,),
@@ -266,17 +227,15 @@ _state(
     group="weights to inputs",
 )
 _state(
-    "7",
-    "Mean powers of the sensitivity",
-    "Sec. 2",
+    ("7", "Mean powers of the sensitivity", "Sec. 2"),
     r"\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_2^k"
     r"\le\frac{\lVert W\rVert_2^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^k",
     (DENSE, NONZERO, POWER, TRAINABLE, SMOOTH),
     {"neuron": (0,), "neuron_some_dead": (0,)},
     Step(
-        lambda q: mean_power(q.grad_x_2, q.k),
-        by_theta_2,
+        lambda q: sides.mean_power(q.grad_x_2, q.k),
+        sides.by_theta_2,
         "mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
         ("7.1", "7.2"),
     ),
@@ -284,19 +243,22 @@ _state(
     group="weights to inputs",
 )
 _state(
-    "11",
-    "Volume by the Frobenius norm",
-    "Sec. 3.1",
+    ("11", "Volume by the Frobenius norm", "Sec. 3.1"),
     r"d\mathrm{Vol}\le\Big(\frac{\operatorname{Tr}\nabla_xf^\top\nabla_xf}N\Big)^{N/2}"
     r"=N^{-N/2}\lVert\nabla_xf\rVert_F^N",
     (SMOOTH,),
     {"isotropic": (0,), "rank_one": (0,)},
-    Step(log_volume, log_energies, "log volume by log of ||grad_x f||_F^N / N^(N/2)", ("11",)),
+    Step(
+        sides.log_volume,
+        sides.log_energies,
+        "log volume by log of ||grad_x f||_F^N / N^(N/2)",
+        ("11",),
+    ),
     Step(
         lambda q: (
             q.N / 2 * ((q.grad_x @ q.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1) / q.N).log()
         ),
-        log_energies,
+        sides.log_energies,
         relation="=",
     ),
     logarithmic=True,
@@ -304,24 +266,22 @@ _state(
     group="volume",
 )
 _state(
-    "12",
-    "Mean volume by sharpness",
-    "Sec. 3.1",
+    ("12", "Mean volume by sharpness", "Sec. 3.1"),
     r"dV\le\frac{N^{-N/2}}n\sum_i\lVert\nabla_xf(x_i)\rVert_F^N"
     r"\le\frac{n^{\max(N/2-1,0)}\lVert W\rVert_F^N}{\min_i\lVert x_i\rVert_2^N}"
     r"\Big(\frac{S(\theta^*)}N\Big)^{N/2},\qquad dV=\frac1n\sum_id\mathrm{Vol}(x_i)",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"isotropic_any_norm": (0,), "linear_functional": (0, 1), "neuron_one_live": (1,)},
     Step(
-        log_mean_volume,
-        log_mean_energy,
+        sides.log_mean_volume,
+        sides.log_mean_energy,
         "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
         ("12.1",),
         (),
     ),
     Step(
-        log_mean_energy,
-        lambda q: log_by_sharpness(q, q.N),
+        sides.log_mean_energy,
+        lambda q: sides.log_by_sharpness(q, q.N),
         "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
         ("12.2",),
     ),
@@ -329,58 +289,53 @@ _state(
     group="volume",
 )
 _state(
-    "17",
-    "Powers of the input gradient by the weights' gradient",
-    "App. B",
+    ("17", "Powers of the input gradient by the weights' gradient", "App. B"),
     r"\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_F^k\le\lVert W\rVert_F^k\frac1n\sum_i"
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F^k}{\lVert x_i\rVert_2^k}"
     r"\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_Wf(x_i)\rVert_F^k",
     (DENSE, NONZERO, POWER, SMOOTH),
     {"neuron": (0, 1), "neuron_some_dead": (0, 1), "rank_one": (0,)},
-    Step(powers_of_x, lambda q: mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F))),
-    Step(lambda q: mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F)), by_W),
+    Step(
+        sides.powers_of_x,
+        lambda q: sides.mean_power(q.grad_W_F / q.norm_x, q.k, sides.log(q.norm_W_F)),
+    ),
+    Step(lambda q: sides.mean_power(q.grad_W_F / q.norm_x, q.k, sides.log(q.norm_W_F)), sides.by_W),
 )
 _state(
-    "18",
-    "W's gradient is part of the whole",
-    "App. B",
+    ("18", "W's gradient is part of the whole", "App. B"),
     r"\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_Wf(x_i)\rVert_F^k\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^k",
     (NONZERO, TRAINABLE, POWER),
     {"neuron": (0,), "rank_one": (0,)},
-    Step(by_W, by_theta),
+    Step(sides.by_W, sides.by_theta),
 )
 _state(
-    "B.1",
-    "Lemma B.1",
-    "App. B",
+    ("B.1", "Lemma B.1", "App. B"),
     r"\lVert v\rVert_p\ge\lVert v\rVert_q\qquad(1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_entry": (0,)},
-    Step(lambda q: norm(q.v, q.q), lambda q: norm(q.v, q.p)),
+    Step(lambda q: sides.norm(q.v, q.q), lambda q: sides.norm(q.v, q.p)),
     cases="vectors",
 )
 _state(
-    "19",
-    "The step behind Lemma B.1",
-    "App. B",
+    ("19", "The step behind Lemma B.1", "App. B"),
     r"\Big(\sum_i|v_i|^q\Big)^{1/q}=\Big(\sum_i|v_i|^q\Big)^{\frac pq\cdot\frac1p}"
     r"\le\Big(\sum_i(|v_i|^q)^{p/q}\Big)^{1/p}=\Big(\sum_i|v_i|^p\Big)^{1/p}",
     (FINITE_EXPONENTS,),
     {"one_entry": (1,)},
     Step(
-        root_of_powers, lambda q: (q.v.abs() ** q.q).sum() ** (q.p / q.q * (1 / q.p)), relation="="
+        sides.root_of_powers,
+        lambda q: (q.v.abs() ** q.q).sum() ** (q.p / q.q * (1 / q.p)),
+        relation="=",
     ),
-    Step(root_of_powers, by_terms),
-    Step(by_terms, lambda q: norm(q.v, q.p), relation="="),
+    Step(sides.root_of_powers, sides.by_terms),
+    Step(sides.by_terms, lambda q: sides.norm(q.v, q.p), relation="="),
     cases="vectors",
 )
 _state(
-    "20",
-    "Powers k/2 of squared gradient norms, k at least 2",
-    "App. B",
+    ("20", "Powers k/2 of squared gradient norms, k at least 2", "App. B"),
     r"\Big(\sum_i\big(\lVert\nabla_\theta f(x_i)\rVert_F^2\big)^{k/2}\Big)^{2/k}"
     r"\le\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^2",
     (HIGH,),
@@ -391,9 +346,7 @@ _state(
     ),
 )
 _state(
-    "21",
-    "Mean powers by sharpness, k at least 2",
-    "App. B",
+    ("21", "Mean powers by sharpness, k at least 2", "App. B"),
     r"\begin{aligned}\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_\theta f(x_i)\rVert_F^k&\le\frac{n^{k/2-1}\lVert W\rVert_F^k}"
     r"{\min_i\lVert x_i\rVert_2^k}\Big(\frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^2"
@@ -402,8 +355,8 @@ _state(
     (HIGH, NONZERO, SHARPNESS),
     {"neuron_one_live": (0,)},
     Step(
-        lambda q: log_powers(q, q.k_high),
-        lambda q: log_powers_bound(q, q.k_high),
+        lambda q: sides.log_powers(q, q.k_high),
+        lambda q: sides.log_powers_bound(q, q.k_high),
         "log mean of ||grad_theta f||_F^N by sharpness",
         ("21",),
     ),
@@ -413,32 +366,28 @@ _state(
     is_recorded=lambda q: q.N >= 2,
 )
 _state(
-    "B.2",
-    "Lemma B.2",
-    "App. B",
+    ("B.2", "Lemma B.2", "App. B"),
     r"\lVert v\rVert_p\le n^{1/p-1/q}\lVert v\rVert_q"
     r"\qquad(v\in\mathbb R^n,\ 1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_size": (0,)},
-    Step(lambda q: norm(q.v, q.p), smaller_norm),
+    Step(lambda q: sides.norm(q.v, q.p), sides.smaller_norm),
     cases="vectors",
 )
 _state(
-    "22",
-    "The step behind Lemma B.2",
-    "App. B",
+    ("22", "The step behind Lemma B.2", "App. B"),
     r"\sum_i|v_i|^p\cdot1\le\Big(\sum_i|v_i|^q\Big)^{p/q}\Big(\sum_i1\Big)^{1-p/q}"
     r"=n^{1-p/q}\lVert v\rVert_q^p",
     (FINITE_EXPONENTS,),
     {"one_size": (0,)},
-    Step(lambda q: (q.v.abs() ** q.p).sum(), hoelder),
-    Step(hoelder, lambda q: q.n ** (1 - q.p / q.q) * norm(q.v, q.q) ** q.p, relation="="),
+    Step(lambda q: (q.v.abs() ** q.p).sum(), sides.hoelder),
+    Step(
+        sides.hoelder, lambda q: q.n ** (1 - q.p / q.q) * sides.norm(q.v, q.q) ** q.p, relation="="
+    ),
     cases="vectors",
 )
 _state(
-    "23",
-    "Powers k of gradient norms, k below 2",
-    "App. B",
+    ("23", "Powers k of gradient norms, k below 2", "App. B"),
     r"\Big(\sum_i\lVert\nabla_\theta f_i\rVert_F^k\Big)^{1/k}"
     r"\le n^{1/k-1/2}\Big(\sum_i\lVert\nabla_\theta f_i\rVert_F^2\Big)^{1/2}",
     (LOW,),
@@ -449,9 +398,7 @@ _state(
     ),
 )
 _state(
-    "24",
-    "Mean powers by sharpness, k below 2",
-    "App. B",
+    ("24", "Mean powers by sharpness, k below 2", "App. B"),
     r"\begin{aligned}\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_\theta f_i\rVert_F^k&\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
     r"\frac{n^{1-k/2}}n\Big(\sum_i\lVert\nabla_\theta f_i\rVert_F^2\Big)^{k/2}\\"
@@ -459,8 +406,8 @@ _state(
     (LOW, NONZERO, SHARPNESS),
     {"linear_functional": (0,), "balanced": (0,)},
     Step(
-        lambda q: log_powers(q, q.k_low),
-        lambda q: log_powers_bound(q, q.k_low),
+        lambda q: sides.log_powers(q, q.k_low),
+        lambda q: sides.log_powers_bound(q, q.k_low),
         "log mean of ||grad_theta f||_F^N by sharpness",
         ("24",),
     ),
@@ -470,9 +417,7 @@ _state(
     is_recorded=lambda q: q.N < 2,
 )
 _state(
-    "N.3",
-    "Mean log volume by sharpness",
-    "Ours; beside (12)",
+    ("N.3", "Mean log volume by sharpness", "Ours; beside (12)"),
     r"\begin{aligned}\frac1n\sum_i\log d\mathrm{Vol}(x_i)&\le\frac N2\log\Big("
     r"\frac{\lVert W\rVert_2^2}N\,\frac1n\sum_i\frac{\lVert\nabla_Wf(x_i)\rVert_F^2}"
     r"{\lVert x_i\rVert_2^2}\Big)\\&\le\frac N2\log\Big("
@@ -480,42 +425,42 @@ _state(
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH, "Slack is in nats."),
     {"isotropic": (0, 1), "isotropic_any_norm": (0,)},
     Step(
-        mean_log_volume,
-        log_by_weights,
+        sides.mean_log_volume,
+        sides.log_by_weights,
         "mean log volume by ||grad_W f||_F / ||x||",
         ("N.3.1",),
         (DENSE,),
     ),
-    Step(log_by_weights, log_by_S, "||grad_W f||_F / ||x|| by sharpness", ("N.3.2",), (TRAINABLE,)),
+    Step(
+        sides.log_by_weights,
+        sides.log_by_S,
+        "||grad_W f||_F / ||x|| by sharpness",
+        ("N.3.2",),
+        (TRAINABLE,),
+    ),
     logarithmic=True,
     group="volume",
 )
 _state(
-    "13",
-    "Mean maximum local sensitivity by sharpness",
-    "Sec. 3.2",
+    ("13", "Mean maximum local sensitivity by sharpness", "Sec. 3.2"),
     r"\overline{\mathrm{MLS}}=\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_2"
     r"\le\lVert W\rVert_2\sqrt{\frac1n\sum_i\frac1{\lVert x_i\rVert_2^2}}\;S(\theta^*)^{1/2}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0,), "orthants": (0,)},
-    Step(A, D, "A <= D", ("13",)),
+    Step(sides.A, sides.D, "A <= D", ("13",)),
     group="sensitivity",
 )
 _state(
-    "25",
-    "A by B",
-    "App. C",
+    ("25", "A by B", "App. C"),
     r"\overline{\mathrm{MLS}}\le\lVert W\rVert_2\,\frac1n\sum_i"
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F}{\lVert x_i\rVert_2}",
     (DENSE, NONZERO, SMOOTH),
     {"neuron": (0,), "orthants": (0,), "rank_one": (0,)},
-    Step(A, B, "A <= B", ("25",)),
+    Step(sides.A, sides.B, "A <= B", ("25",)),
     group="sensitivity",
 )
 _state(
-    "26",
-    "Cauchy-Schwarz over the samples",
-    "App. C",
+    ("26", "Cauchy-Schwarz over the samples", "App. C"),
     r"\Big(\sum_i\frac{\lVert\nabla_Wf_i\rVert_F}{\lVert x_i\rVert_2}\Big)^2"
     r"\le\Big(\sum_i\frac1{\lVert x_i\rVert_2^2}\Big)\Big(\sum_i\lVert\nabla_Wf_i\rVert_F^2\Big)",
     (NONZERO,),
@@ -527,9 +472,7 @@ _state(
     group="sensitivity",
 )
 _state(
-    "27",
-    "A by C, C by D",
-    "App. C",
+    ("27", "A by C, C by D", "App. C"),
     r"\begin{aligned}\overline{\mathrm{MLS}}&\le\lVert W\rVert_2"
     r"\sqrt{\frac1n\sum_i\frac1{\lVert x_i\rVert_2^2}}"
     r"\sqrt{\frac1n\sum_i\lVert\nabla_Wf_i\rVert_F^2}\\"
@@ -537,14 +480,12 @@ _state(
     r"\end{aligned}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0, 1), "orthants": (0, 1)},
-    Step(A, C, "A <= C", ("28",), (DENSE,), label="28"),
-    Step(C, D, "C <= D", ("27",), (TRAINABLE,)),
+    Step(sides.A, sides.C, "A <= C", ("28",), (DENSE,), label="28"),
+    Step(sides.C, sides.D, "C <= D", ("27",), (TRAINABLE,)),
     group="sensitivity",
 )
 _state(
-    "28",
-    "The chain A to D",
-    "App. D.1",
+    ("28", "The chain A to D", "App. D.1"),
     r"\begin{aligned}A&=\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_2\\"
     r"&\le B=\frac{\lVert W\rVert_2}n\sum_i\frac{\lVert\nabla_Wf(x_i)\rVert_F}"
     r"{\lVert x_i\rVert_2}\\"
@@ -554,40 +495,36 @@ _state(
     r"\end{aligned}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0, 1, 2), "orthants": (0, 1, 2), "rank_one": (0, 2)},
-    Step(A, B),
-    Step(B, C, "B <= C", ("26",), (), label="26"),
-    Step(C, D),
+    Step(sides.A, sides.B),
+    Step(sides.B, sides.C, "B <= C", ("26",), (), label="26"),
+    Step(sides.C, sides.D),
     group="sensitivity",
 )
 _state(
-    "N.4",
-    "C', the bound that the printed equality condition describes",
-    "Ours; beside App. D.1",
+    ("N.4", "C', the bound that the printed equality condition describes", "Ours; beside App. D.1"),
     r"A\le B\le C'=\lVert W\rVert_2\sqrt{\frac1n\sum_i"
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F^2}{\lVert x_i\rVert_2^2}}",
     (DENSE, NONZERO, SMOOTH),
     {"rank_one": (0, 1), "isotropic_any_norm": (1,)},
-    Step(A, B),
-    Step(B, C_prime, "B <= C'", ("N.4",), ()),
+    Step(sides.A, sides.B),
+    Step(sides.B, sides.C_prime, "B <= C'", ("N.4",), ()),
     group="sensitivity",
 )
 _state(
-    "N.5",
-    "Dimensionality between MLS and gradient energy",
-    "Ours; beside (14)",
+    ("N.5", "Dimensionality between MLS and gradient energy", "Ours; beside (14)"),
     r"\frac{\lVert\nabla_xf\rVert_F^2}{D_{\mathrm{PR}}}\le\sigma_1^2"
     r"\le\lVert\nabla_xf\rVert_F^2",
     (MOVING, SMOOTH),
     {"isotropic": (0,), "neuron": (0, 1)},
     Step(
-        energy_over_dimension,
-        lambda q: q.grad_x_2[moving(q)].square(),
+        sides.energy_over_dimension,
+        lambda q: q.grad_x_2[sides.moving(q)].square(),
         "||grad_x f||_F^2 / D_PR by MLS^2",
         ("N.5.1",),
     ),
     Step(
-        lambda q: q.grad_x_2[moving(q)].square(),
-        lambda q: q.gradient_energy[moving(q)],
+        lambda q: q.grad_x_2[sides.moving(q)].square(),
+        lambda q: q.gradient_energy[sides.moving(q)],
         "MLS^2 by ||grad_x f||_F^2",
         ("N.5.2",),
         (),
@@ -596,22 +533,18 @@ _state(
     group="layers and dimensions",
 )
 _state(
-    "N.9",
-    "Network MLS by sharpness",
-    "Later versions",
+    ("N.9", "Network MLS by sharpness", "Later versions"),
     r"\mathrm{NMLS}=\frac1n\sum_i\sum_l\lVert\nabla_{x^l}f(x_i)\rVert_2"
     r"\le\sqrt{\frac1n\sum_i\sum_l\frac{\lVert W_l\rVert_2^2}{\lVert x_i^l\rVert_2^2}}"
     r"\;S^{1/2}",
     (DENSE_LAYERS, TRAINABLE_LAYERS, LIVE_LAYERS, SHARPNESS, SMOOTH),
     {"balanced": (0,), "linear_functional": (0,)},
-    Step(nmls, nmls_bound, "NMLS by sharpness", ("N.9",)),
+    Step(sides.nmls, sides.nmls_bound, "NMLS by sharpness", ("N.9",)),
     group="layers and dimensions",
     is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
-    "N.10",
-    "Network volumetric ratio by sharpness",
-    "Later versions",
+    ("N.10", "Network volumetric ratio by sharpness", "Later versions"),
     r"\mathrm{NVR}=\frac1n\sum_i\sum_ld\mathrm{Vol}_{x^l\to f}(x_i)"
     r"\le n^{N-1}\Big(\frac SN\;\frac1n\sum_i\sum_l"
     r"\frac{\lVert W_l\rVert_2^2}{\lVert x_i^l\rVert_2^2}\Big)^{N/2}",
@@ -624,15 +557,13 @@ _state(
         SMOOTH,
     ),
     {"isotropic_one_live": (0,), "linear_functional": (0,), "balanced": (0,)},
-    Step(log_nvr, log_nvr_bound, "log NVR by sharpness", ("N.10",)),
+    Step(sides.log_nvr, sides.log_nvr_bound, "log NVR by sharpness", ("N.10",)),
     logarithmic=True,
     group="layers and dimensions",
     is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
-    "N.11",
-    "Layerwise scale-invariant bound",
-    "Later versions",
+    ("N.11", "Layerwise scale-invariant bound", "Later versions"),
     r"\lVert x^l\rVert_2\lVert\nabla_{x^l}f\rVert_2"
     r"\le\lVert W_l\rVert_2\lVert\nabla_{W_l}f\rVert_F\qquad\text{for every layer }l",
     (
@@ -643,36 +574,43 @@ _state(
     ),
     {"balanced": (0,), "rank_one": (0,)},
     Step(
-        inputs_times_sensitivities,
-        weights_times_gradients,
+        sides.inputs_times_sensitivities,
+        sides.weights_times_gradients,
         "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
         ("N.11",),
     ),
     Step(
-        lambda q: inputs_times_sensitivities(q.rescaled), inputs_times_sensitivities, relation="="
+        lambda q: sides.inputs_times_sensitivities(q.rescaled),
+        sides.inputs_times_sensitivities,
+        relation="=",
     ),
-    Step(lambda q: weights_times_gradients(q.rescaled), weights_times_gradients, relation="="),
+    Step(
+        lambda q: sides.weights_times_gradients(q.rescaled),
+        sides.weights_times_gradients,
+        relation="=",
+    ),
     per_sample=True,
     group="layers and dimensions",
     is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
-    "N.12",
-    "Normalized NMLS by relative sharpness",
-    "Later versions",
+    ("N.12", "Normalized NMLS by relative sharpness", "Later versions"),
     r"\frac1n\sum_i\sum_l\lVert x_i^l\rVert_2\lVert\nabla_{x^l}f(x_i)\rVert_2"
     r"\le\sqrt{\#\mathrm{layers}\cdot\frac1n\sum_i\sum_l"
     r"\lVert W_l\rVert_2^2\lVert\nabla_{W_l}f(x_i)\rVert_F^2}",
     (DENSE_LAYERS, SMOOTH),
     {"balanced": (0,), "linear_functional": (0,)},
-    Step(normalized_nmls, relative_bound, "normalized NMLS by relative sharpness", ("N.12",)),
+    Step(
+        sides.normalized_nmls,
+        sides.relative_bound,
+        "normalized NMLS by relative sharpness",
+        ("N.12",),
+    ),
     group="layers and dimensions",
     is_recorded=attrgetter("has_layer_mls"),
 )
 _state(
-    "N.14",
-    "Adaptive sensitivity by adaptive sharpness",
-    "Later versions",
+    ("N.14", "Adaptive sensitivity by adaptive sharpness", "Later versions"),
     r"\lVert\operatorname{diag}(x)\nabla_xf\rVert_F^2"
     r"\le H\,\lVert W\odot\nabla_Wf\rVert_F^2",
     (DENSE, "W has H rows.", SMOOTH),
@@ -683,9 +621,7 @@ _state(
     ),
 )
 _state(
-    "N.6",
-    "Convolution: operator norm times delta",
-    "Ours",
+    ("N.6", "Convolution: operator norm times delta", "Ours"),
     r"\lVert\nabla_xf\rVert_2\le\lVert T_W\rVert_2\,\lVert\delta\rVert_F,"
     r"\qquad\nabla_xf=T_W^\top\delta",
     (
@@ -702,7 +638,7 @@ _state(
         scale=lambda q: q.grad_x_F[:, None, None],
     ),
     Step(
-        grad_x_2,
+        sides.grad_x_2,
         lambda q: q.norm_T_W * q.delta_F,
         "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
         ("N.6",),
@@ -713,19 +649,12 @@ _state(
     cases="convolutions",
 )
 _state(
-    "N.7",
-    "Convolution: untied weights",
-    "Ours",
+    ("N.7", "Convolution: untied weights", "Ours"),
     r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F^2"
     r"=\sum_p\lVert\delta_p\rVert_F^2\lVert x_p\rVert_2^2,\qquad"
     r"\lVert\nabla_xf\rVert_2\le\frac{\lVert T_W\rVert_2}{\min_p\lVert x_p\rVert_2}"
     r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F",
-    (
-        CONVOLUTION,
-        "Its weights are copied once a position p.",
-        ALL_PATCHES,
-        SMOOTH,
-    ),
+    (CONVOLUTION, "Its weights are copied once a position p.", ALL_PATCHES, SMOOTH),
     {"aligned": (1,)},
     Step(
         lambda q: q.untied_F**2,
@@ -733,8 +662,8 @@ _state(
         relation="=",
     ),
     Step(
-        grad_x_2,
-        untied_bound,
+        sides.grad_x_2,
+        sides.untied_bound,
         "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
         ("N.7",),
     ),
@@ -744,16 +673,10 @@ _state(
     cases="convolutions",
 )
 _state(
-    "N.8",
-    "Convolution: patches of full column rank",
-    "Ours",
+    ("N.8", "Convolution: patches of full column rank", "Ours"),
     r"\lVert\delta\rVert_F\le\frac{\lVert\nabla_Wf\rVert_F}{\sigma_{\min}(X)},\qquad"
     r"\nabla_Wf=\sum_p\delta_px_p^\top",
-    (
-        CONVOLUTION,
-        FULL_RANK_PATCHES,
-        SMOOTH,
-    ),
+    (CONVOLUTION, FULL_RANK_PATCHES, SMOOTH),
     {"cancelling": (1,), "one_position": (1, 2)},
     Step(
         lambda q: q.grad_W,
@@ -761,29 +684,25 @@ _state(
         relation="=",
         scale=lambda q: q.grad_W_F[:, None, None, None],
     ),
-    Step(delta_F, lambda q: q.grad_W_F / q.smallest_sigma),
-    Step(grad_x_2, lambda q: q.norm_T_W * q.grad_W_F / q.smallest_sigma),
+    Step(sides.delta_F, lambda q: q.grad_W_F / q.smallest_sigma),
+    Step(sides.grad_x_2, lambda q: q.norm_T_W * q.grad_W_F / q.smallest_sigma),
     cases="convolutions",
 )
-
-
-def _effective_rank(q: Any) -> Tensor:
-    """The exponential of the entropy of ``sigma_k^2 / sum sigma^2``."""
-    shares = (q.sigma / q.sigma[:, :1]).square()
-    shares = shares / shares.sum(dim=1, keepdim=True)
-    return torch.special.entr(shares).sum(dim=1).exp().nan_to_num(nan=1.0)
-
-
 _state(
-    "N.15",
-    "Dimensionality by effective rank",
-    "Ours; beside (14), with the effective rank of Roy and Vetterli (2007) for squares",
+    (
+        "N.15",
+        "Dimensionality by effective rank",
+        "Ours; beside (14), with the effective rank of Roy and Vetterli (2007) for squares",
+    ),
     r"D_{\mathrm{PR}}\le\exp\Big(-\sum_{k=1}^Np_k\log p_k\Big),\qquad"
     r"p_k=\frac{\sigma_k^2}{\sum_j\sigma_j^2}",
     (MOVING, "The term of a singular value of 0 is 0.", SMOOTH),
     {"isotropic": (0,), "neuron": (0,)},
     Step(
-        lambda q: q.D_PR.nan_to_num(nan=1.0), _effective_rank, "D_PR by effective rank", ("N.15",)
+        lambda q: q.D_PR.nan_to_num(nan=1.0),
+        sides.effective_rank,
+        "D_PR by effective rank",
+        ("N.15",),
     ),
     per_sample=True,
     group="layers and dimensions",

@@ -281,3 +281,10 @@ def residual_term(q: Any) -> Tensor:
 def untied_bound(q: Any) -> Tensor:
     by_patch = q.norm_T_W * q.untied_F / q.smallest_patch
     return torch.where(q.smallest_patch > 0, by_patch, math.inf)
+
+
+def effective_rank(q: Any) -> Tensor:
+    """The exponential of the entropy of ``sigma_k^2 / sum sigma^2``."""
+    shares = (q.sigma / q.sigma[:, :1]).square()
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    return torch.special.entr(shares).sum(dim=1).exp().nan_to_num(nan=1.0)

@@ -61,6 +61,7 @@ def witness(net: nn.Module, x: Tensor) -> float:
     return total / len(x)
 
 
+# PyTorch says so of BackPACK's hooks: pytorch/pytorch pull request 155339, in torch 2.13.
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_backpack_sees_the_same_sharpness():
     net, x = flatlib.nets.mlp((6, 8, 8, 3)), gaussian(5, 6)

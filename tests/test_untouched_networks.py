@@ -54,6 +54,7 @@ class Everything(nn.Module):
         return self.last(self.drop(self.norm(torch.tanh(self.first(x * self.loose)))))
 
 
+# PyTorch says so of the network's own hook: pytorch/pytorch pull request 155339, in torch 2.13.
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 def test_everything_comes_back_as_it_was():
     net = seeded(Everything)

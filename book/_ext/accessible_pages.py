@@ -8,17 +8,21 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+# Each entry stands for a fault of the versions that constraints.txt names; none has an issue that
+# we know of. tests/test_guards.py tells when a package writes something else, and the entry can go.
 MENDED = {
-    # The entries are paragraphs between anchors, which no list may hold.
+    # docutils: the entries are paragraphs between anchors, which no list may hold.
     '<div role="list" class="citation-list">': '<div class="citation-list">',
     ' role="doc-biblioentry"': "",
-    # A button's own words are its name: "Search Ctrl+K". The narrow one has none, only its label.
+    # pydata-sphinx-theme: a button's own words are its name, "Search Ctrl+K". The narrow one has
+    # none, only its label.
     'search-button-field search-button__button" title="Search" aria-label="Search"': (
         'search-button-field search-button__button" title="Search"'
     ),
-    # The same holds of a folded cell.
+    # MyST-NB: the same holds of a folded cell.
     '<summary aria-label="Toggle hidden content">': "<summary>",
-    # Every exercise, solution and proof of a page has the same ids, and both fields of the search.
+    # sphinx-exercise, sphinx-proof, pydata-sphinx-theme: every exercise, solution and proof of a
+    # page has the same ids, and so have both fields of the search.
     ' id="exercise-content"': "",
     ' id="solution-content"': "",
     ' id="proof-content"': "",

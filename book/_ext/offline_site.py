@@ -1,9 +1,10 @@
 """What keeps the rendered pages whole without a network: no preloads, no script from another host.
 
-The theme preloads its icon fonts in a mode that a browser refuses for pages opened from disk
-(the style
-sheet then loads the same fonts well), and it names a host for live cells, which this site does
-not use.
+The theme preloads its icon fonts in a mode that a browser refuses for pages opened from disk (the
+style sheet then loads the same fonts well), and sphinx-thebe names a host for live cells on every
+page, though this site has none. The first is pydata/pydata-sphinx-theme issue 1613, in 0.15.4,
+which constraints.txt names; of the second, in sphinx-thebe 0.3.1, no issue is known.
+tests/test_guards.py tells when either is mended.
 """
 
 from __future__ import annotations

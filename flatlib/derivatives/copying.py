@@ -81,7 +81,9 @@ def float64_copy(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
 def _compute_anew(module: nn.Module) -> None:
     """Let a parametrized copy compute its weights whenever they are read.
 
-    Within ``parametrize.cached()`` PyTorch would give it those of the module it is a copy of.
+    Within ``parametrize.cached()`` PyTorch would give it those of the module it is a copy of: the
+    cache knows a weight by the module whose class was made for it, and a copy is of that class.
+    Seen in torch 2.13, and no issue is known. tests/test_guards.py tells when it is gone.
     """
     made = {
         name: property(lambda self, name=name: self.parametrizations[name]())

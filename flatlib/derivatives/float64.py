@@ -77,11 +77,10 @@ class InFloat64(TorchFunctionMode):
     """Runs a forward pass in float64 whatever precision its author asks for, in this thread.
 
     Casts to a lower precision, and tensors made in the default one, come out in float64.
-    PyTorch's backward of batch and instance normalization confuses the axes of some memory
-    layouts (seen in 2.13 on CPU), so what these read and the gradients they get are laid out anew.
-    Attention is PyTorch's plain one, since the fused one cannot be differentiated twice, and that
-    of `torch.nn.MultiheadAttention` calls its linear maps one by one. The gradient of a table that
-    is looked up in is dense, and not divided by how often a row is looked up.
+    What batch and instance normalization read and the gradients they get are laid out anew, see
+    `_normalized`. Attention is PyTorch's plain one, and that of `torch.nn.MultiheadAttention` calls
+    its linear maps one by one. The gradient of a table that is looked up in is dense, and not
+    divided by how often a row is looked up.
     """
 
     def __init__(self, user: dict[int, str]):
@@ -105,6 +104,8 @@ class InFloat64(TorchFunctionMode):
             args = tuple(_in_full(value) for value in args)
             kwargs = {name: _in_full(value) for name, value in kwargs.items()}
         if function is F.scaled_dot_product_attention:
+            # The fused one cannot be differentiated twice: pytorch/pytorch issue 116350, open, in
+            # torch up to 2.13 at least. tests/test_guards.py tells when it can.
             return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
         if function is F.multi_head_attention_forward:
             with self:
@@ -125,7 +126,14 @@ class InFloat64(TorchFunctionMode):
         return self.recorder.call(function, args, kwargs)
 
     def _normalized(self, function: Callable, args: tuple, kwargs: dict) -> Tensor:
-        """What a batch or instance normalization returns, in plain memory layouts."""
+        """What a batch or instance normalization returns, in plain memory layouts.
+
+        On the CPU their backward takes a gradient whose positions lie in front of its samples and
+        channels, as attention leaves it, for one whose channels lie last, and mixes up the axes.
+        Seen in torch 2.13; of the forward pass the same was mended in 1.10 (pytorch/pytorch issue
+        63224), of the backward pass no issue is known. tests/test_guards.py has the fault in its
+        smallest form, and tells when it is gone.
+        """
         if args:
             args = (_plain_layout(args[0]), *args[1:])
         else:

@@ -31,7 +31,8 @@ def sample_parameter_gradients(
         along = [rows_in.requires_grad_()] if rows_in.is_floating_point() else []
         output = network(rows_in)[0]
         # The input's gradient is asked for since group_norm's backward in the channels_last
-        # layout ends the process where it is not needed.
+        # layout ends the process where it is not needed: seen in torch 2.13 on the CPU, and no
+        # issue is known. tests/test_guards.py tells when it does not.
         yield (
             torch.autograd.grad(
                 value, [*along, *parameters], retain_graph=True, materialize_grads=True

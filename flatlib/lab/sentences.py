@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from flatlib.inequalities import COLUMNS
 from flatlib.lab import claims, drawn
 from flatlib.lab.chapter import number
 from flatlib.lab.claims import Claim
@@ -46,11 +47,7 @@ SYMBOLS = {
     drawn.CALIBRATION: "calibration error",
     "lead_as_factor": "as a factor",
     "lead_as_difference": "as a difference",
-    "25": "A ≤ B",
-    "26": "B ≤ C",
-    "27": "C ≤ D",
-    "28": "A ≤ C",
-    "13": "A ≤ D",
+    **{each.key: each.name.replace("<=", "≤") for each in COLUMNS.values() if "<=" in each.name},
 }
 MOVES = {claims.RISES: "rises", claims.FALLS: "falls", claims.LEVEL_OFF: "levels off"}
 WHEN = {

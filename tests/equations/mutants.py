@@ -23,7 +23,7 @@ from flatlib.lab.equations.checking import (
     at_equality_cases,
     first_failure,
 )
-from flatlib.lab.equations.interpolation import tangent_kernel
+from flatlib.lab.equations.identities import tangent_kernel
 from flatlib.sides import C_prime, norm
 
 Mutant = Callable[[Formula], Formula]

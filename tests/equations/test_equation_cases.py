@@ -14,9 +14,9 @@ from flatlib import measure
 from flatlib.lab import equations
 from flatlib.lab.equations.cases import rescaled
 from flatlib.lab.equations.convolutions import draw_convolution
+from flatlib.lab.equations.identities import volume
 from flatlib.lab.equations.tight import curved, orthants
 from flatlib.lab.equations.vectors import draw_vector
-from flatlib.lab.equations.volume import volume
 from flatlib.sides import B, C, C_prime, D, residual_term
 
 

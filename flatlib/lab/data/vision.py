@@ -21,8 +21,10 @@ def datasets() -> ModuleType:
     """The module ``torchvision.datasets``.
 
     A torchvision built for CUDA refuses to import beside a CPU build of torch, because the
-    compiled operators that it describes to torch are not there. Data sets need none of them, so
-    their names are declared and the import is tried again. A healthy torchvision is not touched.
+    compiled operators that it describes to torch are not there: pytorch/vision issue 8985, open,
+    and pytorch/pytorch issue 122494, in all versions that pyproject.toml allows. Data sets need
+    none of them, so their names are declared and the import is tried again. A healthy torchvision
+    is not touched. tests/test_guards.py tells when the guard can go.
 
     Raises:
         DataError: torchvision is not installed, or fails to import for another reason.

@@ -15,14 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flatlib.lab.equations import (
-    bounded,
-    dimensionality,
-    interpolation,
-    reparametrization,
-    volume,
-    weights_to_inputs,
-)
+from flatlib.lab.equations import bounded, identities
 from flatlib.lab.equations.cases import Case, draw, rescaled
 from flatlib.lab.equations.checking import CheckResult, Equation, run
 
@@ -42,18 +35,7 @@ __all__ = [
 
 PAPER = (*(str(number) for number in range(1, 29)), "A.1", "B.1", "B.2")
 
-_found = {
-    equation.label: equation
-    for room in (
-        interpolation,
-        weights_to_inputs,
-        volume,
-        dimensionality,
-        reparametrization,
-        bounded,
-    )
-    for equation in room.EQUATIONS
-}
+_found = {each.label: each for each in (*identities.EQUATIONS, *bounded.EQUATIONS)}
 OURS = tuple(takewhile(_found.__contains__, map("N.{}".format, count(1))))
 register = MappingProxyType({label: _found[label] for label in (*PAPER, *OURS)})
 
@@ -62,7 +44,7 @@ def find(label: str) -> Equation:
     """The registered equation of a label.
 
     Args:
-        label: ``"1"`` to ``"28"``, ``"A.1"``, ``"B.1"``, ``"B.2"``, ``"N.1"`` to ``"N.14"``.
+        label: ``"1"`` to ``"28"``, ``"A.1"``, ``"B.1"``, ``"B.2"``, ``"N.1"`` to ``"N.15"``.
 
     Returns:
         `Equation`.

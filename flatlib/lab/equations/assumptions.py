@@ -7,21 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from flatlib.inequalities import (
-    ALL_PATCHES,
-    CONVOLUTION,
-    DENSE,
-    DENSE_LAYERS,
-    EXPONENTS,
-    FINITE_EXPONENTS,
-    FULL_RANK_PATCHES,
-    LIVE_LAYERS,
-    MOVING,
-    NONZERO,
-    POWER,
-    TRAINABLE,
-    TRAINABLE_LAYERS,
-)
+from flatlib import inequalities as given
 from flatlib.lab.equations.cases import Case
 
 INTERPOLATES = "The network interpolates: f(x_i) = y_i for every i."
@@ -45,21 +31,23 @@ def _patches_independent(c: Any) -> bool:
 # is, and that no sample sits on a kink, which rounding alone prevents.
 MET: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
-        DENSE: lambda c: _is_case(c) and c.first_alone,
-        DENSE_LAYERS: _is_case,
-        CONVOLUTION: lambda c: not _is_case(c),
-        ALL_PATCHES: lambda c: _is_case(c) or bool((c.norm_X > 0).all()),
-        FULL_RANK_PATCHES: lambda c: _is_case(c) or _patches_independent(c),
-        NONZERO: lambda c: bool((c.x.flatten(1).norm(dim=1) > 0).all()),
-        MOVING: lambda c: bool((c.grad_x.flatten(1) != 0).any(dim=1).all()),
-        TRAINABLE: _of_a_case(lambda c: c.is_own(c.linears[0])),
-        TRAINABLE_LAYERS: _of_a_case(lambda c: all(map(c.is_own, c.linears))),
-        LIVE_LAYERS: _of_a_case(lambda c: all(bool((one.norm_x > 0).all()) for one in c.layers)),
+        given.DENSE: lambda c: _is_case(c) and c.first_alone,
+        given.DENSE_LAYERS: _is_case,
+        given.CONVOLUTION: lambda c: not _is_case(c),
+        given.ALL_PATCHES: lambda c: _is_case(c) or bool((c.norm_X > 0).all()),
+        given.FULL_RANK_PATCHES: lambda c: _is_case(c) or _patches_independent(c),
+        given.NONZERO: lambda c: bool((c.x.flatten(1).norm(dim=1) > 0).all()),
+        given.MOVING: lambda c: bool((c.grad_x.flatten(1) != 0).any(dim=1).all()),
+        given.TRAINABLE: _of_a_case(lambda c: c.is_own(c.linears[0])),
+        given.TRAINABLE_LAYERS: _of_a_case(lambda c: all(map(c.is_own, c.linears))),
+        given.LIVE_LAYERS: _of_a_case(
+            lambda c: all(bool((one.norm_x > 0).all()) for one in c.layers)
+        ),
         INTERPOLATES: _of_a_case(lambda c: bool((c.residual == 0).all())),
         NO_MORE_OUTPUTS: _of_a_case(lambda c: c.N <= c.x.shape[1]),
-        POWER: _of_a_case(lambda c: c.k >= 1),
-        EXPONENTS: lambda c: 1 <= c.p <= c.q,
-        FINITE_EXPONENTS: lambda c: 1 <= c.p <= c.q < math.inf,
+        given.POWER: _of_a_case(lambda c: c.k >= 1),
+        given.EXPONENTS: lambda c: 1 <= c.p <= c.q,
+        given.FINITE_EXPONENTS: lambda c: 1 <= c.p <= c.q < math.inf,
     }
 )
 
@@ -75,7 +63,7 @@ def unmet(assumptions: tuple[str, ...], case: Any) -> tuple[str, ...]:
         The sentences in their order.
 
     >>> from flatlib.lab import equations
-    >>> unmet((DENSE, CONVOLUTION), equations.draw(0, 0)) == (CONVOLUTION,)
+    >>> unmet((given.DENSE, given.CONVOLUTION), equations.draw(0, 0)) == (given.CONVOLUTION,)
     True
     """
     return tuple(a for a in assumptions if a in MET and not MET[a](case))

@@ -31,9 +31,7 @@ DRAWS = {
     "convolutions": convolutions.draw_convolution,
     "vectors": vectors.draw_vector,
 }
-FAMILIES = {
-    name: make for room in (tight, convolutions, vectors) for name, make in vars(room).items()
-}
+FAMILIES = {**vars(tight), **vars(convolutions), **vars(vectors)}
 
 
 def formula_of(inequality: Inequality) -> Formula:
@@ -107,7 +105,7 @@ def _entries() -> dict[str, str]:
     code = inspect.getsource(inequalities)
     calls = [node.value for node in ast.parse(code).body if isinstance(node, ast.Expr)]
     calls = [call for call in calls if isinstance(call, ast.Call)]
-    return {call.args[0].value: ast.get_source_segment(code, call) for call in calls}
+    return {call.args[0].elts[0].value: ast.get_source_segment(code, call) for call in calls}
 
 
 def _code(inequality: Inequality) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from flatlib import nets
+from flatlib.lab.equations.draws import Draws
 
 TRAINING_STEPS = 300
 GAUSSIAN_SAMPLES = 4000  # propagated through the net for Eq. (14)
@@ -55,6 +56,31 @@ def spectral(jacobian: Tensor) -> Tensor:
     return torch.linalg.svdvals(jacobian)[..., 0]
 
 
+def singular_values(jacobian: Tensor) -> Tensor:
+    """As many as there are outputs, ``(n, N, d)`` to ``(n, N)``: 0 beyond the d-th."""
+    found = torch.linalg.svdvals(jacobian)
+    return nn.functional.pad(found, (0, jacobian.shape[1] - found.shape[1]))
+
+
+def participation_ratio(covariance: Tensor) -> Tensor:
+    """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
+    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return trace**2 / covariance.square().sum(dim=(-2, -1))
+
+
+def curvatures(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    """Second derivative of a function along each single entry of theta, that entry first."""
+    one = torch.ones((), dtype=theta.dtype)
+
+    def along(direction):
+        def slope(t):
+            return jvp(lambda s: function(theta + s * direction), (t,), (one,))[1]
+
+        return jvp(slope, (0 * one,), (one,))[1]
+
+    return vmap(along)(torch.eye(len(theta), dtype=theta.dtype))
+
+
 class Skip(nn.Module):
     """``a(W x + b) + P x``: a linear layer, its activation, and a fixed P that leads past both."""
 
@@ -67,83 +93,27 @@ class Skip(nn.Module):
         return self.activation(self.linear(x)) + x @ self.past.T
 
 
-def participation_ratio(covariance: Tensor) -> Tensor:
-    """``Tr[C]^2 / Tr[C^2]`` of symmetric matrices ``(..., N, N)``."""
-    trace = covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return trace**2 / covariance.square().sum(dim=(-2, -1))
+class Norms:
+    """Norms of what a layer, or a network's first one, reads, has for weights and passes on.
 
+    They come from its ``W`` and ``x`` and from the derivatives ``J``, ``grad_x`` and ``grad_W``;
+    ``sigma`` are the singular values from what is read, ``(n, N)``, descending.
+    """
 
-def stage(x, W, b, a, P, before=0.0, after=0.0):
-    """One layer; ``before`` shifts what W reads, and not what P does, ``after`` its W x + b."""
-    return a((x + before) @ W.T + b + after) + x @ P.T
-
-
-def singular_values(jacobian: Tensor) -> Tensor:
-    """As many as there are outputs, ``(n, N, d)`` to ``(n, N)``: 0 beyond the d-th."""
-    found = torch.linalg.svdvals(jacobian)
-    return nn.functional.pad(found, (0, jacobian.shape[1] - found.shape[1]))
-
-
-def output(x, weights, biases, before, after, functions, pasts):
-    """f at one sample, see `stage`."""
-    for W, b, s, t, a, P in zip(weights, biases, before, after, functions, pasts, strict=True):
-        x = stage(x, W, b, a, P, s, t)
-    return x
-
-
-class _Norms:
-    """Norms of what a layer, or a network's first one, reads, has for weights and passes on."""
-
-    W: Tensor
-    x: Tensor
-    J: Tensor
-    grad_x: Tensor
-    grad_W: Tensor
-
-    @cached_property
-    def norm_W_F(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.W)
-
-    @cached_property
-    def norm_W_2(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.W, 2)
-
-    @cached_property
-    def norm_x(self) -> Tensor:
-        return self.x.norm(dim=1)
-
-    @cached_property
-    def J_F(self) -> Tensor:
-        return frobenius(self.J)
-
-    @cached_property
-    def J_2(self) -> Tensor:
-        return spectral(self.J)
-
-    @cached_property
-    def grad_x_F(self) -> Tensor:
-        return frobenius(self.grad_x)
-
-    @cached_property
-    def grad_x_2(self) -> Tensor:
-        return spectral(self.grad_x)
-
-    @cached_property
-    def grad_W_F(self) -> Tensor:
-        return frobenius(self.grad_W)
-
-    @cached_property
-    def sigma(self) -> Tensor:
-        """Singular values of the Jacobian from what is read, ``(n, N)``, descending."""
-        return singular_values(self.grad_x)
-
-    @cached_property
-    def log_volume(self) -> Tensor:
-        return self.sigma.log().sum(dim=1)
+    norm_W_F = cached_property(lambda c: torch.linalg.matrix_norm(c.W))
+    norm_W_2 = cached_property(lambda c: torch.linalg.matrix_norm(c.W, 2))
+    norm_x = cached_property(lambda c: c.x.flatten(1).norm(dim=1))
+    J_F = cached_property(lambda c: frobenius(c.J))
+    J_2 = cached_property(lambda c: spectral(c.J))
+    grad_x_F = cached_property(lambda c: frobenius(c.grad_x))
+    grad_x_2 = cached_property(lambda c: spectral(c.grad_x))
+    grad_W_F = cached_property(lambda c: frobenius(c.grad_W))
+    sigma = cached_property(lambda c: singular_values(c.grad_x))
+    log_volume = cached_property(lambda c: c.sigma.log().sum(dim=1))
 
 
 @dataclass(frozen=True)
-class Layer(_Norms):
+class Layer(Norms):
     """One linear layer of a case: its weights, what it reads, the derivatives of f at it.
 
     The derivatives are those through this layer alone: a skip connection past the layer adds
@@ -158,7 +128,7 @@ class Layer(_Norms):
 
 
 @dataclass(frozen=True)
-class Case(_Norms):
+class Case(Norms):
     """A float64 network of linear layers, n samples and their targets.
 
     The network is a ``Sequential`` of ``Linear`` layers, activations and `Skip` connections.
@@ -179,13 +149,11 @@ class Case(_Norms):
         # Read once here: a tensor first cached inside a torch.func transform would escape it.
         _ = self.weights, self.biases, self.functions, self.pasts, self.theta
 
-    @property
-    def n(self) -> int:
-        return len(self.x)
-
-    @property
-    def N(self) -> int:
-        return self.y.shape[1]
+    n = property(lambda c: len(c.x))
+    N = property(lambda c: c.y.shape[1])
+    # A power of at least 2, for Eqs. (20) and (21), and one in [1, 2), for Eqs. (23) and (24).
+    k_high = property(lambda c: c.k if c.k >= 2 else 2 * c.k)
+    k_low = property(lambda c: c.k if c.k < 2 else 1 + (c.k - 2) / 5)
 
     def at(self, k: float) -> Case:
         """The case with another power, and all that it has worked out."""
@@ -193,32 +161,16 @@ class Case(_Norms):
         vars(other)["k"] = k
         return other
 
-    @property
-    def k_high(self) -> float:
-        """A power of at least 2, for Eqs. (20) and (21)."""
-        return self.k if self.k >= 2 else 2 * self.k
-
-    @property
-    def k_low(self) -> float:
-        """A power in [1, 2), for Eqs. (23) and (24)."""
-        return self.k if self.k < 2 else 1 + (self.k - 2) / 5
-
-    @cached_property
-    def generator(self) -> torch.Generator:
-        return torch.Generator()
-
     def normal(self, *shape: int) -> Tensor:
         """Standard Gaussian numbers that depend on the case and the shape alone."""
-        self.generator.manual_seed(self.seed)
-        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        return Draws(0, self.seed).normal(*shape)
 
     @cached_property
     def stages(self) -> tuple[tuple[nn.Linear, Callable, Tensor], ...]:
         """Each linear layer, its activation or the identity, and what leads past both, or 0."""
         modules = [module for module in self.net if not isinstance(module, nn.Flatten)]
-        followers = [*modules[1:], nn.Identity()]
         stages = []
-        for module, after in zip(modules, followers, strict=True):
+        for module, after in zip(modules, [*modules[1:], nn.Identity()], strict=True):
             if isinstance(module, Skip):
                 function = _FUNCTIONS[type(module.activation)]
                 stages.append((module.linear, function, module.past))
@@ -227,17 +179,17 @@ class Case(_Norms):
                 stages.append((module, function, torch.zeros_like(module.weight.detach())))
         return tuple(stages)
 
-    @property
-    def linears(self) -> tuple[nn.Linear, ...]:
-        return tuple(linear for linear, _, _ in self.stages)
+    linears = property(lambda c: tuple(linear for linear, _, _ in c.stages))
+    functions = property(lambda c: tuple(function for _, function, _ in c.stages))
+    pasts = property(lambda c: tuple(past for _, _, past in c.stages))
+    weights = cached_property(lambda c: tuple(layer.weight.detach() for layer in c.linears))
 
-    @property
-    def functions(self) -> tuple[Callable, ...]:
-        return tuple(function for _, function, _ in self.stages)
-
-    @property
-    def pasts(self) -> tuple[Tensor, ...]:
-        return tuple(past for _, _, past in self.stages)
+    @cached_property
+    def biases(self) -> tuple[Tensor, ...]:
+        return tuple(
+            layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+            for layer in self.linears
+        )
 
     @property
     def first_alone(self) -> bool:
@@ -249,23 +201,21 @@ class Case(_Norms):
         weight = layer.weight
         return weight.requires_grad and sum(other.weight is weight for other in self.linears) == 1
 
-    @cached_property
-    def weights(self) -> tuple[Tensor, ...]:
-        return tuple(layer.weight.detach() for layer in self.linears)
+    def through(self, x: Tensor, weights=(), biases=(), before=(), after=()) -> list[Tensor]:
+        """What every layer reads of ``x``, and last the output: the network written out by hand.
 
-    @cached_property
-    def biases(self) -> tuple[Tensor, ...]:
-        return tuple(
-            layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
-            for layer in self.linears
-        )
+        ``before`` shifts what a layer's W reads, and not what leads past it, ``after`` its W x + b.
+        """
+        zeros, read = [0.0] * len(self.weights), [x]
+        own = (weights or self.weights, biases or self.biases, self.functions, self.pasts)
+        for W, b, a, P, s, t in zip(*own, before or zeros, after or zeros, strict=True):
+            x = a((x + s) @ W.T + b + t) + x @ P.T
+            read.append(x)
+        return read
 
     def f(self, x: Tensor) -> Tensor:
-        """The network written out by hand, for a batch ``(n, M)``."""
-        parts = zip(self.weights, self.biases, self.functions, self.pasts, strict=True)
-        for W, b, a, P in parts:
-            x = stage(x, W, b, a, P)
-        return x
+        """The network for a batch ``(n, M)``."""
+        return self.through(x)[-1]
 
     @cached_property
     def distance_to_kinks(self) -> float:
@@ -280,45 +230,27 @@ class Case(_Norms):
 
     @cached_property
     def _derivatives(self):
-        before = tuple(torch.zeros(W.shape[1], dtype=W.dtype) for W in self.weights)
-        after = tuple(torch.zeros(W.shape[0], dtype=W.dtype) for W in self.weights)
-
-        def one_sample(x, weights, biases, before, after):
-            return output(x, weights, biases, before, after, self.functions, self.pasts)
-
-        derivative = vmap(jacrev(one_sample, (0, 1, 2, 3, 4)), (0, None, None, None, None))
-        return derivative(self.x, self.weights, self.biases, before, after)
+        """Those of f at each sample for x, all W and b, what each W reads and each W x + b."""
+        shifts = [tuple(W.new_zeros(W.shape[axis]) for W in self.weights) for axis in (1, 0)]
+        derivative = jacrev(lambda *at: self.through(*at)[-1], (0, 1, 2, 3, 4))
+        of_samples = vmap(derivative, (0, None, None, None, None))
+        return of_samples(self.x, self.weights, self.biases, *shifts)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         _, grad_weights, _, grad_inputs, grad_outputs = self._derivatives
-        inputs = [self.x]
-        parts = zip(self.weights, self.biases, self.functions, self.pasts, strict=True)
-        for W, b, a, P in parts:
-            inputs.append(stage(inputs[-1], W, b, a, P))
-        return tuple(
-            Layer(W, x, J, grad_x, grad_W)
-            for W, x, J, grad_x, grad_W in zip(
-                self.weights, inputs[:-1], grad_outputs, grad_inputs, grad_weights, strict=True
-            )
-        )
+        read = self.through(self.x)
+        return tuple(map(Layer, self.weights, read, grad_outputs, grad_inputs, grad_weights))
 
-    @property
-    def W(self) -> Tensor:
-        return self.weights[0]
-
-    @property
-    def J(self) -> Tensor:
-        return self.layers[0].J
-
-    @property
-    def grad_x(self) -> Tensor:
-        """The input Jacobian ``(n, N, M)``, the transpose of the paper's gradient."""
-        return self._derivatives[0]
-
-    @property
-    def grad_W(self) -> Tensor:
-        return self.layers[0].grad_W
+    W = property(lambda c: c.weights[0])
+    J = property(lambda c: c.layers[0].J)
+    grad_x = property(lambda c: c._derivatives[0])  # (n, N, M), the transpose of the paper's
+    grad_W = property(lambda c: c.layers[0].grad_W)
+    gradient_energy = property(lambda c: c.grad_x_F**2)
+    grad_W_energy = property(lambda c: c.grad_W_F**2)
+    grad_theta_energy = property(lambda c: c.grad_theta_F**2)
+    D_PR = property(lambda c: participation_ratio(c.grad_x @ c.grad_x.mT))
+    has_layer_mls, convolution_in_front = True, False
 
     @cached_property
     def grad_theta(self) -> Tensor:
@@ -331,48 +263,18 @@ class Case(_Norms):
                     found[id(parameter)] = found[id(parameter)] + gradient.flatten(2)
         return torch.cat(list(found.values()), dim=2)
 
-    @cached_property
-    def grad_theta_F(self) -> Tensor:
-        return frobenius(self.grad_theta)
-
-    @cached_property
-    def S(self) -> Tensor:
-        """Eq. (3)'s right-hand side."""
-        return mean(self.grad_theta_F**2)
+    grad_theta_F = cached_property(lambda c: frobenius(c.grad_theta))
+    S = cached_property(lambda c: mean(c.grad_theta_F**2))  # Eq. (3)'s right-hand side
 
     @cached_property
     def sharpness(self) -> Tensor:
         """S as Eq. (2) defines it, where the network interpolates; rounding below 0 is 0."""
-        return self.hessian_at_interpolation.trace().clamp(min=0)
-
-    @property
-    def gradient_energy(self) -> Tensor:
-        return self.grad_x_F**2
-
-    @property
-    def grad_W_energy(self) -> Tensor:
-        return self.grad_W_F**2
-
-    @property
-    def grad_theta_energy(self) -> Tensor:
-        return self.grad_theta_F**2
-
-    @property
-    def D_PR(self) -> Tensor:
-        return participation_ratio(self.grad_x @ self.grad_x.mT)
+        return self.at_interpolation.hessian_at_targets.trace().clamp(min=0)
 
     @property
     def is_full_rank(self) -> bool:
         """Whether float64 knows all singular values, and with them the volumes' logarithms."""
         return bool((self.sigma[:, -1] > 1e-6 * self.sigma[:, 0]).all())
-
-    @property
-    def has_layer_mls(self) -> bool:
-        return True
-
-    @property
-    def convolution_in_front(self) -> bool:
-        return False
 
     @cached_property
     def rescaled(self) -> Case:
@@ -404,24 +306,19 @@ class Case(_Norms):
         """The network at other parameters, for a batch ``(n, M)``."""
         pieces = theta.split([p.numel() for p in self.free])
         moved = {id(p): piece.view_as(p) for p, piece in zip(self.free, pieces, strict=True)}
-        for layer, W, b, a, P in zip(
-            self.linears, self.weights, self.biases, self.functions, self.pasts, strict=True
-        ):
-            W, b = moved.get(id(layer.weight), W), moved.get(id(layer.bias), b)
-            x = stage(x, W, b, a, P)
-        return x
+        own = list(zip(self.linears, self.weights, self.biases, strict=True))
+        weights = [moved.get(id(layer.weight), W) for layer, W, _ in own]
+        biases = [moved.get(id(layer.bias), b) for layer, _, b in own]
+        return self.through(x, weights, biases)[-1]
 
     def loss(self, theta: Tensor, y: Tensor) -> Tensor:
         """L(theta), half the mean squared distance to the targets y."""
         return (self.f_of_theta(theta, self.x) - y).square().sum() / (2 * self.n)
 
-    def hessian(self, y: Tensor) -> Tensor:
-        """The explicit Hessian of the loss with targets y, ``(m, m)``."""
-        return hessian(self.loss)(self.theta, y)
-
     @cached_property
     def hessian_at_targets(self) -> Tensor:
-        return self.hessian(self.y)
+        """The explicit Hessian of the loss, ``(m, m)``."""
+        return hessian(self.loss)(self.theta, self.y)
 
     @cached_property
     def hessian_of_gradient(self) -> Tensor:
@@ -437,49 +334,21 @@ class Case(_Norms):
         return jacfwd(gradient)(self.theta)
 
     @cached_property
-    def at_interpolation(self) -> Case:
-        """With the network's own outputs for targets: an exact interpolation solution."""
-        return replace(self, y=self.f(self.x))
-
-    @cached_property
-    def halfway(self) -> Case:
-        """With targets half as far from the outputs."""
-        return replace(self, y=self.f(self.x) - self.residual / 2)
-
-    @cached_property
     def loss_curvatures(self) -> Tensor:
         """Second derivative of the loss along each single parameter, ``(m,)``."""
-        one = torch.ones((), dtype=self.x.dtype)
-
-        def along(direction):
-            def slope(t):
-                return jvp(lambda s: self.loss(self.theta + s * direction, self.y), (t,), (one,))[1]
-
-            return jvp(slope, (0 * one,), (one,))[1]
-
-        return vmap(along)(torch.eye(len(self.theta), dtype=self.x.dtype))
-
-    @property
-    def hessian_at_interpolation(self) -> Tensor:
-        return self.at_interpolation.hessian_at_targets
-
-    @cached_property
-    def residual(self) -> Tensor:
-        return self.f(self.x) - self.y
+        return curvatures(lambda theta: self.loss(theta, self.y), self.theta)
 
     @cached_property
     def second_derivatives(self) -> Tensor:
         """Second derivative of f along each single parameter, ``(n, N, m)``."""
-        theta, x = self.theta, self.x
-        one = torch.ones((), dtype=x.dtype)
+        along = curvatures(lambda theta: self.f_of_theta(theta, self.x), self.theta)
+        return along.permute(1, 2, 0)
 
-        def along(direction):
-            def slope(t):
-                return jvp(lambda s: self.f_of_theta(theta + s * direction, x), (t,), (one,))[1]
-
-            return jvp(slope, (0 * one,), (one,))[1]
-
-        return vmap(along)(torch.eye(len(theta), dtype=x.dtype)).permute(1, 2, 0)
+    residual = cached_property(lambda c: c.f(c.x) - c.y)
+    # With the network's own outputs for targets, an exact interpolation solution; and with targets
+    # half as far from the outputs.
+    at_interpolation = cached_property(lambda c: replace(c, y=c.f(c.x)))
+    halfway = cached_property(lambda c: replace(c, y=c.f(c.x) - c.residual / 2))
 
     @cached_property
     def along_the_axes(self) -> tuple[Tensor, Tensor]:
@@ -501,24 +370,16 @@ class Case(_Norms):
         return (self.f(ahead) - self.f(behind)).T / width
 
     @cached_property
-    def ball(self) -> tuple[Tensor, Tensor, float]:
-        """A small Gaussian ball around the first sample and its image, both centered.
-
-        Returns the displacements ``(K, M)``, what they become ``(K, N)``, and alpha.
-        """
+    def ball(self) -> tuple[Tensor, float]:
+        """The image of a small Gaussian ball around the first sample, centered, and its alpha."""
         root_alpha = 1e-7 * min(1.0, float(self.norm_x[0]))
         moved = self.x[:1] + root_alpha * self.normal(GAUSSIAN_SAMPLES, self.x.shape[1])
-        return moved - self.x[:1], self.f(moved) - self.f(self.x[:1]), root_alpha**2
+        return self.f(moved) - self.f(self.x[:1]), root_alpha**2
 
 
-def _targets(x: Tensor, N: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(len(x), N, generator=generator, dtype=torch.float64)
-
-
-def _inputs(n: int, M: int, top: float | None, generator: torch.Generator) -> Tensor:
+def _inputs(n: int, M: int, top: float | None, draws: Draws) -> Tensor:
     """Random directions; norms log-uniform between 1e-3 and 10^top, or 1."""
-    x = torch.randn(n, M, generator=generator, dtype=torch.float64)
-    share = torch.rand(n, 1, generator=generator, dtype=torch.float64)
+    x, share = draws.normal(n, M), draws.uniform(0, 1, n, 1)
     norms = torch.ones_like(share) if top is None else 10 ** ((top + 3) * share - 3)
     return norms * x / x.norm(dim=1, keepdim=True)
 
@@ -549,39 +410,24 @@ def _solve_last_layer(net: nn.Sequential, x: Tensor, y: Tensor) -> None:
             last.bias.copy_(solution[-1])
 
 
-def stream(seed: int, index: int) -> int:
-    """The seed of one case: two streams meet nowhere in the first million cases."""
-    return (1_000_003 * seed + index) % 2**63
-
-
-def _network(widths, activation, bias, seed, skips, tied, generator) -> nn.Sequential:
+def _network(widths, activation, bias, skips, tied, draws: Draws) -> nn.Sequential:
     """A perceptron; with fixed skip connections past its middle layers, or two of one weight."""
-    net = nets.mlp(widths, activation, bias=bias, seed=seed).double()
+    net = nets.mlp(widths, activation, bias=bias, seed=draws.seed).double()
     if tied:
         net.linear3.weight = net.linear2.weight
     if not skips:
         return net
     flatten, first, after, *middle, last = net
-    pairs = zip(middle[::2], middle[1::2], strict=True)
-
-    def past(layer: nn.Linear) -> Tensor:
-        shape, columns = layer.weight.shape, layer.in_features
-        return torch.randn(shape, generator=generator, dtype=torch.float64) / columns**0.5
-
-    skipped = [Skip(layer, function, past(layer)) for layer, function in pairs]
+    skipped = [
+        Skip(layer, function, draws.normal(*layer.weight.shape) / layer.in_features**0.5)
+        for layer, function in zip(middle[::2], middle[1::2], strict=True)
+    ]
     return nn.Sequential(flatten, first, after, *skipped, last)
 
 
-def _drawn(case_seed: int, activation: str, tame: bool, curved: bool) -> Case:
+def _drawn(draws: Draws, activation: str, tame: bool, curved: bool) -> Case:
     """One case; ``tame`` gives it inputs of norm 1, ``curved`` two layers and residuals."""
-    generator = torch.Generator().manual_seed(case_seed)
-
-    def pick(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    def one_in(number: int) -> bool:
-        return pick(1, number) == 1
-
+    pick, one_in = draws.integer, draws.one_in
     state = STATES[pick(0, len(STATES) - 1)]
     L, N = pick(2 if curved else 1, 5), min(pick(1, 6), pick(1, 6))
     # A last layer reaches every target where there are no more samples than it has inputs.
@@ -593,20 +439,19 @@ def _drawn(case_seed: int, activation: str, tame: bool, curved: bool) -> Case:
     hidden = [pick(1, 7) if narrow else pick(enough, enough + 2) for _ in range(L - 1)]
     widths = (M, *(hidden[:1] * (L - 1) if tied else hidden), N)
     bias, unit = bool(pick(0, 1)), bool(pick(0, 1)) or tame
-    net = _network(widths, activation, bias, case_seed, skips, tied, generator)
+    net = _network(widths, activation, bias, skips, tied, draws)
     far = activation in ("relu", "identity") or one_in(4)  # others saturate
-    x = _inputs(n, M, None if unit else 3.0 if far else 0.5, generator)
-    y = _targets(x, N, generator)
+    x = _inputs(n, M, None if unit else 3.0 if far else 0.5, draws)
+    y = draws.normal(n, N)
     if state == "trained":
         _train(net, x, y)
     elif state == "solved":
         _solve_last_layer(net, x, y)
         if curved:
-            y = net(x).detach() + 10.0 ** -pick(0, 3) * _targets(x, N, generator)
+            y = net(x).detach() + 10.0 ** -pick(0, 3) * draws.normal(n, N)
     if L > 1 and one_in(8):
         next(net.parameters()).requires_grad_(False)
-    k = 1 + 5 * float(torch.rand((), generator=generator, dtype=torch.float64))
-    return Case(net, x, y, k=k, seed=case_seed, state=state)
+    return Case(net, x, y, draws.uniform(1, 6).item(), draws.seed, state)
 
 
 def vanishing(*derivatives: Tensor) -> bool:
@@ -615,10 +460,10 @@ def vanishing(*derivatives: Tensor) -> bool:
     return bool(((largest > 0) & (largest < SMALLEST_GRADIENT)).any())
 
 
-def _resolved(case_seed: int, activation: str, curved: bool = False) -> Case:
-    case = _drawn(case_seed, activation, tame=False, curved=curved)
+def _resolved(seed: int, index: int, activation: str, curved: bool = False) -> Case:
+    case = _drawn(Draws(seed, index), activation, tame=False, curved=curved)
     if any(vanishing(layer.grad_x, layer.grad_W, layer.J) for layer in case.layers):
-        return _drawn(case_seed, activation, tame=True, curved=curved)
+        return _drawn(Draws(seed, index), activation, tame=True, curved=curved)
     return case
 
 
@@ -639,7 +484,7 @@ def draw(seed: int, index: int) -> Case:
     (torch.float64, True)
     """
     activation = sorted(nets.ACTIVATIONS)[index % len(nets.ACTIVATIONS)]
-    return _resolved(stream(seed, index), activation)
+    return _resolved(seed, index, activation)
 
 
 def draw_interpolating(seed: int, index: int) -> Case:
@@ -654,7 +499,7 @@ def draw_curved(seed: int, index: int) -> Case:
     The second derivatives of f along single parameters are 0 in the others.
     """
     activation = ("tanh", "gelu", "tanh", "gelu", "tanh", "gelu", "relu", "identity")[index % 8]
-    return _resolved(stream(seed, index), activation, curved=True)
+    return _resolved(seed, index, activation, curved=True)
 
 
 def rescaled(case: Case, factors: Sequence[float]) -> Case:

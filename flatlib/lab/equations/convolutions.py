@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.utils import skip_init
 
-from flatlib.lab.equations.cases import frobenius, spectral, stream, vanishing
+from flatlib.lab.equations.cases import Norms, frobenius, vanishing
+from flatlib.lab.equations.draws import Draws, family
 from flatlib.lab.equations.tight import NEARLY_EQUAL
 
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.Identity)
 
 
 @dataclass(frozen=True)
-class ConvolutionCase:
+class ConvolutionCase(Norms):
     """A convolution, an activation and a dense readout, with n images.
 
     The names are the paper's: ``delta`` is the derivative of f at the convolution's output,
@@ -28,31 +29,23 @@ class ConvolutionCase:
     net: nn.Sequential  # Conv2d, activation, Flatten, Linear
     x: Tensor  # (n, C_in, side, side)
 
-    @property
-    def convolution(self) -> nn.Conv2d:
-        return self.net[0]
+    N = property(lambda c: c.grad_x.shape[1])
+    convolution_in_front = is_full_rank = True
+    convolution = property(lambda c: c.net[0])
+    W = cached_property(lambda c: c.convolution.weight.detach().flatten(1))  # (C_out, C_in k^2)
 
-    @cached_property
-    def W(self) -> Tensor:
-        """The weights reshaped, ``(C_out, C_in k^2)``."""
-        return self.convolution.weight.detach().flatten(1)
-
-    def linear_part(self, image: Tensor) -> Tensor:
-        """The convolution without its bias, as a map between flat vectors."""
-        conv = self.convolution
-        image = image.view(1, *self.x.shape[1:])
-        weight = conv.weight.detach()
-        return F.conv2d(image, weight, stride=conv.stride, padding=conv.padding).flatten()
+    def at(self, k: float) -> ConvolutionCase:
+        """The case itself: no power stands in its inequalities."""
+        return self
 
     @cached_property
     def T_W(self) -> Tensor:
-        """The dense matrix of the convolution, ``(C_out P, C_in side^2)``."""
-        basis = torch.eye(self.x[0].numel(), dtype=self.x.dtype)
-        return torch.stack([self.linear_part(image) for image in basis], dim=1)
-
-    @cached_property
-    def norm_T_W(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.T_W, 2)
+        """The dense matrix of the convolution without its bias, ``(C_out P, C_in side^2)``."""
+        conv, pixels = self.convolution, self.x[0].numel()
+        basis = torch.eye(pixels, dtype=self.x.dtype).view(pixels, 1, *self.x.shape[1:])
+        where = {"stride": conv.stride, "padding": conv.padding}
+        columns = [F.conv2d(image, conv.weight.detach(), **where).flatten() for image in basis]
+        return torch.stack(columns, dim=1)
 
     @cached_property
     def X(self) -> Tensor:
@@ -94,50 +87,11 @@ class ConvolutionCase:
         """``(n, N, C_out, C_in k^2)``, autograd through the shared weights."""
         return vmap(jacrev(self._tied), (None, 0))(self.W, self.X).detach()
 
-    @cached_property
-    def norm_X(self) -> Tensor:
-        """Norms of the patches, ``(n, P)``."""
-        return self.X.norm(dim=2)
-
-    @cached_property
-    def grad_x_2(self) -> Tensor:
-        return spectral(self.grad_x)
-
-    @cached_property
-    def grad_x_F(self) -> Tensor:
-        return frobenius(self.grad_x)
-
-    @cached_property
-    def grad_W_F(self) -> Tensor:
-        return frobenius(self.grad_W)
-
-    @cached_property
-    def delta_F(self) -> Tensor:
-        return frobenius(self.delta)
-
-    @cached_property
-    def untied_F(self) -> Tensor:
-        return frobenius(self.grad_untied)
-
-    @cached_property
-    def smallest_patch(self) -> Tensor:
-        return self.norm_X.amin(dim=1)
-
-    @property
-    def N(self) -> int:
-        return self.grad_x.shape[1]
-
-    @property
-    def convolution_in_front(self) -> bool:
-        return True
-
-    @property
-    def is_full_rank(self) -> bool:
-        return True
-
-    def at(self, k: float) -> ConvolutionCase:
-        """The case itself: no power stands in its inequalities."""
-        return self
+    norm_T_W = cached_property(lambda c: torch.linalg.matrix_norm(c.T_W, 2))
+    norm_X = cached_property(lambda c: c.X.norm(dim=2))  # of the patches, (n, P)
+    delta_F = cached_property(lambda c: frobenius(c.delta))
+    untied_F = cached_property(lambda c: frobenius(c.grad_untied))
+    smallest_patch = cached_property(lambda c: c.norm_X.amin(dim=1))
 
     @cached_property
     def smallest_sigma(self) -> Tensor:
@@ -147,7 +101,7 @@ class ConvolutionCase:
         return torch.linalg.svdvals(self.X)[:, -1]
 
 
-def _network(C_in: int, C_out: int, side: int, N: int, generator, **options) -> nn.Sequential:
+def _network(C_in: int, C_out: int, side: int, N: int, draws: Draws, **options) -> nn.Sequential:
     """Random weights of the usual sizes; ``options`` are Conv2d's."""
     kernel = options.pop("kernel")
     conv = skip_init(nn.Conv2d, C_in, C_out, kernel, dtype=torch.float64, **options)
@@ -155,10 +109,7 @@ def _network(C_in: int, C_out: int, side: int, N: int, generator, **options) -> 
     last = skip_init(nn.Linear, C_out * columns.shape[2], N, dtype=torch.float64)
     with torch.no_grad():
         for parameter in (*conv.parameters(), *last.parameters()):
-            parameter.copy_(
-                torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                / parameter[0].numel() ** 0.5
-            )
+            parameter.copy_(draws.normal(*parameter.shape) / parameter[0].numel() ** 0.5)
     return nn.Sequential(conv, nn.Identity(), nn.Flatten(), last)
 
 
@@ -168,79 +119,61 @@ def draw_convolution(seed: int, index: int) -> ConvolutionCase:
 
     Images of size 1, or of sizes 0.01 to 100 where that lets gradients vanish in no sample.
     """
-    generator = torch.Generator().manual_seed(stream(seed, index))
-
-    def pick(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
+    draws = Draws(seed, index)
+    pick = draws.integer
     kernel, side, C_in = pick(1, 3), pick(3, 5), pick(1, 3)
-    padding = pick(0, 1) if kernel > 1 else 0
-    net = _network(
-        C_in,
-        pick(1, 4),
-        side,
-        pick(1, 5),
-        generator,
-        kernel=kernel,
-        stride=pick(1, 2),
-        padding=padding,
-    )
+    padding, C_out, N = pick(0, 1) if kernel > 1 else 0, pick(1, 4), pick(1, 5)
+    options = {"kernel": kernel, "stride": pick(1, 2), "padding": padding}
+    net = _network(C_in, C_out, side, N, draws, **options)
     net[1] = ACTIVATIONS[index % len(ACTIVATIONS)]()
     n = pick(1, 6)
-    x = torch.randn(n, C_in, side, side, generator=generator, dtype=torch.float64)
+    x = draws.normal(n, C_in, side, side)
     if pick(0, 1):
-        exponents = 4 * torch.rand(n, 1, 1, 1, generator=generator, dtype=torch.float64) - 2
-        wild = ConvolutionCase(net, x * 10**exponents)
+        wild = ConvolutionCase(net, x * 10 ** draws.uniform(-2, 2, n, 1, 1, 1))
         if not vanishing(wild.delta, wild.grad_x):
             return wild
     return ConvolutionCase(net, x)
 
 
-def _tight_base(seed: int, constant: bool) -> ConvolutionCase:
-    """A linear net with one output, 2x2 patches; constant images have equal patches."""
-    generator = torch.Generator().manual_seed(stream(7_919, seed))
-    C_in = 2 + seed % 2
-    net = _network(C_in, 3, 3, 1, generator, kernel=2)
-    x = torch.randn(4, C_in, 3, 3, generator=generator, dtype=torch.float64)
-    if constant:
-        x = x[:, :, :1, :1].expand(x.shape).contiguous()
-    return ConvolutionCase(net, x)
+def _linear(draws: Draws) -> ConvolutionCase:
+    """A linear net with one output, 2x2 patches."""
+    C_in = 2 + draws.index % 2
+    net = _network(C_in, 3, 3, 1, draws, kernel=2)
+    return ConvolutionCase(net, draws.normal(4, C_in, 3, 3))
 
 
-@lru_cache(maxsize=64)
-def aligned(seed: int) -> ConvolutionCase:
+def _reading(case: ConvolutionCase, weights: Tensor) -> ConvolutionCase:
+    """The case with the readout's weights, one row."""
+    with torch.no_grad():
+        case.net[3].weight.copy_(weights.reshape(1, -1))
+    return case
+
+
+@family
+def aligned(draws: Draws) -> ConvolutionCase:
     """Constant images, and a readout along the top left singular vector of T_W.
 
     One pixel of each image is smaller by 4e-10 of itself, so no patch may stand for another.
     """
-    case = _tight_base(seed, constant=True)
-    x = case.x.clone()
+    case = _linear(draws)
+    x = case.x[:, :, :1, :1].repeat(1, 1, 3, 3)
     x[:, :, 0, 0] *= 1 - NEARLY_EQUAL
     case = ConvolutionCase(case.net, x)
-    with torch.no_grad():
-        case.net[3].weight.copy_(1.7 * torch.linalg.svd(case.T_W).U[:, :1].T)
-    return case
+    return _reading(case, 1.7 * torch.linalg.svd(case.T_W).U[:, 0])
 
 
-@lru_cache(maxsize=64)
-def cancelling(seed: int) -> ConvolutionCase:
+@family
+def cancelling(draws: Draws) -> ConvolutionCase:
     """A readout along the patch matrix's smallest left singular vector; one image."""
-    case = _tight_base(seed, constant=False)
+    case = _linear(draws)
     case = ConvolutionCase(case.net, case.x[:1])
-    weakest = torch.linalg.svd(case.X[0]).U[:, -1]
     channels = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    with torch.no_grad():
-        case.net[3].weight.copy_(torch.outer(channels, weakest).view(1, -1))
-    return case
+    return _reading(case, torch.outer(channels, torch.linalg.svd(case.X[0]).U[:, -1]))
 
 
-@lru_cache(maxsize=64)
-def one_position(seed: int) -> ConvolutionCase:
+@family
+def one_position(draws: Draws) -> ConvolutionCase:
     """A kernel as large as the image: a dense layer, with a readout along W's top direction."""
-    generator = torch.Generator().manual_seed(stream(7_919, seed))
-    net = _network(2, 3, 2, 1, generator, kernel=2)
-    x = torch.randn(4, 2, 2, 2, generator=generator, dtype=torch.float64)
-    case = ConvolutionCase(net, x)
-    with torch.no_grad():
-        net[3].weight.copy_(torch.linalg.svd(case.W).U[:, :1].T)
-    return case
+    net = _network(2, 3, 2, 1, draws, kernel=2)
+    case = ConvolutionCase(net, draws.normal(4, 2, 2, 2))
+    return _reading(case, torch.linalg.svd(case.W).U[:, 0])

@@ -7,40 +7,16 @@ the last step of every chain needs.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from flatlib.lab.equations.cases import Case, stream
+from flatlib.lab.equations.cases import Case
+from flatlib.lab.equations.draws import Draws, family
 
 # Relative; the equality cases hold to 1e-9, and bounds are kept to 1e-12.
 NEARLY_EQUAL = 4e-10
-
-
-class _Draws:
-    """Random numbers of one constructor, from its seed."""
-
-    def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(stream(7_919, seed))
-
-    def integer(self, low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=self.generator))
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        unit = torch.rand(shape, generator=self.generator, dtype=torch.float64)
-        return low + (high - low) * unit
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
-
-    def direction(self, size: int) -> Tensor:
-        vector = self.normal(size)
-        return vector / vector.norm()
-
-    def rotation(self, size: int) -> Tensor:
-        return torch.linalg.qr(self.normal(size, size)).Q
 
 
 def _linear(weight: Tensor, fixed: bool = False) -> nn.Linear:
@@ -50,13 +26,13 @@ def _linear(weight: Tensor, fixed: bool = False) -> nn.Linear:
     return layer
 
 
-def _case(net: nn.Sequential, x: Tensor, draws: _Draws, k: float | None = None) -> Case:
+def _case(net: nn.Sequential, x: Tensor, draws: Draws, k: float | None = None) -> Case:
     with torch.no_grad():
         y = net(x)
     return Case(net, x, y, k=draws.uniform(1, 6).item() if k is None else k)
 
 
-def _neuron(draws: _Draws, N: int, live: int, dead: int) -> Case:
+def _neuron(draws: Draws, N: int, live: int, dead: int) -> Case:
     """f(x) = v relu(w x): W and J have rank one; dead samples lie further out than live ones."""
     M = draws.integer(N + 1, 9)
     w = draws.direction(M)
@@ -70,45 +46,40 @@ def _neuron(draws: _Draws, N: int, live: int, dead: int) -> Case:
     return _case(nn.Sequential(first, nn.ReLU(), last), x, draws)
 
 
-@lru_cache(maxsize=64)
-def neuron(seed: int) -> Case:
+@family
+def neuron(draws: Draws) -> Case:
     """One ReLU neuron in front of a fixed readout; all samples alive, of one norm."""
-    draws = _Draws(seed)
     return _neuron(draws, draws.integer(1, 6), live=draws.integer(2, 8), dead=0)
 
 
-@lru_cache(maxsize=64)
-def neuron_some_dead(seed: int) -> Case:
+@family
+def neuron_some_dead(draws: Draws) -> Case:
     """`neuron` with a few samples that it does not answer to, further out than the others."""
-    draws = _Draws(seed)
     return _neuron(draws, draws.integer(1, 6), live=draws.integer(2, 5), dead=draws.integer(2, 5))
 
 
-@lru_cache(maxsize=64)
-def neuron_one_live(seed: int) -> Case:
+@family
+def neuron_one_live(draws: Draws) -> Case:
     """`neuron` that answers to a single sample, N >= 3."""
-    draws = _Draws(seed)
     return _neuron(draws, draws.integer(3, 6), live=1, dead=draws.integer(2, 8))
 
 
-@lru_cache(maxsize=64)
-def linear_functional(seed: int) -> Case:
+@family
+def linear_functional(draws: Draws) -> Case:
     """One linear layer with one output; samples of one norm."""
-    draws = _Draws(seed)
     M, n = draws.integer(2, 9), draws.integer(2, 10)
     x = draws.normal(n, M)
     x = draws.uniform(0.1, 10) * x / x.norm(dim=1, keepdim=True)
     return _case(nn.Sequential(_linear(draws.normal(1, M))), x, draws)
 
 
-@lru_cache(maxsize=64)
-def orthants(seed: int) -> Case:
+@family
+def orthants(draws: Draws) -> Case:
     """Each sample switches on one hidden unit: ``||grad_W f_i|| ||x_i||`` is constant.
 
     W is a multiple of a rotation, sample i of norm s_i reaches unit i only, and the fixed
     readout weighs that unit by ``1 / s_i^2``.
     """
-    draws = _Draws(seed)
     M = draws.integer(3, 6)
     W = draws.uniform(0.3, 3) * draws.rotation(M)
     directions = 1.2 * torch.eye(M, dtype=torch.float64) - draws.uniform(0.1, 0.2, M, M)
@@ -119,16 +90,15 @@ def orthants(seed: int) -> Case:
     return _case(net, x, draws)
 
 
-@lru_cache(maxsize=64)
-def rank_one(seed: int) -> Case:
+@family
+def rank_one(draws: Draws) -> Case:
     """A linear map to one output; inputs of all norms."""
-    draws = _Draws(seed)
     M, n = draws.integer(2, 9), draws.integer(2, 10)
     x = draws.normal(n, M) * 10 ** draws.uniform(-2, 2, n, 1)
     return _case(nn.Sequential(_linear(draws.normal(1, M))), x, draws)
 
 
-def _isotropic(draws: _Draws, n: int, norms: Tensor) -> Case:
+def _isotropic(draws: Draws, n: int, norms: Tensor) -> Case:
     M = draws.integer(3, 9)
     N = draws.integer(2, M - 1)
     W = draws.uniform(0.3, 3) * draws.rotation(M)[:N]
@@ -136,25 +106,22 @@ def _isotropic(draws: _Draws, n: int, norms: Tensor) -> Case:
     return _case(nn.Sequential(_linear(W)), norms * x / x.norm(dim=1, keepdim=True), draws)
 
 
-@lru_cache(maxsize=64)
-def isotropic(seed: int) -> Case:
+@family
+def isotropic(draws: Draws) -> Case:
     """A linear map with equal singular values, N >= 2; samples of one norm."""
-    draws = _Draws(seed)
     return _isotropic(draws, draws.integer(2, 8), draws.uniform(0.1, 10))
 
 
-@lru_cache(maxsize=64)
-def isotropic_any_norm(seed: int) -> Case:
+@family
+def isotropic_any_norm(draws: Draws) -> Case:
     """A linear map with equal singular values, N >= 2; samples of all norms."""
-    draws = _Draws(seed)
     n = draws.integer(2, 8)
     return _isotropic(draws, n, 10 ** draws.uniform(-2, 2, n, 1))
 
 
-@lru_cache(maxsize=64)
-def isotropic_one_live(seed: int) -> Case:
+@family
+def isotropic_one_live(draws: Draws) -> Case:
     """ReLU behind equal singular values; all but one sample dead and 10^7 times further out."""
-    draws = _Draws(seed)
     case = _isotropic(draws, 1, draws.uniform(0.5, 2))
     W = case.W
     live = W.T @ draws.uniform(0.5, 1, len(W))
@@ -163,10 +130,9 @@ def isotropic_one_live(seed: int) -> Case:
     return _case(nn.Sequential(_linear(W), nn.ReLU()), x, draws)
 
 
-@lru_cache(maxsize=64)
-def balanced(seed: int) -> Case:
+@family
+def balanced(draws: Draws) -> Case:
     """A deep linear net to one output whose layers all have norm 1, rank 1 and are aligned."""
-    draws = _Draws(seed)
     widths = [draws.integer(2, 6) for _ in range(draws.integer(2, 5))]
     ends = [draws.direction(width) for width in widths] + [torch.ones(1, dtype=torch.float64)]
     layers = [_linear(torch.outer(b, a)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
@@ -174,15 +140,14 @@ def balanced(seed: int) -> Case:
     return _case(nn.Sequential(*layers), signs * ends[0], draws)
 
 
-@lru_cache(maxsize=64)
-def curved(seed: int) -> Case:
+@family
+def curved(draws: Draws) -> Case:
     """f(x) = v tanh(w x), every input entry of one size, residuals along v.
 
     Each parameter has the same second derivative M2, and there are m = M of them, so the gap of
     Lemma A.1 is exactly m M2 epsilon: m times what Eq. (16) prints. The sample stands twice, with
     residuals that differ by 4e-10, so the smaller one may not stand for the larger.
     """
-    draws = _Draws(seed)
     M, N = draws.integer(3, 9), draws.integer(1, 2)
     x = draws.uniform(0.5, 2) * draws.normal(1, M).sign()
     first, last = _linear(draws.normal(1, M)), _linear(draws.normal(N, 1), fixed=True)
@@ -192,10 +157,9 @@ def curved(seed: int) -> Case:
     return replace(case, y=case.y - residual * last.weight.detach().T)
 
 
-@lru_cache(maxsize=64)
-def repeated_row(seed: int) -> Case:
+@family
+def repeated_row(draws: Draws) -> Case:
     """All hidden units alike, H >= 2: W_hm J_hk does not depend on h."""
-    draws = _Draws(seed)
     M, H, N = draws.integer(3, 7), draws.integer(2, 5), draws.integer(1, 3)
     W = draws.normal(M).repeat(H, 1)
     readout = draws.normal(N, 1).repeat(1, H)

@@ -9,7 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from flatlib.lab.equations.cases import draw, stream
+from flatlib.lab.equations.cases import draw
+from flatlib.lab.equations.draws import Draws, family
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,11 @@ class Vector:
     p: float
     q: float  # may be infinite
 
-    @property
-    def n(self) -> int:
-        return len(self.v)
+    n = property(lambda c: len(c.v))
 
 
-def _exponents(generator: torch.Generator) -> tuple[float, float]:
-    p, step = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+def _exponents(draws: Draws) -> tuple[float, float]:
+    p, step = draws.uniform(0, 1, 2).tolist()
     p = 1 + 4 * p
     return p, p + 0.1 + 4 * step
 
@@ -38,33 +37,31 @@ def draw_vector(seed: int, index: int) -> Vector:
     >>> draw_vector(0, 0).p <= draw_vector(0, 0).q
     True
     """
-    generator = torch.Generator().manual_seed(stream(seed, index))
-    p, q = _exponents(generator)
+    draws = Draws(seed, index)
+    p, q = _exponents(draws)
     if index % 8 == 4:
         q = math.inf
-    size = int(torch.randint(1, 21, (), generator=generator))
-    v = torch.randn(size, generator=generator, dtype=torch.float64)
+    size = draws.integer(1, 20)
+    v = draws.normal(size)
     if index % 4 == 1:
-        v = v * 10 ** (6 * torch.rand(size, generator=generator, dtype=torch.float64) - 3)
+        v = v * 10 ** draws.uniform(-3, 3, size)
     elif index % 4 == 2:
-        v = v * (torch.rand(size, generator=generator) < 0.3)
+        v = v * (torch.rand(size, generator=draws.generator) < 0.3)
     elif index % 4 == 3:
         v = draw(seed, index).grad_theta_F
     return Vector(v, p, q)
 
 
-@lru_cache(maxsize=64)
-def one_entry(seed: int) -> Vector:
+@family
+def one_entry(draws: Draws) -> Vector:
     """All entries but one are zero: every p-norm is the same."""
-    generator = torch.Generator().manual_seed(stream(7_919, seed))
-    v = torch.zeros(5 + seed % 3, dtype=torch.float64)
-    v[seed % 5] = torch.randn((), generator=generator, dtype=torch.float64)
-    return Vector(v, *_exponents(generator))
+    v = torch.zeros(5 + draws.index % 3, dtype=torch.float64)
+    v[draws.index % 5] = draws.normal()
+    return Vector(v, *_exponents(draws))
 
 
-@lru_cache(maxsize=64)
-def one_size(seed: int) -> Vector:
+@family
+def one_size(draws: Draws) -> Vector:
     """All entries have one absolute value: Lemma B.2 is attained."""
-    generator = torch.Generator().manual_seed(stream(7_919, seed))
-    signs = torch.randn(5 + seed % 3, generator=generator, dtype=torch.float64).sign()
-    return Vector((0.5 + seed % 3) * signs, *_exponents(generator))
+    signs = draws.normal(5 + draws.index % 3).sign()
+    return Vector((0.5 + draws.index % 3) * signs, *_exponents(draws))
