@@ -58,7 +58,16 @@ class Bound:
     key: str  # of its two columns in the archive
 
 
+def _check_measured(m: Measurement) -> None:
+    if not isinstance(m, Measurement):
+        raise TypeError(
+            f"m must be a Measurement, got {type(m).__name__}; pass flatlib.measure(net, x), with "
+            'method="exact"'
+        )
+
+
 def _refuse_zero_input(m: Measurement) -> None:
+    _check_measured(m)
     zero = (m.input_norm == 0).nonzero()
     if len(zero):
         raise ValueError(
@@ -165,6 +174,7 @@ def chain(m: Measurement) -> Chain:
         `Chain` of floats, in units of output per unit of input.
 
     Raises:
+        TypeError: ``m`` is no `Measurement`.
         ValueError: a sample has input norm 0.
 
     Source: Eqs. (13), (25)-(28); C_prime is ours.
@@ -191,6 +201,9 @@ def relative_sharpness(m: Measurement) -> float:
     Returns:
         A float.
 
+    Raises:
+        TypeError: ``m`` is no `Measurement`.
+
     Source: the paper's later versions; compare the relative flatness of Petzka et al.
 
     >>> import flatlib
@@ -199,6 +212,7 @@ def relative_sharpness(m: Measurement) -> float:
     >>> abs(relative_sharpness(m) - m.layers[0].weight_norm ** 2) < 1e-15
     True
     """
+    _check_measured(m)
     return sum(
         float((layer.weight_norm * layer.weight_gradient_energy.sqrt()).square().mean())
         for layer in m.layers
@@ -217,6 +231,7 @@ def normalized_nmls(m: Measurement) -> float:
         A float.
 
     Raises:
+        TypeError: ``m`` is no `Measurement`.
         ValueError: not measured with ``layers=True``.
 
     Source: the paper's later versions.
@@ -226,6 +241,7 @@ def normalized_nmls(m: Measurement) -> float:
     >>> abs(normalized_nmls(m) - m.layers[0].weight_norm) < 1e-15
     True
     """
+    _check_measured(m)
     if not m.has_layer_mls:
         raise ValueError("not every layer has an MLS; measure again with layers=True")
     return sides.normalized_nmls(Measured(m))
@@ -251,6 +267,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         front; N.6, N.7 and N.9 to N.12 only if ``m`` was measured with all its layers.
 
     Raises:
+        TypeError: ``m`` is no `Measurement`.
         ValueError: a sample has input norm 0.
 
     Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); N.2 to N.12 are ours or the paper's later

@@ -38,6 +38,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flatlib.checks import check_max_memory
+
 from .float64 import Float64Network, float64_network, in_full
 from .last import curvature, dense_last_layer
 from .memory import check_fits, part_size
@@ -105,6 +107,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     >>> torch.equal(input_jacobian(net, torch.ones(1, 3))[0], net.linear1.weight)
     True
     """
+    check_max_memory(max_memory)
     with float64_network(net) as network:
         planned = plan(network, x, at_layers=False)
 
