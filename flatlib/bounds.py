@@ -164,8 +164,9 @@ def chain(m: Measurement) -> Chain:
        C=\lVert W\rVert_2\sqrt{\tfrac1n\sum_i\lVert x_i\rVert_2^{-2}}
        \sqrt{\tfrac1n\sum_i\lVert\nabla_W f_i\rVert_F^2}
 
-    and D, which has S in place of the last mean. W is the first layer's weight; where that is a
-    convolution the numbers are had with the reshaped weight and prove nothing.
+    and D, which has S in place of the last mean. W is the first layer's weight. Where that is a
+    convolution, the numbers are had with the reshaped weight and prove nothing: A may be above B.
+    Which inequalities are proven of a network, `evaluate` tells.
 
     Args:
         m: from `flatlib.measure`.
