@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from operator import length_hint
 from typing import TypeVar
 
@@ -102,18 +103,30 @@ def over_batches(
 class Progress:
     """Counts what is done, such as gradients of single samples, on a bar if there is one."""
 
-    def __init__(self, bar: object | None):
-        self.bar = bar
+    def __init__(self, make: Callable | None):
+        self.make, self.bar = make, None
 
     def expect(self, total: int) -> None:
         """There will be so many, unless that is known already; 0 if nobody knows."""
-        if self.bar is not None and self.bar.total is None:
-            self.bar.total = total or None
+        if self.make is None or not total or (self.bar is not None and self.bar.total):
+            return
+        n_done = 0 if self.bar is None else self.bar.n
+        self.close()
+        # The widget of a notebook takes its length from the bar when the bar is made.
+        self.bar = self.make(total=total, initial=n_done)
 
     def done(self, number: int) -> None:
         """So many more are done."""
+        if self.make is None:
+            return
+        if self.bar is None:
+            self.bar = self.make(total=None)
+        self.bar.update(number)
+
+    def close(self) -> None:
+        """Take the bar away."""
         if self.bar is not None:
-            self.bar.update(number)
+            self.bar.close()
 
 
 @contextmanager
@@ -130,5 +143,8 @@ def progress_bar(progress: bool | None, unit: str = "gradients") -> Iterator[Pro
         yield Progress(None)
         return
 
-    with tqdm(delay=DELAY, unit=f" {unit}", unit_scale=True, leave=False) as bar:
-        yield Progress(bar)
+    counted = Progress(partial(tqdm, delay=DELAY, unit=f" {unit}", unit_scale=True, leave=False))
+    try:
+        yield counted
+    finally:
+        counted.close()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import flatlib
 from flatlib.derivatives.float64 import float64_network
-from flatlib.derivatives.mixing import find_rows, pulled_back, weighted_pass
+from flatlib.derivatives.mixing import Watched, find_rows, pulled_back, weighted_pass
 from flatlib.derivatives.recording import run_recorded
 from flatlib.derivatives.rows import FACTORS
 
@@ -114,6 +114,16 @@ def test_one_weighted_pass_and_those_of_the_outputs_find_what_two_passes_find(na
     assert (at_once is None and all(place.holds() for place in watched)) == (mixed is None)
     found = {name: [call.rows for call in made] for name, made in forward.calls.items()}
     assert mixed is not None or found == sure
+
+
+@pytest.mark.parametrize("widths", [(5, 6, 3), (5, 6, 6, 3)])
+def test_what_one_pass_leaves_open_is_settled_by_two(widths, monkeypatch):
+    net, x = flatlib.nets.mlp(widths), gaussian(9, 5)
+    at_once = flatlib.measure(net, x)
+    asked = []
+    monkeypatch.setattr(Watched, "holds", lambda place: asked.append(place))
+    assert flatlib.measure(net, x) == at_once
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("distance", [FACTORS, 2 * FACTORS])

@@ -307,6 +307,34 @@ def test_products_with_the_hessian_are_counted_on_a_bar(work, shown, eager_bar, 
     assert capsys.readouterr().err == ""
 
 
+def test_a_notebooks_widget_is_as_long_as_what_is_counted(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    from tqdm.notebook import tqdm as in_notebook
+
+    made = []
+
+    def make(**options):
+        made.append(in_notebook(**options))
+        return made[-1]
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", make)
+    flatlib.measure(network(), gaussian(6, 2, 6), progress=True)
+    _, widget, numbers = made[0].container.children
+    assert (widget.max, widget.value, widget.layout.width) == (24, 24, None)
+    assert "/24.0" in numbers.value
+
+
+def test_a_total_that_is_known_late_keeps_what_was_counted(eager_bar, capsys):
+    with streaming.progress_bar(True) as bar:
+        bar.expect(0)
+        bar.done(3)
+        bar.expect(10)
+        bar.done(2)
+        bar.expect(99)
+    shown = capsys.readouterr().err
+    assert "3.00 gradients" in shown and "5.00/10.0" in shown and "99" not in shown
+
+
 def test_a_quick_measurement_shows_no_bar(capsys):
     flatlib.measure(network(), gaussian(6, 2, 6), progress=True)
     assert capsys.readouterr().err.strip() == ""
