@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from benchmarks import matrix_free, measuring, training
+from benchmarks import large, matrix_free, measuring, training
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -12,5 +12,6 @@ if __name__ == "__main__":
     for name, benchmark in (("measuring", measuring), ("training", training)):
         print(f"{name}:")
         benchmark.main(["--output", str(RECORDS / f"{name}.json"), *sys.argv[1:]])
-    print("matrix_free:")
-    matrix_free.main(["--output", str(RECORDS / "matrix_free.json")])
+    for name, benchmark in (("large", large), ("matrix_free", matrix_free)):
+        print(f"{name}:")
+        benchmark.main(["--output", str(RECORDS / f"{name}.json")])

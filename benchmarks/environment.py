@@ -1,9 +1,13 @@
-"""What a benchmark ran on."""
+"""What a benchmark ran on, and a process of its own to run in."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy
 import torch
@@ -24,3 +28,30 @@ def environment() -> dict:
         "numpy": numpy.__version__,
         "load_average": os.getloadavg()[0],
     }
+
+
+def high_water_mark() -> float:
+    """Most resident memory that this process has had, in megabytes."""
+    # Not getrusage: what it reports of a new process includes its parent's size.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def _put(queue, work: Callable, arguments: tuple) -> None:
+    queue.put(work(*arguments))
+
+
+def in_own_process(work: Callable, *arguments: object) -> object:
+    """``work(*arguments)``, run in a new process.
+
+    Raises:
+        RuntimeError: the process ended without a result.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=_put, args=(queue, work, arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"the process ended with exit code {process.exitcode} and no result")
+    return queue.get()

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import time
 
 import torch
 
 import flatlib
-from benchmarks.environment import environment
-from benchmarks.measuring import high_water_mark
+from benchmarks.environment import environment, high_water_mark, in_own_process
 from flatlib.lab.data import vision
 
 SAMPLES, PIXELS = 2, 224
 
 
-def _measured(probes: int, tolerance: float, queue) -> None:
+def _measured(probes: int, tolerance: float) -> dict:
     torch.set_num_threads(1)
     vision.datasets()  # torchvision imports beside any build of torch after this
     from torchvision.models import vit_b_16
@@ -37,23 +35,21 @@ def _measured(probes: int, tolerance: float, queue) -> None:
     m = flatlib.measure(net, x, method="matrix-free", probes=probes, tolerance=tolerance)
     seconds, peak = time.process_time() - start, high_water_mark()
     summary = m.summary()
-    queue.put(
-        {
-            "network": "vit_b_16",
-            "samples": SAMPLES,
-            "outputs": m.n_outputs,
-            "input_dimension": m.input_dimension,
-            "probes": probes,
-            "tolerance": tolerance,
-            "products": m.n_products,
-            "processor_seconds": seconds,
-            "peak_megabytes": peak,
-            "megabytes_before": before,
-            "megabytes_of_one_jacobian": 8 * m.n_outputs * m.input_dimension / 2**20,
-            "summary": summary,
-            "largest_mls_residual_over_mls": float((m.mls_residual / m.mls).max()),
-        }
-    )
+    return {
+        "network": "vit_b_16",
+        "samples": SAMPLES,
+        "outputs": m.n_outputs,
+        "input_dimension": m.input_dimension,
+        "probes": probes,
+        "tolerance": tolerance,
+        "products": m.n_products,
+        "processor_seconds": seconds,
+        "peak_megabytes": peak,
+        "megabytes_before": before,
+        "megabytes_of_one_jacobian": 8 * m.n_outputs * m.input_dimension / 2**20,
+        "summary": summary,
+        "largest_mls_residual_over_mls": float((m.mls_residual / m.mls).max()),
+    }
 
 
 def main(words: list[str] | None = None) -> None:
@@ -63,12 +59,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--tolerance", type=float, default=5e-2)
     parser.add_argument("--output", help="file to write the record to, as JSON")
     arguments = parser.parse_args(words)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_measured, args=(arguments.probes, arguments.tolerance, queue))
-    process.start()
-    found = queue.get()
-    process.join()
+    found = in_own_process(_measured, arguments.probes, arguments.tolerance)
     print(
         f"ViT-B/16, {found['samples']} images: {found['products']} products in "
         f"{found['processor_seconds']:.0f} s, peak {found['peak_megabytes']:.0f} MB (one Jacobian: "

@@ -11,18 +11,15 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import multiprocessing
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import flatlib
-from benchmarks.environment import environment
+from benchmarks.environment import environment, high_water_mark, in_own_process
 from flatlib import operators
 
 NETWORKS = {
@@ -163,36 +160,18 @@ def compare(name: str, n: int, rounds: int) -> dict:
         "naive_over_measure": medians["naive"] / medians["measure"],
         "joint_over_measure": medians["joint"] / medians["measure"],
         "backpack_over_measure": medians["backpack (S alone)"] / medians["measure"],
-        "peak_megabytes_above_start": peak_memory(name, n),
+        "peak_megabytes_above_start": in_own_process(_peak, name, n),
     }
 
 
-def high_water_mark() -> float:
-    """Most resident memory that this process has had, in megabytes."""
-    # Not getrusage: what it reports of a new process includes its parent's size.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
-
-
-def _peak(name: str, n: int, queue) -> None:
+def _peak(name: str, n: int) -> float:
     torch.set_num_threads(1)
     make, shape = NETWORKS[name]
     net, x = make(), torch.rand(n, *shape)
     everything(flatlib.nets.linear(2, 1), torch.ones(1, 2))  # libraries load before the start
     start = high_water_mark()
     everything(net, x)
-    queue.put(high_water_mark() - start)
-
-
-def peak_memory(name: str, n: int) -> float:
-    """Megabytes of resident memory that ``measure`` adds, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(name, n, queue))
-    process.start()
-    value = queue.get()
-    process.join()
-    return value
+    return high_water_mark() - start
 
 
 def main(words: list[str] | None = None) -> None:

@@ -49,7 +49,16 @@ class Bound:
     key: str  # of its two columns in the archive
 
 
+def _check_measured(m: Measurement) -> None:
+    if not isinstance(m, Measurement):
+        raise TypeError(
+            f"m must be a Measurement, got {type(m).__name__}; pass flatlib.measure(net, x), with "
+            'method="exact"'
+        )
+
+
 def _refuse_zero_input(m: Measurement) -> None:
+    _check_measured(m)
     zero = (m.input_norm == 0).nonzero()
     if len(zero):
         raise ValueError(
@@ -162,8 +171,9 @@ def chain(m: Measurement) -> Chain:
        C=\lVert W\rVert_2\sqrt{\tfrac1n\sum_i\lVert x_i\rVert_2^{-2}}
        \sqrt{\tfrac1n\sum_i\lVert\nabla_W f_i\rVert_F^2}
 
-    and D, which has S in place of the last mean. W is the first layer's weight; where that is a
-    convolution the numbers are had with the reshaped weight and prove nothing.
+    and D, which has S in place of the last mean. W is the first layer's weight. Where that is a
+    convolution, the numbers are had with the reshaped weight and prove nothing: A may be above B.
+    Which inequalities are proven of a network, `evaluate` tells.
 
     Args:
         m: from `flatlib.measure`.
@@ -172,6 +182,7 @@ def chain(m: Measurement) -> Chain:
         `Chain` of floats, in units of output per unit of input.
 
     Raises:
+        TypeError: ``m`` is no `Measurement`.
         ValueError: a sample has input norm 0.
 
     Source: Eqs. (13), (25)-(28); C_prime is ours.
@@ -198,6 +209,9 @@ def relative_sharpness(m: Measurement) -> float:
     Returns:
         A float.
 
+    Raises:
+        TypeError: ``m`` is no `Measurement`.
+
     Source: the paper's later versions; compare the relative flatness of Petzka et al.
 
     >>> import flatlib
@@ -206,6 +220,7 @@ def relative_sharpness(m: Measurement) -> float:
     >>> abs(relative_sharpness(m) - m.layers[0].weight_norm ** 2) < 1e-15
     True
     """
+    _check_measured(m)
     return sum(
         float((layer.weight_norm * layer.weight_gradient_energy.sqrt()).square().mean())
         for layer in m.layers
@@ -224,6 +239,7 @@ def normalized_nmls(m: Measurement) -> float:
         A float.
 
     Raises:
+        TypeError: ``m`` is no `Measurement`.
         ValueError: not measured with ``layers=True``.
 
     Source: the paper's later versions.
@@ -233,6 +249,7 @@ def normalized_nmls(m: Measurement) -> float:
     >>> abs(normalized_nmls(m) - m.layers[0].weight_norm) < 1e-15
     True
     """
+    _check_measured(m)
     if not m.has_layer_mls:
         raise ValueError("not every layer has an MLS; measure again with layers=True")
     return sides.normalized_nmls(Measured(m))
@@ -258,6 +275,7 @@ def evaluate(m: Measurement) -> tuple[Bound, ...]:
         front; N.6, N.7 and N.9 to N.12 only if ``m`` was measured with all its layers.
 
     Raises:
+        TypeError: ``m`` is no `Measurement`.
         ValueError: a sample has input norm 0.
 
     Source: Eqs. (5)-(7), (11)-(13), (21), (24)-(28); the others are ours or the paper's

@@ -7,6 +7,7 @@ changes nothing.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import torch
@@ -39,21 +40,36 @@ def first_not_finite(tensor: Tensor) -> int:
     return int((~torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)).nonzero()[0])
 
 
+def check_number(name: str, value: object, whole: bool = False) -> None:
+    """Refuse an option that is no number, or no whole number; None is left to its default."""
+    kind, said = (numbers.Integral, "a whole number") if whole else (numbers.Real, "a number")
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise TypeError(f"{name} must be {said}, got {value!r} ({type(value).__name__})")
+
+
+def check_max_memory(max_memory: float | None) -> None:
+    """Refuse a limit that is no number of bytes, or less than one."""
+    check_number("max_memory", max_memory)
+    if max_memory is not None and not max_memory >= 1:
+        raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
+
+
 def check_network(net: nn.Module) -> None:
     """Refuse what is not a module, has no parameters, is random by design, or is not finite."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
     for name, module in net.named_modules():
+        where = f"layer {name!r}" if name else "the network itself"
         if module.training and (
             isinstance(module, _BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)
         ):
             raise ValueError(
-                f"layer {name!r} ({type(module).__name__}) is in training mode, where samples "
+                f"{where} ({type(module).__name__}) is in training mode, where samples "
                 "influence each other or are dropped at random; call net.eval() first"
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
-                f"layer {name!r} is scripted, and what it computes inside cannot be followed; pass "
+                f"{where} is scripted, and what it computes inside cannot be followed; pass "
                 "the module that torch.jit.script was given"
             )
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -71,8 +87,9 @@ def check_network(net: nn.Module) -> None:
         # A mask of minus infinities is a buffer; what comes of it is checked at the output.
         if name not in buffers or not bool((tensor < math.inf).all()):
             layer, _, weight = name.rpartition(".")
+            where = f"layer {layer!r}" if layer else "the network itself"
             raise ValueError(
-                f"{weight!r} of layer {layer!r} holds NaN or infinite values; the network has "
+                f"{weight!r} of {where} holds NaN or infinite values; the network has "
                 "diverged or was loaded from a damaged file"
             )
 

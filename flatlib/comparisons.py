@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatlib.checks import check_loss
+from flatlib.checks import check_loss, check_number
 from flatlib.derivatives import (
     by_parts,
     check_fits,
@@ -141,6 +141,9 @@ def adaptive_sharpness_by_noise(
     >>> abs(found.estimate - exact) < 3 * found.standard_error < exact / 3
     True
     """
+    check_number("rho", rho)
+    check_number("n_draws", n_draws, whole=True)
+    check_number("seed", seed, whole=True)
     if not 0 < rho < math.inf:
         raise ValueError(f"rho must be positive and finite, got {rho}")
     if n_draws < 2:
@@ -215,6 +218,9 @@ def largest_hessian_eigenvalue(
     >>> largest_hessian_eigenvalue(net, torch.tensor([[3.0, 4.0]]), torch.zeros(1, 1)).value
     25.0
     """
+    check_number("tolerance", tolerance)
+    check_number("max_products", max_products, whole=True)
+    check_number("seed", seed, whole=True)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
     with float64_network(net) as network:

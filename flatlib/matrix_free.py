@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import traces
+from flatlib.checks import check_max_memory, check_number
 from flatlib.derivatives import (
     Float64Network,
     JacobianProducts,
@@ -236,7 +237,7 @@ def measure_matrix_free(
     >>> round(float(m.mls), 12), m.sharpness, m.sharpness_error  # sigma_1 = 4, S = N ||x||^2 = 50
     (4.0, 50.0, 0.0)
     """
-    _check_options(tolerance, max_products, probes, target_relative_error, max_memory)
+    _check_options(tolerance, max_products, probes, target_relative_error, seed, max_memory)
     if probes is None and target_relative_error is None:
         probes = PROBES
     with float64_network(net) as network, progress_bar(progress) as bar:
@@ -253,9 +254,15 @@ def _check_options(
     max_products: int,
     probes: int | None,
     target: float | None,
+    seed: int,
     max_memory: float | None,
 ) -> None:
-    """Refuse options out of range."""
+    """Refuse options that are no numbers, or out of range."""
+    check_number("tolerance", tolerance)
+    check_number("max_products", max_products, whole=True)
+    check_number("probes", probes, whole=True)
+    check_number("target_relative_error", target)
+    check_number("seed", seed, whole=True)
     if not SMALLEST_TOLERANCE <= tolerance < 1:
         raise ValueError(f"tolerance must be between 1e-12 and 1, got {tolerance}")
     if max_products < 2:
@@ -266,8 +273,7 @@ def _check_options(
         raise ValueError(f"probes must be at least 2, or there is no standard error; got {probes}")
     if target is not None and not 0 < target < 1:
         raise ValueError(f"target_relative_error must be between 0 and 1, got {target}")
-    if max_memory is not None and not max_memory >= 1:
-        raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
+    check_max_memory(max_memory)
 
 
 def _check_converged(measured: MatrixFreeMeasurement, max_products: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import geometry
-from flatlib.checks import all_finite, first_not_finite
+from flatlib.checks import all_finite, check_max_memory, first_not_finite
 from flatlib.derivatives import (
     Derivatives,
     Float64Network,
@@ -364,7 +364,7 @@ def measure(
 
     Raises:
         TypeError: net or data of the wrong kind, complex input; integers that no embedding, or
-            more than one, looks up as they are; an unknown option.
+            more than one, looks up as they are; an unknown option, or one that is no number.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
@@ -402,8 +402,7 @@ def measure(
             f'measure takes no {next(iter(options))!r} with method="exact"; leave it out, or pass '
             'method="matrix-free" if it is an option of that'
         )
-    if max_memory is not None and not max_memory >= 1:
-        raise ValueError(f"max_memory must be at least 1 byte, got {max_memory}")
+    check_max_memory(max_memory)
     if not isinstance(layers, bool):
         layers = _names(layers)
     first: list[Measurement] = []

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import traces
-from flatlib.checks import check_targets
+from flatlib.checks import check_number, check_targets
 from flatlib.derivatives import (
     Float64Network,
     checked_output,
@@ -28,6 +28,7 @@ from flatlib.derivatives import (
     trainable_names,
 )
 from flatlib.patches import is_transposed, output_positions, patches
+from flatlib.streaming import Progress, progress_bar
 
 MINIMUM_PROBES = 8
 MAXIMUM_PROBES = 10_000
@@ -199,14 +200,16 @@ class HessianProducts:
         )
         return torch.cat([part.flatten() for part in found])
 
-    def trace(self) -> float:
+    def trace(self, bar: Progress) -> float:
         """The exact trace, one product for each of the m parameters."""
         total = 0.0
         unit = torch.zeros_like(self.gradient)
+        bar.expect(unit.numel())
         for j in range(unit.numel()):
             unit[j] = 1.0
             total += self(unit)[j].item()
             unit[j] = 0.0
+            bar.done(1)
         return total
 
 
@@ -219,6 +222,7 @@ def hessian_trace(
     seed: int | None = None,
     target_standard_error: float | None = None,
     max_probes: int | None = None,
+    progress: bool | None = None,
 ) -> HessianTrace:
     r"""Trace of the Hessian of the loss, the sharpness of Eq. (2), at any parameters.
 
@@ -242,6 +246,7 @@ def hessian_trace(
         max_probes: the most products to take, the pilot's among them, by default 10,000; where
             they are too few for the target, read ``standard_error``. Up to 32 are all taken,
             without a pilot.
+        progress: a bar that counts the products, as for `flatlib.measure`.
 
     Returns:
         `HessianTrace`.
@@ -264,6 +269,8 @@ def hessian_trace(
         "target_standard_error": target_standard_error,
         "max_probes": max_probes,
     }
+    for name, value in given.items():
+        check_number(name, value, whole=name != "target_standard_error")
     unused = [name for name, value in given.items() if value is not None]
     if method == "exact" and unused:
         raise ValueError(
@@ -275,15 +282,17 @@ def hessian_trace(
     max_probes = MAXIMUM_PROBES if max_probes is None else max_probes
     if max_probes < MINIMUM_PROBES:
         raise ValueError(f"max_probes must be at least {MINIMUM_PROBES}, got {max_probes}")
-    with float64_network(net) as network:
+    with float64_network(net) as network, progress_bar(progress, "products") as bar:
         products = HessianProducts(network, x, lambda output: squared_loss(output, y))
         if method == "exact":
-            return HessianTrace(products.trace(), 0.0, products.gradient.numel())
+            return HessianTrace(products.trace(bar), 0.0, products.gradient.numel())
         generator = torch.Generator().manual_seed(seed or 0)
 
         def probe() -> float:
             z = traces.signs(products.gradient.shape, generator).to(products.gradient)
-            return float(z @ products(z))
+            value = float(z @ products(z))
+            bar.done(1)
+            return value
 
         def target(trace: float) -> float:
             return target_standard_error or 0.01 * abs(trace)
@@ -293,7 +302,7 @@ def hessian_trace(
         return HessianTrace(mean.value, mean.standard_error, len(values), n_pilot)
 
 
-def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
+def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor, *, progress: bool | None = None) -> float:
     r"""What Eq. (3) leaves out away from interpolation, exactly.
 
     .. math:: \operatorname{Tr} H - \frac1n\sum_i\lVert\nabla_\theta f(x_i)\rVert_F^2
@@ -303,6 +312,7 @@ def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
         net: as for `hessian_trace`; one Hessian-vector product for each parameter.
         x: ``(n, *input_shape)``.
         y: targets, ``(n, N)``.
+        progress: a bar that counts the products, as for `flatlib.measure`.
 
     Returns:
         The difference, in the units of sharpness; of either sign.
@@ -317,9 +327,9 @@ def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     >>> sharpness_gap(net, torch.ones(1, 2), torch.zeros(1, 1))
     0.0
     """
-    with float64_network(net) as network:
+    with float64_network(net) as network, progress_bar(progress, "products") as bar:
         products = HessianProducts(network, x, lambda output: _curved_by_network(output, y))
-        return products.trace()
+        return products.trace(bar)
 
 
 def adaptive_sharpness(net: nn.Module, x: Tensor) -> float:

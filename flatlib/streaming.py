@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from operator import length_hint
 from typing import TypeVar
 
@@ -29,6 +30,11 @@ def batches(data: Iterable) -> Iterator[Tensor]:
         TypeError: ``data``, or what it yields, is something else.
         ValueError: no batch comes, or one whose samples have another shape than those before.
     """
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"data is a {type(data).__name__} of {', '.join(map(repr, data))}; pass the tensor in "
+            "it that is the network's input"
+        )
     if not isinstance(data, Iterable) or isinstance(data, str) or hasattr(data, "__array__"):
         raise TypeError(
             f"data must be a torch.Tensor or an iterable of batches, got {type(data).__name__}; "
@@ -46,7 +52,8 @@ def batches(data: Iterable) -> Iterator[Tensor]:
         if shape is not None and x.shape[1:] != shape:
             raise ValueError(
                 f"batch {index} of data has samples of shape {tuple(x.shape[1:])}, those before "
-                f"have {tuple(shape)}; measure them apart"
+                f"have {tuple(shape)}; measure them apart (if data is a pair of "
+                "inputs and targets, pass the inputs alone)"
             )
         shape = x.shape[1:]
         yield x
@@ -85,33 +92,45 @@ def over_batches(
         except Exception as error:
             if not parts:
                 raise
-            measured = join(parts)
+            measured, name, said = join(parts), f"batch {len(parts)} of data", str(error)
             raise IncompleteError(
-                f"batch {len(parts)} of data: {error}; the {measured.n} samples before it are "
-                "measured, see this error's .measured",
+                f"{said if said.startswith(name) else f'{name}: {said}'}; the {measured.n} samples "
+                "before it are measured, see this error's .measured",
                 measured,
             ) from error
 
 
 class Progress:
-    """Counts the gradients of single samples that are done, on a bar if there is one."""
+    """Counts what is done, such as gradients of single samples, on a bar if there is one."""
 
-    def __init__(self, bar: object | None):
-        self.bar = bar
+    def __init__(self, make: Callable | None):
+        self.make, self.bar = make, None
 
     def expect(self, total: int) -> None:
         """There will be so many, unless that is known already; 0 if nobody knows."""
-        if self.bar is not None and self.bar.total is None:
-            self.bar.total = total or None
+        if self.make is None or not total or (self.bar is not None and self.bar.total):
+            return
+        n_done = 0 if self.bar is None else self.bar.n
+        self.close()
+        # The widget of a notebook takes its length from the bar when the bar is made.
+        self.bar = self.make(total=total, initial=n_done)
 
     def done(self, number: int) -> None:
         """So many more are done."""
+        if self.make is None:
+            return
+        if self.bar is None:
+            self.bar = self.make(total=None)
+        self.bar.update(number)
+
+    def close(self) -> None:
+        """Take the bar away."""
         if self.bar is not None:
-            self.bar.update(number)
+            self.bar.close()
 
 
 @contextmanager
-def progress_bar(progress: bool | None) -> Iterator[Progress]:
+def progress_bar(progress: bool | None, unit: str = "gradients") -> Iterator[Progress]:
     """A bar that shows after two seconds; with ``progress=None`` on a terminal only."""
     if progress is False or (progress is None and not sys.stderr.isatty()):
         yield Progress(None)
@@ -124,5 +143,8 @@ def progress_bar(progress: bool | None) -> Iterator[Progress]:
         yield Progress(None)
         return
 
-    with tqdm(delay=DELAY, unit=" gradients", unit_scale=True, leave=False) as bar:
-        yield Progress(bar)
+    counted = Progress(partial(tqdm, delay=DELAY, unit=f" {unit}", unit_scale=True, leave=False))
+    try:
+        yield counted
+    finally:
+        counted.close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
@@ -165,7 +167,64 @@ def test_a_memory_limit_that_is_no_number(limit):
     )
 
 
+NO_NUMBERS = {
+    "max_memory must be a number, got '1GB'": lambda n, x, y: flatlib.measure(
+        n, x, max_memory="1GB"
+    ),
+    "max_memory must be a number, got True": lambda n, x, y: flatlib.measure(n, x, max_memory=True),
+    "max_memory must be a number, got 'all'": lambda n, x, y: flatlib.derivatives.input_jacobian(
+        n, x, max_memory="all"
+    ),
+    "probes must be a whole number, got 2.5": lambda n, x, y: flatlib.measure(
+        n, x, method="matrix-free", probes=2.5
+    ),
+    "tolerance must be a number, got 'tight'": lambda n, x, y: flatlib.measure(
+        n, x, method="matrix-free", tolerance="tight"
+    ),
+    "seed must be a whole number, got 'mine'": lambda n, x, y: flatlib.hessian_trace(
+        n, x, y, "hutchinson", seed="mine"
+    ),
+    "max_probes must be a whole number, got '9'": lambda n, x, y: flatlib.hessian_trace(
+        n, x, y, "hutchinson", max_probes="9"
+    ),
+    "n_draws must be a whole number, got 9.5": lambda n, x, y: (
+        flatlib.comparisons.adaptive_sharpness_by_noise(n, x, y, n_draws=9.5)
+    ),
+    "tolerance must be a number, got \\[1\\]": lambda n, x, y: (
+        flatlib.comparisons.largest_hessian_eigenvalue(n, x, y, tolerance=[1])
+    ),
+}
+
+
+@pytest.mark.parametrize("message", NO_NUMBERS)
+def test_an_option_that_is_no_number(message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        NO_NUMBERS[message](flatlib.nets.linear(3, 2), gaussian(2, 3), gaussian(2, 2))
+
+
+@pytest.mark.parametrize("limit", [np.int64(2**20), np.float64(2.0**20), 2**20])
+def test_numbers_of_numpy_are_numbers(limit):
+    assert flatlib.measure(flatlib.nets.linear(3, 2), gaussian(2, 3), max_memory=limit).n == 2
+
+
+@pytest.mark.parametrize("function", ["evaluate", "chain", "relative_sharpness", "normalized_nmls"])
+def test_bounds_of_what_is_no_measurement(function):
+    net = flatlib.nets.linear(3, 2)
+    rough = flatlib.measure(net, gaussian(2, 3), method="matrix-free", probes=2)
+    for given, named in ((net, "Sequential"), (rough, "MatrixFreeMeasurement"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"must be a Measurement, got {named}; pass flatlib.m"):
+            getattr(flatlib.bounds, function)(given)
+
+
 # --- the network -------------------------------------------------------------------------------
+
+
+def test_the_network_itself_is_not_called_a_layer_without_a_name():
+    norm = nn.BatchNorm1d(3)
+    expect_refusal(ValueError, r"^the network itself \(BatchNorm1d\) is in train", norm, batch())
+    linear = nn.Linear(3, 2)
+    linear.weight.data[0, 0] = math.nan
+    expect_refusal(ValueError, "^'weight' of the network itself holds NaN", linear, batch())
 
 
 def test_what_is_no_module():
@@ -479,7 +538,9 @@ def test_a_forward_that_keeps_float32_tensors_inside():
         def forward(self, x):
             return self.linear(x) @ weight.T
 
-    expect_refusal(ValueError, "cannot be run in float64.*keep float32 tensors", Keeps(), batch())
+    expect_refusal(
+        ValueError, "forward fails with RuntimeError.*keep float32 tensors", Keeps(), batch()
+    )
 
 
 # --- targets -----------------------------------------------------------------------------------

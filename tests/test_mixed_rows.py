@@ -13,6 +13,10 @@ from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
+from flatlib.derivatives.float64 import float64_network
+from flatlib.derivatives.mixing import Watched, find_rows, pulled_back, weighted_pass
+from flatlib.derivatives.recording import run_recorded
+from flatlib.derivatives.rows import FACTORS
 
 MIXINGS = {
     "the first": lambda rows: rows[:1],
@@ -81,6 +85,74 @@ def test_a_mixture_that_begins_beyond_the_samples_of_the_probe():
     flatlib.measure(late, gaussian(3, 5))
     with pytest.raises(ValueError, match="mixes the rows of layer 'condition.0'"):
         flatlib.measure(late, gaussian(20, 5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([None, *sorted(MIXINGS)]),
+    st.sampled_from([2, 5, 40]),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
+def test_one_weighted_pass_and_those_of_the_outputs_find_what_two_passes_find(name, n, depth, seed):
+    net = Conditioned(MIXINGS.get(name, lambda rows: rows), depth, seed)
+    with float64_network(net) as network:
+        forward = run_recorded(network, gaussian(n, 5, seed=seed), range(n))
+        how = (forward, network.kinds, forward.calls, forward.uses)
+        mixed = find_rows(*how)
+        sure = {name: [call.rows for call in made] for name, made in forward.calls.items()}
+        at_once, watched = weighted_pass(*how)
+        for k in range(forward.output.shape[1]):
+            direction = torch.zeros_like(forward.output)
+            direction[:, k] = 1.0
+            edges, shapes = [w.edge for w in watched], [w.shape for w in watched]
+            for place, gradient in zip(
+                watched, pulled_back(forward.output, direction, edges, shapes), strict=True
+            ):
+                place.add(k, gradient)
+    assert (mixed is None) == (name is None)
+    assert (at_once is None and all(place.holds() for place in watched)) == (mixed is None)
+    found = {name: [call.rows for call in made] for name, made in forward.calls.items()}
+    assert mixed is not None or found == sure
+
+
+@pytest.mark.parametrize("widths", [(5, 6, 3), (5, 6, 6, 3)])
+def test_what_one_pass_leaves_open_is_settled_by_two(widths, monkeypatch):
+    net, x = flatlib.nets.mlp(widths), gaussian(9, 5)
+    at_once = flatlib.measure(net, x)
+    asked = []
+    monkeypatch.setattr(Watched, "holds", lambda place: asked.append(place))
+    assert flatlib.measure(net, x) == at_once
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("distance", [FACTORS, 2 * FACTORS])
+def test_samples_that_exchange_rows_far_apart_are_refused(distance):
+    net, x = Conditioned(lambda rows: rows.roll(distance, dims=0)), gaussian(2 * distance, 5)
+    with pytest.raises(ValueError, match="mixes the rows of layer 'condition.0'"):
+        flatlib.measure(net, x)
+
+
+class Tokens(nn.Module):
+    """As many tokens as samples, along the first axis, of which the last sample's add up to 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.ones(4)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.layer(x.transpose(0, 1) * self.scale).tanh()  # (T, n, 3)
+        dead = x.new_ones(len(x), 1)
+        dead[x[:, 0, 0] > 9] = 0.0
+        return tokens.sum(0) * dead
+
+
+@pytest.mark.parametrize("dead", range(5))
+def test_a_sample_without_gradients_does_not_hide_where_the_samples_are(dead):
+    x = gaussian(5, 5, 4)
+    x[dead, 0, 0] = 10.0
+    net = Tokens()
+    assert flatlib.measure(net, x).sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
 
 
 class OneWay(nn.Module):

@@ -86,6 +86,19 @@ def test_batches_of_the_wrong_kind(batch, message):
         flatlib.measure(network(), [batch])
 
 
+def test_a_dictionary_is_not_taken_for_batches():
+    with pytest.raises(
+        TypeError, match="data is a dict of 'image', 'label'; pass the tensor in it"
+    ):
+        flatlib.measure(network(), {"image": gaussian(2, 2, 6), "label": torch.ones(2)})
+
+
+def test_a_pair_of_inputs_and_targets_is_not_taken_for_batches():
+    message = r"^batch 1 of data has samples of shape \(\), those .*pass the inputs alone"
+    with pytest.raises(flatlib.IncompleteError, match=message):
+        flatlib.measure(network(), (gaussian(2, 2, 6), torch.ones(2)))
+
+
 def fails_after(batches: list, error: BaseException):
     yield from batches
     raise error
@@ -276,6 +289,50 @@ def test_a_bar_shows_when_asked(progress, shown, batched, eager_bar, capsys):
     captured = capsys.readouterr()
     assert ("24.0/24.0" in captured.err) == shown  # 6 samples, 4 outputs
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "work, shown",
+    [
+        (flatlib.hessian_trace, "8.00/8.00"),
+        (flatlib.sharpness.sharpness_gap, "8.00/8.00"),
+        (partial(flatlib.hessian_trace, method="hutchinson", max_probes=9), "9.00 products"),
+    ],
+)
+def test_products_with_the_hessian_are_counted_on_a_bar(work, shown, eager_bar, capsys):
+    net, x, y = flatlib.nets.linear(4, 2), gaussian(3, 4), gaussian(3, 2, seed=1)
+    work(net, x, y, progress=True)
+    assert shown in capsys.readouterr().err
+    work(net, x, y)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_notebooks_widget_is_as_long_as_what_is_counted(monkeypatch):
+    pytest.importorskip("ipywidgets")
+    from tqdm.notebook import tqdm as in_notebook
+
+    made = []
+
+    def make(**options):
+        made.append(in_notebook(**options))
+        return made[-1]
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", make)
+    flatlib.measure(network(), gaussian(6, 2, 6), progress=True)
+    _, widget, numbers = made[0].container.children
+    assert (widget.max, widget.value, widget.layout.width) == (24, 24, None)
+    assert "/24.0" in numbers.value
+
+
+def test_a_total_that_is_known_late_keeps_what_was_counted(eager_bar, capsys):
+    with streaming.progress_bar(True) as bar:
+        bar.expect(0)
+        bar.done(3)
+        bar.expect(10)
+        bar.done(2)
+        bar.expect(99)
+    shown = capsys.readouterr().err
+    assert "3.00 gradients" in shown and "5.00/10.0" in shown and "99" not in shown
 
 
 def test_a_quick_measurement_shows_no_bar(capsys):

@@ -13,9 +13,9 @@ the same mathematics with its linear maps called one by one (``attention``).
 ``recording`` notes each call of a linear or convolutional layer, and each place where another
 parameter scales or shifts the rows of the batch: a normalization, a position table, a class token,
 or where rows of a table are looked up. What is looked up for indices takes the place of the input.
-``mixing`` finds out by two backward passes how the rows at each of these places belong to the
-samples (``rows``). A layer whose rows belong to no sample counts among the other parameters; one
-that mixes them is refused.
+``mixing`` finds out how the rows at each of these places belong to the samples (``rows``), by one
+backward pass that is held against the N passes, or by two. A layer whose rows belong to no sample
+counts among the other parameters; one that mixes them is refused.
 
 ``probing`` runs the copy on a few samples in other company first, and refuses what is random or
 lets samples influence each other. From that run, ``memory`` knows what a sample costs.
@@ -37,6 +37,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from flatlib.checks import check_max_memory
 
 from .float64 import Float64Network, float64_network, in_full
 from .last import curvature, dense_last_layer
@@ -105,6 +107,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
     >>> torch.equal(input_jacobian(net, torch.ones(1, 3))[0], net.linear1.weight)
     True
     """
+    check_max_memory(max_memory)
     with float64_network(net) as network:
         planned = plan(network, x, at_layers=False)
 

@@ -179,11 +179,20 @@ class Float64Network:
                 if is_out_of_memory(error):
                     raise
                 raise ValueError(
-                    f"the network cannot be run in float64 on input of shape {tuple(x.shape)} "
-                    f"(is the batch axis missing, or does it keep float32 tensors "
-                    f"inside?): {type(error).__name__}: {error}"
+                    f"the network's forward fails with {type(error).__name__}: {error} (on samples "
+                    f"of shape {tuple(x.shape[1:])} in float64; {_remedy(error)})"
                 ) from error
         return check_output(output, x.shape[0])
+
+
+def _remedy(error: Exception) -> str:
+    """What may help against an error of a network's forward."""
+    said = str(error)
+    if isinstance(error, TypeError) and "argument" in said:
+        return "a network is called with x alone: wrap it in a module that adds the rest"
+    if any(word in said for word in ("dtype", "Float", "Double", "Half")):
+        return "does it keep float32 tensors inside? make them of x's dtype, as in x.new_zeros(...)"
+    return "is the batch axis missing, or are the samples of another size than the layers expect?"
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -228,8 +237,8 @@ def _layers(net: nn.Module) -> _Layers:
     if not kinds:
         raise ValueError(
             f"{type(net).__name__} has no linear or convolutional layer that it calls; there is "
-            "no weight matrix to bound its sensitivity with (if it is quantized, pass the "
-            "network that it was made from)"
+            "no weight matrix to bound its sensitivity with (if it is quantized or exported, pass "
+            "the network that it was made from)"
         )
     for name, parameter in net.named_parameters():
         layer, _, own = name.rpartition(".")

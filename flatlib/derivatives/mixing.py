@@ -1,14 +1,21 @@
-"""One backward pass, and what it tells of the rows of a batch: whose they are, and mixtures."""
+"""Backward passes, and what they tell of the rows of a batch: whose they are, and mixtures.
+
+`find_rows` takes two passes and is sure. `weighted_pass` takes one, for where the N plain passes
+follow: these complete the comparison, see `Watched`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from flatlib.checks import is_out_of_memory
 
 from .recording import Call, Forward, Use
-from .rows import Rows, belonging, factors
+from .rows import MIXED_ROWS, Rows, belonging, factors, unweighted, weights
 
 
 def pulled_back(
@@ -33,6 +40,50 @@ def pulled_back(
     ]
 
 
+@dataclass(frozen=True)
+class Place:
+    """The input, what a call returns, or where a use acts."""
+
+    edge: Tensor | GradientEdge
+    shape: torch.Size
+    foldable: bool  # whether the samples may be elsewhere than along axis 0
+    likely: str | None = None  # where they are if the gradients leave it open
+    of: Call | Use | None = None  # None for the input
+    name: str = ""  # of the layer that is called
+
+
+def _places(
+    forward: Forward,
+    kinds: dict[str, str],
+    calls: dict[str, list[Call]],
+    uses: list[Use],
+    likely: dict[str, str] | None,
+) -> list[Place]:
+    """Where the rows shall be found."""
+    found = [] if forward.source is None else [Place(forward.source, forward.x.shape, False)]
+    for name, made in calls.items():
+        how = (kinds[name] == "Linear", (likely or {}).get(name))
+        found += [Place(call.output_edge, call.output_shape, *how, call, name) for call in made]
+    return found + [Place(use.edge, use.shape, True, None, use) for use in uses]
+
+
+def _settled(found: list[tuple[Place, Rows | None]], n: int) -> str | None:
+    """Note the rows of each place; return the last mixture, which is next to the output."""
+    mixed = None
+    for place, rows in found:
+        if place.of is None:
+            mixed = None if rows else "x"
+            continue
+        place.of.rows = rows
+        if isinstance(place.of, Use):
+            continue
+        if len(place.shape) == 1:
+            place.of.rows = None
+        elif rows is None and place.shape[0] == n:
+            mixed, place.of.rows = f"layer {place.name!r}", Rows(n, "first")
+    return mixed
+
+
 def find_rows(
     forward: Forward,
     kinds: dict[str, str],
@@ -40,7 +91,7 @@ def find_rows(
     uses: list[Use],
     likely: dict[str, str] | None = None,
 ) -> str | None:
-    """Find out how the rows of each call and use belong to the samples.
+    """Find out how the rows of each call and use belong to the samples, by two backward passes.
 
     ``likely`` tells where a layer's samples are if the gradients leave it open.
 
@@ -48,35 +99,81 @@ def find_rows(
     reaches another's output though it has a row a sample: a layer, the input, or None. Of several
     it is the last, next to the mixture.
     """
-    named = [(name, call) for name, made in calls.items() for call in made]
-    places = [*(call for _, call in named), *uses]
-    inputs = [] if forward.source is None else [forward.source]
-    targets = [*inputs, *(call.output_edge for _, call in named), *(use.edge for use in uses)]
-    shapes = [
-        *(forward.x.shape for _ in inputs),
-        *(call.output_shape for _, call in named),
-        *(use.shape for use in uses),
-    ]
+    places = _places(forward, kinds, calls, uses, likely)
+    edges, shapes = [place.edge for place in places], [place.shape for place in places]
     n, N = forward.output.shape
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
     factor = factors(n, forward.output)
-    plain = [g.clone() for g in pulled_back(forward.output, direction, targets, shapes)]
-    weighted = pulled_back(forward.output, factor[:, None] * direction, targets, shapes)
-    mixed = None
-    for one, other in zip(plain[: len(inputs)], weighted, strict=False):
-        mixed = None if belonging(one, other, factor, False) else "x"
-    plain, weighted = plain[len(inputs) :], weighted[len(inputs) :]
-    hints = {id(call): (likely or {}).get(name) for name, call in named}
-    linear = [kinds[name] == "Linear" for name, _ in named] + [True] * len(uses)
-    for place, one, other, foldable in zip(places, plain, weighted, linear, strict=True):
-        place.rows = belonging(one, other, factor, foldable, hints.get(id(place)))
-    for name, call in named:
-        if call.output_shape[0] == n and len(call.output_shape) > 1 and call.rows is None:
-            mixed, call.rows = f"layer {name!r}", Rows(n, "first")
-        elif len(call.output_shape) == 1:
-            call.rows = None
-    return mixed
+    plain = [g.clone() for g in pulled_back(forward.output, direction, edges, shapes)]
+    weighted = pulled_back(forward.output, factor[:, None] * direction, edges, shapes)
+    found = [
+        (place, belonging(one, other, factor, place.foldable, place.likely))
+        for place, one, other in zip(places, plain, weighted, strict=True)
+    ]
+    return _settled(found, n)
+
+
+@dataclass
+class Watched:
+    """A place where one pass of all outputs, each sample weighted, has been taken.
+
+    A row that holds one sample alone has that sample's weight times what the plain passes of the
+    N outputs sum to in the row, taken ``outputs`` times each. Both are compared along one random
+    direction, which leaves a number for each sample.
+    """
+
+    edge: Tensor | GradientEdge
+    shape: torch.Size
+    rows: Rows
+    weight: Tensor  # (n,)
+    outputs: Tensor  # (N,)
+    along: Tensor  # of the length that the rows of one sample have
+    weighted: Tensor  # (n,)
+    plain: Tensor  # (n,)
+
+    def add(self, k: int, gradient: Tensor) -> None:
+        """Take in the plain pass of output k."""
+        self.plain += self.outputs[k] * self.rows.flat(gradient).mv(self.along)
+
+    def holds(self) -> bool:
+        """Whether every row holds one sample alone, after all N passes."""
+        off = (self.weighted - self.weight * self.plain).abs().amax()
+        return not off > MIXED_ROWS * self.plain.abs().amax()  # what is NaN is refused elsewhere
+
+
+def weighted_pass(
+    forward: Forward,
+    kinds: dict[str, str],
+    calls: dict[str, list[Call]],
+    uses: list[Use],
+    likely: dict[str, str] | None = None,
+) -> tuple[str | None, list[Watched]]:
+    """What `find_rows` finds out, by one backward pass, and the places that are still to be held
+    against the passes of the N outputs.
+
+    Where one of them does not hold, a mixture or rounding is the cause, and `find_rows` is sure.
+    """
+    places = _places(forward, kinds, calls, uses, likely)
+    edges, shapes = [place.edge for place in places], [place.shape for place in places]
+    n, N = forward.output.shape
+    generator = torch.Generator().manual_seed(0)
+
+    def random(size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(forward.output)
+
+    weight, outputs = weights(n, forward.output, generator), random(N)
+    gradients = pulled_back(forward.output, torch.outer(weight, outputs), edges, shapes)
+    found, watched = [], []
+    for place, gradient in zip(places, gradients, strict=True):
+        rows = unweighted(gradient, weight, place.foldable, place.likely)
+        found.append((place, rows))
+        if rows is not None:
+            flat = rows.flat(gradient)
+            along = random(flat.shape[1])
+            seen = (place.edge, place.shape, rows, weight, outputs, along)
+            watched.append(Watched(*seen, flat.mv(along), torch.zeros_like(weight)))
+    return _settled(found, n), watched
 
 
 def refuse_mixed(rows: str | None) -> None:

@@ -18,7 +18,7 @@ from .attention import are_apart
 from .choosing import chosen_layers
 from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost
-from .mixing import find_rows, pulled_back, refuse_mixed
+from .mixing import Watched, find_rows, pulled_back, refuse_mixed, weighted_pass
 from .probing import Probe, probed, run_checked
 from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
 from .rows import Rows
@@ -256,7 +256,7 @@ class Target:
     rows: Rows | None
 
 
-def _all_at_once(output: Tensor, targets: list[Target]) -> list[Tensor]:
+def _all_at_once(output: Tensor, targets: list[Target | Watched]) -> list[Tensor]:
     """The N backward passes as one batched pass: for each target ``(N, *shape)``."""
     n, N = output.shape
     directions = torch.eye(N, dtype=output.dtype, device=output.device)
@@ -274,7 +274,7 @@ def _all_at_once(output: Tensor, targets: list[Target]) -> list[Tensor]:
     ]
 
 
-def _one(output: Tensor, k: int, targets: list[Target]) -> list[Tensor]:
+def _one(output: Tensor, k: int, targets: list[Target | Watched]) -> list[Tensor]:
     """The backward pass of output k, any operation: for each target ``shape``."""
     direction = torch.zeros_like(output)
     direction[:, k] = 1.0
@@ -287,34 +287,43 @@ def _gradients(
     n: int,
     kept: list[Target],
     shown: list[Target],
+    watched: list[Watched],
     see: Callable[[Sequence[Tensor]], None],
     batched: bool,
     done: Callable[[int], object],
 ) -> list[Tensor]:
     """The N outputs' gradients: ``(n, N, *shape)`` at the targets ``kept``.
 
-    Those at the targets ``shown`` are shown to ``see``, one output's at a time, and forgotten.
+    Those at the targets ``shown`` are shown to ``see``, one output's at a time, and forgotten, as
+    are those at the places ``watched``.
     """
     N = output.shape[1]
-    found = None
+    targets, found = [*kept, *shown, *watched], None
+    first, last = len(kept), len(kept) + len(shown)
+
+    def look(k: int, gradients: Sequence[Tensor]) -> None:
+        see(gradients[first:last])
+        for place, gradient in zip(watched, gradients[last:], strict=True):
+            place.add(k, gradient)
+
     if batched:
         try:
-            found = _all_at_once(output, [*kept, *shown])
+            found = _all_at_once(output, targets)
         except RuntimeError as error:  # an operation that cannot be batched, a hook that looks
             if is_out_of_memory(error):
                 raise
     if found is not None:
         for k in range(N):
-            see([gradient[k] for gradient in found[len(kept) :]])
+            look(k, [gradient[k] for gradient in found])
         done(n * N)
         pairs = zip(found, kept, strict=False)
         return [_sample_first(each, target.rows)[:n] for each, target in pairs]
     made = [output.new_empty((n, N, *t.rows.shape(t.shape)[1:])) for t in kept]
     for k in range(N):
-        found = _one(output, k, [*kept, *shown])
+        found = _one(output, k, targets)
         for own, gradient, target in zip(made, found, kept, strict=False):
             own[:, k] = target.rows.arranged(gradient)[:n]
-        see(found[len(kept) :])
+        look(k, found)
         done(n)
     return made
 
@@ -350,8 +359,13 @@ def _backward(
     planned: Plan,
     collect: Collect | None,
     done: Callable[[int], object],
-) -> Derivatives:
-    """One recorded forward pass on ``x`` and one backward pass for each output."""
+    surely: bool = False,
+) -> Derivatives | None:
+    """One recorded forward pass on ``x`` and one backward pass for each output.
+
+    One pass more tells of mixed rows, or two where it must be done ``surely``; None where one pass
+    does not suffice to tell rounding from a mixture.
+    """
     n = len(x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     planned.probe.check(forward.output[:n].detach(), start)
@@ -363,7 +377,8 @@ def _backward(
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
     calls = {} if collect is None else forward.calls
     uses = forward.uses if calls else []
-    mixed = find_rows(forward, network.kinds, calls, uses, planned.probe.places)
+    how = (forward, network.kinds, calls, uses, planned.probe.places)
+    mixed, watched = (find_rows(*how), []) if surely else weighted_pass(*how)
     for name, made in calls.items():
         if all(call.rows for call in made):
             planned.probe.check_inputs(name, [call.read(n) for call in made], start)
@@ -402,7 +417,9 @@ def _backward(
         energies.add(list(gradients))
 
     batched = _is_batched(network, forward)
-    jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, see, batched, done)
+    jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, watched, see, batched, done)
+    if not all(place.holds() for place in watched):
+        return None
     jacobian = jacobian.flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
@@ -482,7 +499,8 @@ def differentiate(
             the input; output or gradient not finite; no layer is called; what `plan` refuses, in
             a part of the network that it did not reach.
     """
-    return _backward(network, x, start, planned, collect, done)
+    found = _backward(network, x, start, planned, collect, done)
+    return found or _backward(network, x, start, planned, collect, int, surely=True)
 
 
 def trainable_names(network: Float64Network) -> tuple[str, ...]:

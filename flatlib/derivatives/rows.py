@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +24,10 @@ class Rows:
             return tensor.transpose(0, 1)
         return tensor.unflatten(0, (self.n, -1)) if self.place == "folded" else tensor
 
+    def flat(self, tensor: Tensor) -> Tensor:
+        """The rows of each sample as one row, ``(n, m)``."""
+        return self.arranged(tensor).reshape(self.n, -1)
+
     def shape(self, shape: torch.Size) -> torch.Size:
         """The shape of a tensor of ``shape`` once it is arranged."""
         return self.arranged(torch.empty(shape, device="meta")).shape
@@ -40,8 +43,23 @@ class Rows:
 
 
 def factors(n: int, like: Tensor) -> Tensor:
-    """A power of two for each sample, ``(n,)``."""
-    return (2.0 ** (torch.arange(n) % FACTORS).double()).to(like)
+    """A power of two for each sample, ``(n,)``.
+
+    Where powers must be used again, they come in another order, or samples `FACTORS` apart could
+    be exchanged unseen.
+    """
+    generator = torch.Generator().manual_seed(0)
+    orders = [torch.arange(FACTORS)]
+    while len(orders) * FACTORS < n:
+        orders.append(torch.randperm(FACTORS, generator=generator))
+    return (2.0 ** torch.cat(orders)[:n].double()).to(like)
+
+
+def weights(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """A different random number from 0 to 1.5 for each sample, ``(n,)``, of which one is 0."""
+    apart = torch.randperm(n, generator=generator).double()
+    jitter = 0.5 * torch.rand(n, generator=generator, dtype=torch.float64)
+    return ((apart + jitter * (apart > 0)) / n).to(like)
 
 
 def belonging(
@@ -54,19 +72,33 @@ def belonging(
     that a gradient which is all rounding is not taken for a mixture. Of several places that the
     gradients allow, as gradients of 0 allow any, it is the ``likely`` one.
     """
-    candidates = _candidates(one.shape, len(factor), foldable)
-    for rows in sorted(candidates, key=lambda rows: rows.place != likely):
-        mine, its = (rows.arranged(each).reshape(len(factor), -1) for each in (one, other))
+    for rows in _candidates(one.shape, len(factor), foldable, likely):
+        mine, its = rows.flat(one), rows.flat(other)
         off = (its / factor[:, None] - mine).abs().amax()
         if not off > MIXED_ROWS * mine.abs().amax():  # what is NaN is refused later
             return rows
     return None
 
 
-def _candidates(shape: torch.Size, n: int, foldable: bool) -> Iterator[Rows]:
+def unweighted(
+    gradient: Tensor, weight: Tensor, foldable: bool, likely: str | None = None
+) -> Rows | None:
+    """Where the rows of samples can be, if the sample of weight 0 has none but zeros."""
+    last = int(weight.argmin())
+    for rows in _candidates(gradient.shape, len(weight), foldable, likely):
+        off = rows.arranged(gradient)[last].abs().amax()
+        if not off > MIXED_ROWS * gradient.abs().amax():
+            return rows
+    return None
+
+
+def _candidates(shape: torch.Size, n: int, foldable: bool, likely: str | None) -> list[Rows]:
+    """Where the samples can be, the likely place first."""
+    found = []
     if len(shape) and shape[0] == n:
-        yield Rows(n, "first")
+        found.append(Rows(n, "first"))
     if foldable and len(shape) > 2 and shape[1] == n:
-        yield Rows(n, "second")
+        found.append(Rows(n, "second"))
     if foldable and len(shape) > 1 and shape[0] > n and shape[0] % n == 0:
-        yield Rows(n, "folded")
+        found.append(Rows(n, "folded"))
+    return sorted(found, key=lambda rows: rows.place != likely)

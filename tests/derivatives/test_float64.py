@@ -55,11 +55,31 @@ def test_a_function_that_the_network_holds_must_not_refer_to_the_network():
             network(gaussian(2, 3).double())
 
 
-def test_what_goes_wrong_in_the_forward_is_told_with_the_inputs_shape():
-    with float64_network(nn.Linear(3, 2)) as network:
-        with pytest.raises(
-            ValueError, match=r"cannot be run in float64 on input of shape \(2, 4\)"
-        ):
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x, time):
+        return self.layer(x) * time
+
+
+@pytest.mark.parametrize(
+    "net, said",
+    [
+        (
+            nn.Linear(3, 2),
+            r"fails with RuntimeError: mat1 and mat2 .* of shape \(4,\) .*another size",
+        ),
+        (
+            TwoInputs(),
+            r"fails with TypeError: .* 'time' .* of shape \(4,\) .*wrap it in a module",
+        ),
+    ],
+)
+def test_an_error_of_the_forward_is_told_first_and_then_the_shape_of_samples(net, said):
+    with float64_network(net) as network:
+        with pytest.raises(ValueError, match=said):
             network(gaussian(2, 4).double())
 
 

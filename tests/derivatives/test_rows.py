@@ -6,16 +6,50 @@ import pytest
 import torch
 from inputs import gaussian
 
-from flatlib.derivatives.rows import FACTORS, Rows, belonging, factors
+from flatlib.derivatives.rows import FACTORS, Rows, belonging, factors, unweighted, weights
 
 N_SAMPLES = 5
 PLACES = {"first": (5, 3, 4), "second": (3, 5, 4), "folded": (15, 4)}
 
 
 def test_factors_are_different_powers_of_two():
-    found = factors(FACTORS, torch.ones(1, dtype=torch.float64))
-    assert found.tolist() == [2.0**k for k in range(FACTORS)]
-    assert factors(FACTORS + 2, found)[-2:].tolist() == [1.0, 2.0]
+    powers = [2.0**k for k in range(FACTORS)]
+    found = factors(3 * FACTORS, torch.ones(1, dtype=torch.float64)).split(FACTORS)
+    assert found[0].tolist() == powers
+    assert [sorted(each.tolist()) for each in found] == [powers] * 3
+
+
+@pytest.mark.parametrize("distance", [FACTORS, 2 * FACTORS])
+def test_samples_at_a_distance_seldom_share_a_factor(distance):
+    found = factors(distance + FACTORS, torch.ones(1, dtype=torch.float64))
+    assert int((found[:-distance] == found[distance:]).sum()) < 5
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000])
+def test_weights_differ_and_one_is_zero(n):
+    found = weights(n, torch.ones(1, dtype=torch.float64), torch.Generator().manual_seed(3))
+    ordered = found.sort().values
+    assert ordered[0] == 0 and ordered[-1] < 1.5
+    assert bool((ordered.diff() > 0.49 / n).all())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_sample_of_weight_zero_shows_where_the_samples_are(place):
+    weight = weights(N_SAMPLES, torch.ones(1).double(), torch.Generator().manual_seed(0))
+    gradient = gaussian(*PLACES[place]).double()
+    arranged = Rows(N_SAMPLES, place).arranged(gradient)
+    arranged *= weight.view(-1, *[1] * (arranged.dim() - 1))
+    found = unweighted(gradient, weight, foldable=True)
+    assert (found.n, found.place) == (N_SAMPLES, place)
+    assert torch.equal(found.flat(gradient), arranged.reshape(N_SAMPLES, -1))
+    gradient += 1e-9
+    assert unweighted(gradient, weight, foldable=True) is None
+
+
+def test_a_gradient_of_zero_has_its_rows_in_the_likely_place():
+    weight = weights(5, torch.ones(1).double(), torch.Generator().manual_seed(0))
+    for likely in ("first", "second"):
+        assert unweighted(torch.zeros(5, 5, 2), weight, True, likely).place == likely
 
 
 @pytest.mark.parametrize("place", PLACES)
