@@ -13,8 +13,9 @@ import nbformat
 import pytest
 
 from flatlib.lab import cli
+from flatlib.lab.directives import tasks_of
 from flatlib.lab.exercises import EXERCISES
-from flatlib.lab.homework import HIDDEN, homework, tasks_of
+from flatlib.lab.homework import HIDDEN, homework
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -53,7 +54,7 @@ def released(notebook) -> nbformat.NotebookNode:
 def test_every_exercise_is_there_and_no_answer_is_handed_out(chapter, sources):
     source = sources[chapter.stem]
     text = "\n".join(cell.source for cell in source.cells)
-    tasks = tasks_of(nbformat.read(chapter, 4))
+    tasks = tasks_of(nbformat.read(chapter, 4).cells)
     assert len(tasks) == len(re.findall(r"^## Exercise \d+", text, re.MULTILINE)) > 0
     given = released(nbformat.from_dict(source))
     shown = "\n".join(cell.source for cell in given.cells)
@@ -78,7 +79,7 @@ def test_every_equation_is_stated_and_no_link_is_dead(chapter, sources):
     text = "\n".join(c.source for c in sources[chapter.stem].cells if c.cell_type == "markdown")
     assert "](#" not in text and ".ipynb)" not in text
     tags = set(re.findall(r"\\tag\{([^}]+)\}", text))
-    tasks = tasks_of(nbformat.read(chapter, 4))
+    tasks = tasks_of(nbformat.read(chapter, 4).cells)
     linked = {e for t in tasks for e in re.findall(r"\[\(([^)\]]+)\)\]\(#eq-", t.text)}
     assert linked <= tags
 
@@ -119,6 +120,7 @@ def notebook(path: Path, *cells: tuple[str, str]) -> Path:
 
 STATEMENT = ("text", ":::{exercise} Two\n:label: two\n\nBy [(9)](#eq-9), in words.\n:::")
 SOLUTION = ("text", ":::{solution} two\nBecause.\n:::")
+CLOSED = ("text", "````{solution-end}\n````")
 
 
 def test_refusals_write_nothing(tmp_path):
@@ -132,9 +134,14 @@ def test_refusals_write_nothing(tmp_path):
     start = ("text", "````{exercise-start}\n:label: one\n````\nDouble.")
     ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")
     outside = ("solution", "exercises.mark('one', lambda y: factor * y)")
-    leaning = notebook(tmp_path / "leaning.ipynb", start, stub, ends, outside)
+    leaning = notebook(tmp_path / "leaning.ipynb", start, stub, ends, outside, CLOSED)
     with pytest.raises(ValueError, match="the solution of one rests on factor"):
         homework([leaning], target)
+    with pytest.raises(ValueError, match="open.ipynb has a solution without an end"):
+        homework([notebook(tmp_path / "open.ipynb", start, stub, ends, outside)], target)
+    odd = notebook(tmp_path / "odd.ipynb", STATEMENT, ("text", "~~~{solution} two\n7\n~~~"))
+    with pytest.raises(ValueError, match="odd.ipynb has a solution in a form not known here: '~~~"):
+        homework([odd], target)
     with pytest.raises(ValueError, match="nowhere.ipynb is no notebook: FileNotFoundError"):
         homework([tmp_path / "nowhere.ipynb"], target)
     assert not target.exists()
@@ -149,7 +156,7 @@ def test_the_solution_takes_the_stubs_names(tmp_path):
     stub = ("exercise", 'def f(x):\n    """Twice x."""\n    raise NotImplementedError  # return')
     ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")
     right = ("solution", "def g(y):\n    half = y\n    return half + y\n\nexercises.mark('one', g)")
-    chapter = notebook(tmp_path / "chapter.ipynb", start, stub, ends, right)
+    chapter = notebook(tmp_path / "chapter.ipynb", start, stub, ends, right, CLOSED)
     assert cli.main(["homework", str(chapter), "--output", str(tmp_path / "h.ipynb")]) == 0
     code = [c.source for c in nbformat.read(tmp_path / "h.ipynb", 4).cells if "def f" in c.source]
     assert code == [
