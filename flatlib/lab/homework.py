@@ -10,6 +10,7 @@ import ast
 import builtins
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from flatlib.files import write_atomically
 from flatlib.lab.directives import Task, read_notebook, tasks_of
+from flatlib.lab.exercises import EXERCISES
 
 IMPORTS = (  # what students may want, whatever the exercises
     "import math",
@@ -43,20 +45,22 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
 
     A function is marked by `flatlib.lab.exercises.mark`, first on cases that the seed draws, then
     on others that students do not see; what is asked for in words is a task with a mark scheme.
+    An exercise that can have other numbers has the seed's, in its statement, its answer and its
+    solution.
     Every equation that an exercise refers to is stated at the end.
 
     Args:
         chapters: notebooks of the book, whose neighbours in the folder state further equations.
         target: the notebook to write; one that exists is not touched.
-        seed: draws the cases, so that another seed makes another variant.
+        seed: draws the cases and chooses the numbers; 0 has the book's numbers.
 
     Returns:
         How many exercises it has.
 
     Raises:
         ValueError: no notebook or no exercise there, an equation that no chapter states, a
-            solution that needs more than its own function, or ``target`` exists. Nothing is
-            written then.
+            solution that needs more than its own function, numbers that a chapter does not have
+            where its exercise should, or ``target`` exists. Nothing is written then.
     """
     target = Path(target)
     if target.exists():
@@ -79,6 +83,7 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
         for neighbour in sorted(chapter.parent.glob("*.ipynb")):
             stated |= _equations(read_notebook(neighbour))
         for task in tasks:
+            task = variant_of(task, seed)
             number += 1
             wanted |= dict.fromkeys(EQUATION_LINK.findall(task.text))
             if task.stub:
@@ -110,6 +115,23 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
     return number
 
 
+def variant_of(task: Task, seed: int) -> Task:
+    """The task with the numbers of a seed.
+
+    Raises:
+        ValueError: the chapter does not have the book's numbers where the exercise has them.
+    """
+    exercise = EXERCISES.get(task.label)
+    if exercise is None:
+        return task
+    texts = (task.text, task.stub, task.words, *task.code)
+    for place in exercise.says(*exercise.own(0)):
+        if not any(place in text for text in (*texts, *exercise.hints)):
+            raise ValueError(f"{task.label} does not say {place!r}, where other seeds differ")
+    text, stub, words, *code = (exercise.retold(text, seed) for text in texts)
+    return replace(task, text=text, stub=stub, words=words, code=code)
+
+
 def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
     """A task's cells in the source of an assignment."""
     points = POINTS_A_STAR * max(1, (task.title + task.text).count("★"))
@@ -130,12 +152,12 @@ def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
     if not task.stub:
         asked = new_markdown_cell(f"{statement}\n\n{scheme}")
         return [_marked(asked, name, task=True, locked=True, points=points), answer]
-    function = _function(task.stub)
+    marked = f"exercises.mark({task.label!r}, {_function(task.stub)}"
     tests = "\n".join(
         [
-            f"print(exercises.mark({task.label!r}, {function}, seed={seed}))",
+            f"print({marked}, seed={seed}, variant={seed}))",
             TESTS[0],
-            f"assert exercises.mark({task.label!r}, {function}, seed={seed + HIDDEN}).passed",
+            f"assert {marked}, seed={seed + HIDDEN}, variant={seed}).passed",
             TESTS[1],
         ]
     )
