@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 DECKS = sorted((BOOK / "slides").glob("*.md"))
 IMAGES = '<img class="only-light" alt="a line" src="l.svg"><img class="only-dark" src="d.svg">'
-SHOWN = f'<figure class="flatlib-figure" data-views="{{}}"><div>{IMAGES}</div><figcaption><b>Figure 1.2.</b> A line.'
+OPENED = '<figure class="flatlib-figure" data-views="network=mlp">'
+SHOWN = f"{OPENED}<div>{IMAGES}</div><figcaption><b>Figure 1.2.</b> A line."
 EXECUTED = {
     "nbformat": 4,
     "nbformat_minor": 5,
