@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 DECKS = sorted((BOOK / "slides").glob("*.md"))
 IMAGES = '<img class="only-light" alt="a line" src="l.svg"><img class="only-dark" src="d.svg">'
-SHOWN = f'<figure class="flatlib-figure"><div>{IMAGES}</div><figcaption><b>Figure 1.2.</b> A line.'
+OPENED = '<figure class="flatlib-figure" data-views="network=mlp">'
+SHOWN = f"{OPENED}<div>{IMAGES}</div><figcaption><b>Figure 1.2.</b> A line."
 EXECUTED = {
     "nbformat": 4,
     "nbformat_minor": 5,
@@ -27,12 +28,39 @@ EXECUTED = {
 }
 
 
+SESSIONS = {"one-lecture": 1, "one-week": 3, "two-weeks": 6, "project": 1}
+
+
 @pytest.mark.parametrize("deck", DECKS, ids=lambda path: path.stem)
-def test_a_deck_is_a_lecture_of_ninety_minutes(deck):
+def test_every_session_of_a_deck_has_ninety_minutes(deck):
     slides = decks.schedule(deck.read_text())
-    assert sum(minutes for _, minutes in slides) == 90
     assert len({title for title, _ in slides}) == len(slides)
-    assert max(minutes for _, minutes in slides) <= 7
+    starts = [k for k, (title, _) in enumerate(slides) if title.startswith("Session ")] or [0]
+    assert starts[0] == 0 and len(starts) == SESSIONS[deck.stem]
+    for number, (first, end) in enumerate(zip(starts, [*starts[1:], None], strict=True), 1):
+        assert sum(minutes for _, minutes in slides[first:end]) == 90
+        assert len(starts) == 1 or slides[first][0].startswith(f"Session {number}: ")
+    # A lecturer talks for minutes; a seminar presents a proof, and a class works on an exercise.
+    longest = 7 if deck.stem == "one-lecture" else 20
+    assert max(minutes for _, minutes in slides) <= longest
+
+
+def test_every_plan_has_a_deck_and_every_deck_a_schedule():
+    plans = (BOOK / "instructors.md").read_text().partition("## Plans")[2].partition("\n## ")[0]
+    named = [title.removeprefix("A ").lower() for title in re.findall("^### (.+)$", plans, re.M)]
+    assert {name.replace(" ", "-") for name in named} == {deck.stem for deck in DECKS}
+    page = (BOOK / "slides.md").read_text()
+    for deck in DECKS:
+        assert f"](slides/{deck.name})" in page
+        assert f"```{{deck-schedule}} slides/{deck.stem}\n```" in page
+
+
+@pytest.mark.parametrize("deck", DECKS, ids=lambda path: path.stem)
+def test_a_deck_takes_its_figures_from_the_chapters_and_needs_no_network(deck):
+    text = deck.read_text()
+    taken = re.findall(r"^```\{chapter-figure\} (\S+)\n```$", text, re.M)
+    assert len(taken) >= 5 and len(set(taken)) == len(taken)
+    assert not re.search(r"!\[|<img|\{(?:figure|image)\}|https?://", text)
 
 
 def test_a_figure_is_taken_in_light_colours_with_its_text():

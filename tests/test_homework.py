@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
+import flatlib
+from flatlib import toys
 from flatlib.lab import cli
-from flatlib.lab.exercises import EXERCISES
-from flatlib.lab.homework import HIDDEN, homework, tasks_of
+from flatlib.lab.directives import read_notebook, tasks_of
+from flatlib.lab.exercises import EXERCISES, mark
+from flatlib.lab.homework import HIDDEN, _function, _solved, homework, variant_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -53,7 +59,7 @@ def released(notebook) -> nbformat.NotebookNode:
 def test_every_exercise_is_there_and_no_answer_is_handed_out(chapter, sources):
     source = sources[chapter.stem]
     text = "\n".join(cell.source for cell in source.cells)
-    tasks = tasks_of(nbformat.read(chapter, 4))
+    tasks = [variant_of(task, 7) for task in tasks_of(nbformat.read(chapter, 4).cells)]
     assert len(tasks) == len(re.findall(r"^## Exercise \d+", text, re.MULTILINE)) > 0
     given = released(nbformat.from_dict(source))
     shown = "\n".join(cell.source for cell in given.cells)
@@ -78,7 +84,7 @@ def test_every_equation_is_stated_and_no_link_is_dead(chapter, sources):
     text = "\n".join(c.source for c in sources[chapter.stem].cells if c.cell_type == "markdown")
     assert "](#" not in text and ".ipynb)" not in text
     tags = set(re.findall(r"\\tag\{([^}]+)\}", text))
-    tasks = tasks_of(nbformat.read(chapter, 4))
+    tasks = tasks_of(nbformat.read(chapter, 4).cells)
     linked = {e for t in tasks for e in re.findall(r"\[\(([^)\]]+)\)\]\(#eq-", t.text)}
     assert linked <= tags
 
@@ -93,9 +99,14 @@ def test_the_solutions_pass_the_shown_and_the_hidden_checks(chapter, sources, ca
     assert capsys.readouterr().out.split() == ["right"] * n_marked
 
 
-@pytest.mark.parametrize(
-    "key", ["ex-sharpness-hyperbola", "ex-weights-bias", "volume-spectral", "mlp-share"]
-)
+WITH_CASES = [
+    key for key, one in EXERCISES.items() if one.accepts is None and one.questions(0)[0][0]
+]
+WITH_NUMBERS = [key for key, one in EXERCISES.items() if len(one.numbers) > 1]
+TASKS = {task.label: task for path in CHAPTERS for task in tasks_of(read_notebook(path)["cells"])}
+
+
+@pytest.mark.parametrize("key", WITH_CASES)
 def test_another_seed_draws_other_cases(key):
     first, again, hidden, other = (
         str([answer for _, answer in EXERCISES[key].questions(seed)])
@@ -103,6 +114,63 @@ def test_another_seed_draws_other_cases(key):
     )
     assert first == again
     assert len({first, hidden, other}) == 3
+
+
+def model(key: str, seed: int):
+    """The function that the homework of a seed has for a solution."""
+    task = variant_of(TASKS[key], seed)
+    names: dict = {"math": math, "torch": torch, "flatlib": flatlib, "toys": toys}
+    exec(_solved(task), names)
+    return names[_function(task.stub)]
+
+
+def passes(key: str, function, cases: int, variant: int) -> bool:
+    """Whether hidden tests let a function through; one that raises is not."""
+    try:
+        return mark(key, function, cases, variant).passed is True
+    except (ArithmeticError, ValueError):
+        return False
+
+
+@pytest.mark.parametrize("key", WITH_NUMBERS)
+def test_two_seeds_give_statements_and_answers_that_differ(key):
+    texts = [variant_of(TASKS[key], seed) for seed in (0, 7, 8)]
+    assert texts[0] == TASKS[key]  # the book's own
+    assert len({text.text for text in texts}) == 3
+    assert len({text.words + "".join(text.code) for text in texts}) == 3
+    solved = {seed: model(key, seed) for seed in (7, 8)}
+    for seed, other in ((7, 8), (8, 7)):
+        for cases in (seed, seed + HIDDEN):
+            assert mark(key, solved[seed], cases, seed).message == "right"
+        assert not passes(key, solved[other], seed + HIDDEN, seed)
+
+
+@pytest.mark.parametrize("key", WITH_NUMBERS)
+def test_no_two_variants_share_their_numbers_or_their_texts(key):
+    exercise = EXERCISES[key]
+    assert len(set(exercise.numbers)) == len(exercise.numbers) >= 7
+    told = [exercise.says(*numbers) for numbers in exercise.numbers]
+    assert len(set(told)) == len(told) and {len(places) for places in told} == {len(told[0])}
+    for seed in range(1, 9):
+        assert exercise.own(seed) not in (exercise.own(0), exercise.own(seed + 1))
+    task = variant_of(TASKS[key], 3)
+    changed = exercise.says(*exercise.own(3))
+    whole = "\n".join(
+        (
+            task.text,
+            task.stub,
+            task.words,
+            *task.code,
+            exercise.retold("\n".join(exercise.hints), 3),
+        )
+    )
+    assert all(place in whole for place in changed)
+
+
+def test_a_chapter_without_the_books_numbers_is_refused():
+    task = replace(TASKS["volume-by-hand"], words="$J_xJ_x^\\top$ is diagonal.")
+    with pytest.raises(ValueError, match="volume-by-hand does not say .*diag.*, where other seeds"):
+        variant_of(task, 7)
 
 
 def notebook(path: Path, *cells: tuple[str, str]) -> Path:
@@ -119,6 +187,7 @@ def notebook(path: Path, *cells: tuple[str, str]) -> Path:
 
 STATEMENT = ("text", ":::{exercise} Two\n:label: two\n\nBy [(9)](#eq-9), in words.\n:::")
 SOLUTION = ("text", ":::{solution} two\nBecause.\n:::")
+CLOSED = ("text", "````{solution-end}\n````")
 
 
 def test_refusals_write_nothing(tmp_path):
@@ -132,9 +201,14 @@ def test_refusals_write_nothing(tmp_path):
     start = ("text", "````{exercise-start}\n:label: one\n````\nDouble.")
     ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")
     outside = ("solution", "exercises.mark('one', lambda y: factor * y)")
-    leaning = notebook(tmp_path / "leaning.ipynb", start, stub, ends, outside)
+    leaning = notebook(tmp_path / "leaning.ipynb", start, stub, ends, outside, CLOSED)
     with pytest.raises(ValueError, match="the solution of one rests on factor"):
         homework([leaning], target)
+    with pytest.raises(ValueError, match="open.ipynb has a solution without an end"):
+        homework([notebook(tmp_path / "open.ipynb", start, stub, ends, outside)], target)
+    odd = notebook(tmp_path / "odd.ipynb", STATEMENT, ("text", "~~~{solution} two\n7\n~~~"))
+    with pytest.raises(ValueError, match="odd.ipynb has a solution in a form not known here: '~~~"):
+        homework([odd], target)
     with pytest.raises(ValueError, match="nowhere.ipynb is no notebook: FileNotFoundError"):
         homework([tmp_path / "nowhere.ipynb"], target)
     assert not target.exists()
@@ -149,7 +223,7 @@ def test_the_solution_takes_the_stubs_names(tmp_path):
     stub = ("exercise", 'def f(x):\n    """Twice x."""\n    raise NotImplementedError  # return')
     ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")
     right = ("solution", "def g(y):\n    half = y\n    return half + y\n\nexercises.mark('one', g)")
-    chapter = notebook(tmp_path / "chapter.ipynb", start, stub, ends, right)
+    chapter = notebook(tmp_path / "chapter.ipynb", start, stub, ends, right, CLOSED)
     assert cli.main(["homework", str(chapter), "--output", str(tmp_path / "h.ipynb")]) == 0
     code = [c.source for c in nbformat.read(tmp_path / "h.ipynb", 4).cells if "def f" in c.source]
     assert code == [

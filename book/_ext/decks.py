@@ -25,7 +25,7 @@ FOLDER = "deck"  # in _static: of the styles and the script, and later of reveal
 PACKAGE = "sphinx-revealjs"
 TAKEN = ("LICENSE", "dist/reset.css", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
-FIGURE = re.compile(r'<figure class="flatlib-figure">.*?</figure>', re.DOTALL)
+FIGURE = re.compile(r'<figure class="flatlib-figure"[^>]*>.*?</figure>', re.DOTALL)
 LIGHT = re.compile(r'<img class="only-light"[^>]*>')
 TAG = re.compile(r"\s*\\tag\{[^{}]*\}")
 SLIDE = re.compile(r"^## (.+)$", re.MULTILINE)

@@ -8,7 +8,6 @@ and stars are those of its record, or of its statement where it is done in words
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,10 @@ from quizzes import FOLDER, read_quiz
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from flatlib.lab.directives import read_notebook, tasks_of
 from flatlib.lab.exercises import EXERCISES
 
 READING = re.compile(r"\*\*Minutes to read\*\*: (\d+)")
-EXERCISE = re.compile(
-    r"\{exercise(?:-start)?\}(?P<title>[^\n]*)\n:label: (?P<key>[\w-]+)\n"
-    r"(?P<text>.*?)(?=\{exercise|\Z)",
-    re.DOTALL,
-)
 GRADE = re.compile(r"\((★{1,3}), (\d+) minutes\b")
 
 
@@ -71,22 +66,21 @@ def read_chapter(path: Path) -> Chapter:
         ValueError: no title, no minutes on its card, or an exercise without stars and minutes; the
             message names the notebook and the exercise.
     """
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    words = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-    text = "\n\n".join(words)
+    cells = read_notebook(path)["cells"]
+    text = "\n\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
     reading, title = READING.search(text), re.match(r"# (.+)", text)
     if not (reading and title):
         raise ValueError(f"{path.name} has no title or no minutes to read on its card")
     tasks = []
-    for found in EXERCISE.finditer(text):
-        grade = GRADE.search(found["title"] + found["text"])
+    for task in tasks_of(cells):
+        grade = GRADE.search(task.title + task.text)
         if not grade:
-            raise ValueError(f"{path.name}: exercise {found['key']} tells no stars and minutes")
-        record = EXERCISES.get(found["key"])
+            raise ValueError(f"{path.name}: exercise {task.label} tells no stars and minutes")
+        record = EXERCISES.get(task.label)
         stars, minutes = len(grade[1]), int(grade[2])
         if record:
             stars, minutes = record.stars, record.minutes
-        tasks.append(Task(found["key"], stars, minutes))
+        tasks.append(Task(task.label, stars, minutes))
     return Chapter(path.stem, title[1].strip(), int(reading[1]), tuple(tasks))
 
 

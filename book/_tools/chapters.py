@@ -24,7 +24,7 @@ from folding import fold
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from flatlib.lab.handout import without_solutions
+from flatlib.lab.directives import without_solutions
 
 SCALES = ("smoke", "laptop", "paper")
 WORKERS = 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -18,6 +18,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from flatlib.files import write_atomically
+from flatlib.lab.directives import Task, read_notebook, tasks_of
+from flatlib.lab.exercises import EXERCISES
 
 IMPORTS = (  # what students may want, whatever the exercises
     "import math",
@@ -28,13 +30,6 @@ IMPORTS = (  # what students may want, whatever the exercises
 )
 POINTS_A_STAR = 2
 HIDDEN = 1_000_003  # added to the seed, for the cases that students do not see
-DIRECTIVE = re.compile(
-    r"^(?P<fence>`{3,}|:{3,})\{(?P<name>exercise|exercise-start|exercise-end"
-    r"|solution|solution-start|solution-end)\}[ \t]*(?P<title>[^\n]*)\n"
-    r"(?P<options>(?::[^\n]*\n)*)(?P<text>.*?)^(?P=fence)[`:]*[ \t]*$\n?",
-    re.MULTILINE | re.DOTALL,
-)
-LABEL = re.compile(r"^:label: *(\S+)", re.MULTILINE)
 TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
 EQUATION_LINK = re.compile(r"\[\(([^)\]]+)\)\]\(#eq-[^)]*\)")
 OTHER_LINK = re.compile(r"\[([^\]]+)\]\([^)#]*\.(?:ipynb|md)[^)]*\)")
@@ -45,47 +40,27 @@ TESTS = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 SCHEME = ("=== BEGIN MARK SCHEME ===", "=== END MARK SCHEME ===")
 
 
-@dataclass
-class Task:
-    """One exercise of a chapter."""
-
-    label: str
-    title: str
-    text: str  # the statement
-    stub: str = ""  # the function that a student completes; empty if there is none
-    words: str = ""  # the solution in words
-    code: list[str] = field(default_factory=list)  # the solution's cells
-
-    @property
-    def points(self) -> int:
-        """Two for each star."""
-        return POINTS_A_STAR * max(1, (self.title + self.text).count("★"))
-
-    @property
-    def asks_for_words(self) -> bool:
-        """Whether a person marks some of it."""
-        return not self.stub or "in words" in self.text
-
-
 def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
     """Write the exercises of chapters as the source of one nbgrader assignment.
 
     A function is marked by `flatlib.lab.exercises.mark`, first on cases that the seed draws, then
     on others that students do not see; what is asked for in words is a task with a mark scheme.
+    An exercise that can have other numbers has the seed's, in its statement, its answer and its
+    solution.
     Every equation that an exercise refers to is stated at the end.
 
     Args:
         chapters: notebooks of the book, whose neighbours in the folder state further equations.
         target: the notebook to write; one that exists is not touched.
-        seed: draws the cases, so that another seed makes another variant.
+        seed: draws the cases and chooses the numbers; 0 has the book's numbers.
 
     Returns:
         How many exercises it has.
 
     Raises:
         ValueError: no notebook or no exercise there, an equation that no chapter states, a
-            solution that needs more than its own function, or ``target`` exists. Nothing is
-            written then.
+            solution that needs more than its own function, numbers that a chapter does not have
+            where its exercise should, or ``target`` exists. Nothing is written then.
     """
     target = Path(target)
     if target.exists():
@@ -96,15 +71,19 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
     stated: dict[str, str] = {}
     titles, number = [], 0
     for chapter in map(Path, chapters):
-        notebook = _read(chapter)
-        tasks = tasks_of(notebook)
+        notebook = read_notebook(chapter)
+        try:
+            tasks = tasks_of(notebook["cells"])
+        except ValueError as fault:
+            raise ValueError(f"{chapter} has {fault}") from fault
         if not tasks:
             raise ValueError(f"{chapter} has no exercises; the chapters in notebooks/ have some")
         titles.append(_title(notebook))
         imports |= dict.fromkeys(_imports(notebook))
         for neighbour in sorted(chapter.parent.glob("*.ipynb")):
-            stated |= _equations(_read(neighbour))
+            stated |= _equations(read_notebook(neighbour))
         for task in tasks:
+            task = variant_of(task, seed)
             number += 1
             wanted |= dict.fromkeys(EQUATION_LINK.findall(task.text))
             if task.stub:
@@ -130,52 +109,32 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
         made.append(_marked(end, "equations", locked=True))
     for place, cell in enumerate(made):
         cell["id"] = f"cell-{place}"
-    written = new_notebook(cells=made, metadata=dict(_read(Path(chapters[0])).metadata))
+    written = new_notebook(cells=made, metadata=read_notebook(Path(chapters[0]))["metadata"])
     nbformat.validate(written)
     write_atomically(target, lambda file: file.write(nbformat.writes(written).encode()))
     return number
 
 
-def tasks_of(notebook: NotebookNode) -> list[Task]:
-    """The exercises of a chapter with their solutions, in the order of the chapter."""
-    tasks: dict[str, Task] = {}
-    current, solved = None, None
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for found in _directives(cell.source):
-                name = found["name"]
-                if name in ("exercise", "exercise-start"):
-                    label = LABEL.search(found["options"])[1]
-                    text = found["text"] + (found["after"] if name == "exercise-start" else "")
-                    current = tasks[label] = Task(label, found["title"], text.strip())
-                elif name in ("solution", "solution-start"):
-                    solved = tasks[found["title"]]
-                    text = found["text"] + (found["after"] if name == "solution-start" else "")
-                    solved.words = text.strip()
-                    solved = solved if name == "solution-start" else None
-                elif name == "solution-end":
-                    solved = None
-        elif solved is not None:
-            solved.code.append(cell.source)
-        elif current is not None and "exercise" in cell.metadata.get("tags", []):
-            current.stub = cell.source
-    return list(tasks.values())
+def variant_of(task: Task, seed: int) -> Task:
+    """The task with the numbers of a seed.
 
-
-def _directives(source: str) -> Iterator[dict[str, str]]:
-    """The directives of exercises and solutions in a cell, each with the text up to the next."""
-    found = list(DIRECTIVE.finditer(source))
-    ends = [*(one.start() for one in found[1:]), len(source)]
-    for one, end in zip(found, ends, strict=False):
-        yield {
-            **one.groupdict(),
-            "title": one["title"].strip(),
-            "after": source[one.end() : end],
-        }
+    Raises:
+        ValueError: the chapter does not have the book's numbers where the exercise has them.
+    """
+    exercise = EXERCISES.get(task.label)
+    if exercise is None:
+        return task
+    texts = (task.text, task.stub, task.words, *task.code)
+    for place in exercise.says(*exercise.own(0)):
+        if not any(place in text for text in (*texts, *exercise.hints)):
+            raise ValueError(f"{task.label} does not say {place!r}, where other seeds differ")
+    text, stub, words, *code = (exercise.retold(text, seed) for text in texts)
+    return replace(task, text=text, stub=stub, words=words, code=code)
 
 
 def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
     """A task's cells in the source of an assignment."""
+    points = POINTS_A_STAR * max(1, (task.title + task.text).count("★"))
     title = re.sub(r"\s*\(★.*?\)", "", task.title)
     heading = f"## Exercise {number}{'. ' * bool(title)}{title}"
     statement = f"{heading}\n\n{_plain(task.text)}"
@@ -183,7 +142,7 @@ def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
     scheme = "\n".join(
         [
             SCHEME[0],
-            f"All {task.points} points for an argument without a gap, half of them for the right "
+            f"All {points} points for an argument without a gap, half of them for the right "
             "statement with a gap in the argument. One such argument:\n",
             _plain(task.words),
             SCHEME[1],
@@ -192,25 +151,25 @@ def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
     answer = new_markdown_cell("*Your answer in words goes here.*")
     if not task.stub:
         asked = new_markdown_cell(f"{statement}\n\n{scheme}")
-        return [_marked(asked, name, task=True, locked=True, points=task.points), answer]
-    function = _function(task.stub)
+        return [_marked(asked, name, task=True, locked=True, points=points), answer]
+    marked = f"exercises.mark({task.label!r}, {_function(task.stub)}"
     tests = "\n".join(
         [
-            f"print(exercises.mark({task.label!r}, {function}, seed={seed}))",
+            f"print({marked}, seed={seed}, variant={seed}))",
             TESTS[0],
-            f"assert exercises.mark({task.label!r}, {function}, seed={seed + HIDDEN}).passed",
+            f"assert {marked}, seed={seed + HIDDEN}, variant={seed}).passed",
             TESTS[1],
         ]
     )
     cells = [
         _marked(new_markdown_cell(statement), f"{name}-statement", locked=True),
         _marked(new_code_cell(_solved(task)), name, solution=True),
-        _marked(new_code_cell(tests), f"{name}-marks", grade=True, locked=True, points=task.points),
+        _marked(new_code_cell(tests), f"{name}-marks", grade=True, locked=True, points=points),
     ]
-    if task.asks_for_words:
+    if "in words" in task.text:  # a person marks some of it
         asked = new_markdown_cell(f"What exercise {number} asks for in words:\n\n{scheme}")
         cells += [
-            _marked(asked, f"{name}-words", task=True, locked=True, points=task.points),
+            _marked(asked, f"{name}-words", task=True, locked=True, points=points),
             answer,
         ]
     return cells
@@ -316,25 +275,18 @@ def _plain(text: str) -> str:
     return OTHER_LINK.sub(r"\1", EQUATION_LINK.sub(r"(\1)", text)).strip()
 
 
-def _read(path: Path) -> NotebookNode:
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as fault:
-        raise ValueError(f"{path} is no notebook: {type(fault).__name__}: {fault}") from fault
-
-
-def _title(notebook: NotebookNode) -> str:
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+def _title(notebook: dict) -> str:
+    text = "\n".join(c["source"] for c in notebook["cells"] if c["cell_type"] == "markdown")
     found = TITLE.search(text)
     return found[1] if found else "exercises"
 
 
-def _imports(notebook: NotebookNode) -> list[str]:
+def _imports(notebook: dict) -> list[str]:
     """The import statements of a chapter, one for each name."""
     found = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code" and "setup" in cell.metadata.get("tags", []):
-            for node in ast.parse(cell.source).body:
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "setup" in cell["metadata"].get("tags", []):
+            for node in ast.parse(cell["source"]).body:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     found += [_alone(node, alias) for alias in node.names]
     return found
@@ -349,12 +301,12 @@ def _alone(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> str:
     )
 
 
-def _equations(notebook: NotebookNode) -> dict[str, str]:
+def _equations(notebook: dict) -> dict[str, str]:
     """The displayed equations of a chapter by their number."""
     found: dict[str, str] = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for display in DISPLAY.findall(cell.source):
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            for display in DISPLAY.findall(cell["source"]):
                 for tag in TAG.findall(display):
                     found.setdefault(tag, display.strip())
     return found

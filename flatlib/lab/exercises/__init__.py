@@ -52,13 +52,14 @@ __all__ = ["EXERCISES", "Exercise", "Verdict", "mark"]
 _wrong: Counter[str] = Counter()  # wrong answers so far, by exercise: the second gets another hint
 
 
-def mark(key: str, function: Callable[..., Any], seed: int = 0) -> Verdict:
+def mark(key: str, function: Callable[..., Any], seed: int = 0, variant: int = 0) -> Verdict:
     """Say whether a reader's function answers an exercise.
 
     Args:
         key: the exercise's label in the book.
         function: takes one case's arguments and returns the answer.
         seed: draws the cases of exercises that draw them.
+        variant: which numbers the exercise has; 0 are the book's.
 
     Returns:
         `Verdict`: right; or the kind of mistake and a hint, a second one after the second wrong
@@ -80,12 +81,13 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0) -> Verdict:
     if key not in EXERCISES:
         raise ValueError(f"no exercise is called {key!r}; there are {', '.join(EXERCISES)}")
     exercise = EXERCISES[key]
-    questions = exercise.questions(seed)
+    questions = exercise.questions(seed, variant)
     given = answers(function, [case for case, _ in questions])
     if isinstance(given, Missing):
         return Verdict(None, given.value)
     if exercise.accepts is not None:
-        right, kind = all(map(_accepting(exercise.accepts), given)), ""
+        numbers = exercise.own(variant)
+        right, kind = all(_accepted(exercise.accepts, one, *numbers) for one in given), ""
     else:
         expected = [answer for _, answer in questions]
         pairs = zip(given, expected, strict=True)
@@ -94,18 +96,14 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0) -> Verdict:
     if right:
         _wrong.pop(key, None)
         return Verdict(True, "right")
-    hint = exercise.hints[min(_wrong[key], len(exercise.hints) - 1)]
+    hint = exercise.retold(exercise.hints[min(_wrong[key], len(exercise.hints) - 1)], variant)
     _wrong[key] += 1
     return Verdict(False, "; ".join(part for part in ("not yet", kind, hint) if part))
 
 
-def _accepting(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """The same, but for an answer that it cannot read, which is wrong."""
-
-    def accepted(answer: Any) -> bool:
-        try:
-            return bool(accepts(answer))
-        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False
-
-    return accepted
+def _accepted(accepts: Callable[..., Any], *given: Any) -> bool:
+    """What it says, but for an answer that it cannot read, which is wrong."""
+    try:
+        return bool(accepts(*given))
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False

@@ -6,25 +6,35 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import measure
-from flatlib.lab.exercises.exercise import Exercise, each, once
+from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, each, once, power, times
 
 
-def _cases(seed: int) -> list[tuple]:
-    c = torch.tensor([1.0, -1.0, 0.5, 2.0]).double()
-    pixels = torch.tensor([1.0, 1.0, 2.0, 0.25]).double()
+def _cases(seed: int, m: int) -> list[tuple]:
+    c, pixels = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed)).double()
     return [(c, pixels), (c.abs(), pixels), (c, pixels + 1)]
 
 
-def _ratio(c: Tensor, x: Tensor) -> float:
-    """Measured, at four positions, whose root is 2."""
-    net = nn.Sequential(
-        nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(4, 1, bias=False)
-    ).double()
-    net[2].weight.data = c[None]
-    m = measure(net, x.view(1, 1, 2, 2))
-    first = m.layers[0]
-    right = 2 * first.weight_norm * first.weight_gradient_energy[0].sqrt()
-    return float(m.mls[0] * m.input_norm[0] / right)
+def _ratio(c: Tensor, x: Tensor, m: int) -> float:
+    """By autograd, at a weight of 0.7."""
+    w, pixels = torch.tensor(0.7).double().requires_grad_(), x.clone().requires_grad_()
+    by_x, by_w = torch.autograd.grad((c * w**m * pixels).sum(), (pixels, w))
+    return float(by_x.norm() * x.norm() / (len(x) ** 0.5 * w.detach() * by_w.abs()))
+
+
+def _ratio_says(m: int) -> tuple[str, ...]:
+    w, fewer, one = power(m, "w"), power(m - 1, "w"), m == 1
+    product = rf"{times(m)}\sqrt P"
+    return (
+        rf"c_p\,{w}\,x_p$",
+        f"a weight $w$, {'' if one else f'that {m} such layers in a row share, '}and a readout",
+        rf"$\nabla_xf={w}\,c$ and $\nabla_wf={'' if one else rf'{m}{fewer}'}c^\top x$",
+        rf"/({product}\,\lvert c",
+        f"product of ${product}$",
+        f"never below $1/{product if one else f'({product})'}$",
+        f"1 / ({'' if one else f'{m} * '}math.sqrt(len(c))",
+        f"is {'' if one else f'{m} {fewer} times '}an inner product",
+        f"gradient by x is {w} c",
+    )
 
 
 def _quotient() -> float:
@@ -42,7 +52,9 @@ EXERCISES = (
             "the gradient by w is an inner product of c and x",
             "the gradient by x is w c, so w cancels from the ratio",
         ),
-        questions=each(_cases, _ratio),
+        asked=each(_cases, _ratio),
+        numbers=FROM_1_TO_9,
+        says=_ratio_says,
     ),
     Exercise(
         "convolution-stride",
@@ -52,6 +64,6 @@ EXERCISES = (
             "which singular values does a block-diagonal matrix have?",
             "those of its blocks, and every block here is W",
         ),
-        questions=once(_quotient),
+        asked=once(_quotient),
     ),
 )

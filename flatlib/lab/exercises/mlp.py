@@ -8,24 +8,49 @@ import torch
 import torch.nn.functional as F
 
 from flatlib import bounds, measure, nets
-from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.lab.exercises.exercise import COUNTS, FROM_1_TO_9, Exercise, between, each, times
 
 
-def _rate(rate: float, N: int) -> float:
-    """The rate at which the paper's loss makes the step that the mean squared error makes."""
+def _rate(rate: float, N: int, k: int) -> float:
+    """The rate at which k times the paper's loss makes the step of the mean squared error."""
     generator = torch.Generator().manual_seed(0)
     output, y = torch.randn(2, 6, N, dtype=torch.float64, generator=generator)
     output.requires_grad_()
     mse = torch.autograd.grad(F.mse_loss(output, y), output)[0].norm()
-    half = (output - y).square().sum(dim=1).mean() / 2
+    half = k * (output - y).square().sum(dim=1).mean() / 2
     return float(rate * mse / torch.autograd.grad(half, output)[0].norm())
 
 
-def _disagree(lists: Any) -> bool:
+def _rate_says(k: int) -> tuple[str, ...]:
+    L = f"{times(k)}L"
+    return (
+        "with the loss $L$ of" if k == 1 else f"with the loss ${L}$, {k} times the loss of",
+        f"the gradient of ${L}$ is ${times(k)}N/2$",
+        f"the rate for ${L}$ is $2/{'N' if k == 1 else f'({k}N)'}$",
+        f"return 2 / {'N' if k == 1 else f'({k} * N)'} * rate",
+    )
+
+
+PLACES = "no first second third fourth fifth sixth seventh eighth ninth".split()
+
+
+def _disagree_says(N: int) -> tuple[str, ...]:
+    return (
+        f"with {COUNTS[N]} outputs",
+        f"largest {COUNTS[N - 1]}",
+        f"The {PLACES[N]} value",
+        f"(2{',2' * (N - 2)},10^{{-3}})",
+        f"(1{',1' * (N - 1)})",
+        f"[[{'2.0, ' * (N - 1)}1e-3], [{', '.join(['1.0'] * N)}]]",
+        f"the {PLACES[N]} value of",
+    )
+
+
+def _disagree(lists: Any, N: int) -> bool:
     s = torch.as_tensor(lists, dtype=torch.float64)
-    top, full = s[:, :3].prod(dim=1), s.prod(dim=1)
+    top, full = s[:, : N - 1].prod(dim=1), s.prod(dim=1)
     ordered = bool((s[:, :-1] >= s[:, 1:]).all() and (s > 0).all())
-    return s.shape == (2, 4) and ordered and bool(top[0] > top[1] and full[0] < full[1])
+    return s.shape == (2, N) and ordered and bool(top[0] > top[1] and full[0] < full[1])
 
 
 def _shares(seed: int) -> list[tuple[tuple, float]]:
@@ -49,7 +74,9 @@ EXERCISES = (
             "the code's loss is a mean over samples and outputs, the paper's half a sum over "
             "outputs: compare their gradients",
         ),
-        questions=each(lambda seed: [(0.2, 10), (0.1, 10), (0.1, 4)], _rate),
+        asked=each(between((0.05, 0.5), (2, 12)), _rate),
+        numbers=FROM_1_TO_9,
+        says=_rate_says,
     ),
     Exercise(
         "mlp-two-volumes",
@@ -60,6 +87,8 @@ EXERCISES = (
             "make the fourth value of the first list very small",
         ),
         accepts=_disagree,
+        numbers=((4,), *((N,) for N in (3, 5, 6, 7, 8, 9))),
+        says=_disagree_says,
     ),
     Exercise(
         "mlp-share",
@@ -69,6 +98,6 @@ EXERCISES = (
             "D and C differ in one factor: write down its square",
             "(D/C)^2 is S over the first layer's part of S",
         ),
-        questions=_shares,
+        asked=_shares,
     ),
 )

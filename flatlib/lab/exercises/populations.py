@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.lab.exercises.exercise import Exercise, between, each
 
 
 def _left(r_xy: float, r_xg: float, r_yg: float) -> float:
@@ -46,7 +46,7 @@ EXERCISES = (
             "divide by what the learning rate leaves of each: the roots of 1 minus its squared "
             "correlation",
         ),
-        questions=each(lambda seed: [(0.7, 0.9, 0.9), (0.5, 0.6, 0.1), (0.2, -0.4, 0.5)], _left),
+        asked=each(between((-0.4, 0.4), (-0.4, 0.4), (-0.4, 0.4)), _left),
     ),
     Exercise(
         "drawn-unseen",
@@ -56,7 +56,7 @@ EXERCISES = (
             "write the mean of the others as the mean of all, plus something",
             "every error is one and the same factor times the distance from the mean of all",
         ),
-        questions=each(lambda seed: [(5,), (10,), (40,)], _ratio),
+        asked=each(between((3, 40)), _ratio),
     ),
     Exercise(
         "drawn-holm",
@@ -66,6 +66,6 @@ EXERCISES = (
             "sort the p values first, and put the results back in their places last",
             "a corrected value is at least as large as that of every smaller p, and at most 1",
         ),
-        questions=each(_many, _holm),
+        asked=each(_many, _holm),
     ),
 )

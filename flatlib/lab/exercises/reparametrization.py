@@ -8,23 +8,48 @@ from typing import Any
 import torch
 from scipy.optimize import minimize
 
-from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, between, each, times
 
 
-def _sharp_enough(pair: Any) -> bool:
+def _sharp_enough(pair: Any, S_1: int, S_rest: int, wanted: int) -> bool:
     low, high = (float(c) for c in pair)
-    reached = [4 / c**2 + 1 + c**2 for c in (low, high)]
-    return 0 < low < high and all(math.isclose(S, 100, rel_tol=2e-3) for S in reached)
+    reached = [S_1 / c**2 + S_rest + c**2 for c in (low, high)]
+    return 0 < low < high and all(math.isclose(S, wanted, rel_tol=2e-3) for S in reached)
 
 
-def _smallest(*parts: float) -> float:
-    """The least sharpness over the factors, by search."""
+def _target_says(S_1: int, S_rest: int, wanted: int) -> tuple[str, ...]:
+    both = wanted - S_rest
+    return (
+        rf"$S_1={S_1}$, $S_\circ={S_rest}$",
+        f"the sharpness ${wanted}$",
+        f"${S_1}/c^2+{S_rest}+c^2={wanted}$",
+        f"$c^4-{both}c^2+{S_1}=0$",
+        rf"$c^2=({both}\pm\sqrt{{{both}^2-{4 * S_1}}})/2$",
+        f"math.sqrt({both}**2 - {4 * S_1})",
+        f"(({both} + sign * root)",
+        f"{S_1} - {both} c^2 + c^4 = 0",
+    )
 
-    def S(a) -> float:  # c_1 and c_2 are exp(a / 2)
+
+def _smallest(S_1: float, S_2: float, S_3: float, k: int) -> float:
+    """The least sharpness over the factors, whose product is k, by search."""
+
+    def S(a) -> float:  # c_1 and c_2 are exp(a / 2), and a layer's part gets (k / c_l)^2
         powers = torch.tensor([-a[0], -a[1], a[0] + a[1]]).double().exp()
-        return float(powers @ torch.tensor(parts).double())
+        return float(powers @ torch.tensor([k**2 * S_1, k**2 * S_2, S_3]).double())
 
     return float(minimize(S, [0.0, 0.0], tol=1e-9).fun)
+
+
+def _smallest_says(k: int) -> tuple[str, ...]:
+    square, fourth = times(k**2), times(k**4)
+    return (
+        f"$c_1c_2c_3={k}$",
+        rf"$S={square}\sum_lS_l/c_l^2$, and the product of its three terms is ${fourth}S_1S_2S_3$",
+        rf"$S\ge3({fourth}S_1S_2S_3)^{{1/3}}$",
+        f"$c_l^2={square}S_l/({fourth}S_1S_2S_3)^{{1/3}}$",
+        f"return 3 * ({'' if k == 1 else f'{k**4} * '}S_1",
+    )
 
 
 EXERCISES = (
@@ -37,6 +62,8 @@ EXERCISES = (
             "4 - 99 c^2 + c^4 = 0: return the roots of the two solutions for c^2",
         ),
         accepts=_sharp_enough,
+        numbers=((4, 1, 100), *((s, o, S) for S in (60, 150) for o in (2, 3) for s in (9, 16, 25))),
+        says=_target_says,
     ),
     Exercise(
         "reparametrization-three",
@@ -46,8 +73,8 @@ EXERCISES = (
             "the product of the three parts does not depend on the factors",
             "a sum of three numbers of given product is least when they are equal",
         ),
-        questions=each(
-            lambda seed: [(1.0, 8.0, 27.0), (2.0, 2.0, 2.0), (1.0, 3.0, 0.5)], _smallest
-        ),
+        asked=each(between((0.3, 9.0), (0.3, 9.0), (0.3, 9.0)), _smallest),
+        numbers=FROM_1_TO_9,
+        says=_smallest_says,
     ),
 )

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor, nn
 
 from flatlib import measure, nets, toys
-from flatlib.lab.exercises.exercise import Exercise, each, once
+from flatlib.lab.exercises.exercise import (
+    FROM_1_TO_9,
+    Exercise,
+    Scaled,
+    between,
+    each,
+    grouped,
+    once,
+    power,
+    times,
+)
 from flatlib.measurement import Measurement
 
 
@@ -18,21 +29,20 @@ def _gaussian(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
-def _by_hand() -> list[float]:
-    J = torch.tensor([[2.0, 0, 0], [0, 1, 1]]).double()
+def _by_hand(a: int, b: int) -> list[float]:
+    J = torch.tensor([[a, 0, 0], [0, b, b]]).double()
     m = measure(toys.from_weights([J]), torch.ones(1, 3).double())
     return [float(m.log_volume[0].exp()), float(m.gradient_energy[0]) / 2]
 
 
-class _Scaled(nn.Module):
-    """c times a network."""
-
-    def __init__(self, net: nn.Module, c: float):
-        super().__init__()
-        self.net, self.c = net, c
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c * self.net(x)
+def _by_hand_says(a: int, b: int) -> tuple[str, ...]:
+    return (
+        rf"\begin{{pmatrix}}{a}&0&0\\0&{b}&{b}\end{{pmatrix}}",
+        rf"\operatorname{{diag}}({a**2},{2 * b**2})",
+        rf"d\mathrm{{Vol}}=\sqrt{grouped(2 * a**2 * b**2)}",
+        rf"\operatorname{{Tr}}/2={a**2 / 2 + b**2:g}",
+        f"return {a} * math.sqrt({2 * b**2}), {a**2 / 2 + b**2:g}",
+    )
 
 
 def _log_bound(m: Measurement, norm: float) -> float:
@@ -42,7 +52,7 @@ def _log_bound(m: Measurement, norm: float) -> float:
     return far + max(N / 2 - 1, 0) * math.log(m.n) + N / 2 * math.log(m.sharpness)
 
 
-def _exponents(N: int) -> list[float]:
+def _exponents(N: int, p: int) -> list[float]:
     def logs(net: nn.Module) -> Tensor:
         m = measure(net, _gaussian(0, 6, 7))
         right = _log_bound(m, m.layers[0].weight_frobenius_norm)
@@ -51,51 +61,106 @@ def _exponents(N: int) -> list[float]:
         return torch.tensor([volume, math.log(m.sharpness), right, dimensionality]).double()
 
     net = nets.mlp([7, 8, N], "tanh", seed=0).double()
-    exponents = (logs(_Scaled(net, 3.0)) - logs(net)) / math.log(3)
+    exponents = (logs(Scaled(net, 3.0**p)) - logs(net)) / math.log(3)
     return exponents.tolist()
 
 
-def _weights(seed: int) -> list[tuple]:
+def _exponents_say(p: int) -> tuple[str, ...]:
+    c, to_N = power(p), "c^N" if p == 1 else f"c^{{{p}N}}"
+    return (
+        rf"$f\to {c}f$",
+        f"every gradient of $f$ gets the factor ${c}$",
+        f"Each singular value gets a factor ${c}$, so the volume gets ${to_N}$",
+        rf"The gradient $\nabla_\theta f$ gets a factor ${c}$, so $S$ gets ${power(2 * p)}$ and "
+        rf"$S^{{N/2}}$ gets ${to_N}$",
+        f"all get ${power(4 * p)}$",
+        f"between 1 and ${power(2 * p)}$",
+        f"return [{p} * N, {2 * p}, {p} * N, 0]" if p > 1 else "return [N, 2, N, 0]",
+        f"gets {p} factors c" if p > 1 else "gets one factor c",
+    )
+
+
+def _weights(seed: int, base: float) -> list[tuple]:
     networks = [nets.mlp([7, 8, N], "tanh", seed=seed).double() for N in (2, 3, 5)]
     values = [torch.linalg.svdvals(net.linear1.weight.detach()) for net in networks]
     return list(zip(values, (2, 3, 5), strict=True))
 
 
-def _log_gain(values: Tensor, N: int) -> float:
+def _log_gain(values: Tensor, N: int, base: float) -> float:
     """From the two bounds themselves, of a network whose first layer has these values."""
     turn = toys.orthonormal_rows(len(values), len(values), seed=1)
     net = toys.from_weights([torch.diag(values) @ turn, _gaussian(2, N, len(values))])
     m = measure(net, _gaussian(3, 4, len(values)))
     first = m.layers[0]
-    return _log_bound(m, first.weight_frobenius_norm) - _log_bound(m, first.weight_norm)
+    gain = _log_bound(m, first.weight_frobenius_norm) - _log_bound(m, first.weight_norm)
+    return gain / math.log(base)
 
 
-def _dimensionalities(seed: int) -> list[tuple]:
-    pairs = torch.tensor([[1.6, 0.5], [1.0, 0.9], [3.0, 0.2]]).double()
-    return [(float(s.square().sum() ** 2 / (s**4).sum()),) for s in pairs]
+def _log_gain_says(base: float) -> tuple[str, ...]:
+    if base == math.e:
+        return "the logarithm of the factor gained", "math.log(values.norm() / values.max())"
+    return (
+        f"the logarithm to the base {base} of the factor gained",
+        f"math.log(values.norm() / values.max(), {base})",
+    )
 
 
-def _ratio_at(D_PR: float) -> float:
-    """Searched: two singular values of the dimensionality asked for."""
+def _dimensionalities(seed: int, m: int) -> list[tuple]:
+    pairs = torch.tensor(between((0.2, 3.0), (0.2, 3.0))(seed)).double()
+    return [(m * float(s.square().sum() ** 2 / (s**4).sum()),) for s in pairs]
+
+
+def _ratio_at(D_PR: float, m: int) -> float:
+    """Searched: two singular values, each m times, of the dimensionality asked for."""
 
     def fault(ratio: float) -> float:
-        return (1 + ratio**2) ** 2 / (1 + ratio**4) - D_PR
+        return m * (1 + ratio**2) ** 2 / (1 + ratio**4) - D_PR
 
     ratio = scipy.optimize.brentq(fault, 0.0, 1.0, xtol=1e-14)
-    return ratio / ((1 + ratio**2) / 2)
+    return (ratio / ((1 + ratio**2) / 2)) ** m
 
 
-def _best_ratio() -> float:
-    """Largest left over right side of Eq. (12) that a search over W and two samples finds."""
+def _ratio_says(m: int) -> tuple[str, ...]:
+    own = (
+        rf"{times(m)}(\sigma_1^2+\sigma_2^2)^2/",
+        f"From ${times(m)}(a+b)^2=D_{{PR}}",
+        rf"\frac{m}{{D_{{PR}}}}",
+        f"and {times(m)}{' ' * (m > 1)}(a + b)^2 = D_PR",
+    )
+    if m == 1:
+        return (
+            *own,
+            "Let $N=2$ and let",
+            "With two outputs the dimensionality",
+            "nothing at $D_{PR}=2$ and everything at $D_{PR}=1$",
+            "return math.sqrt(2 * (1 - 1 / D_PR))",
+        )
+    return (
+        *own,
+        rf"Let $N={2 * m}$, let $\sigma_1$ and $\sigma_2$ be the singular values, each of them {m} "
+        "times, and let",
+        f"The ratio asked for is this number to the power {m}, because both values stand {m} times "
+        f"in the volume and the bound is the mean to the power $N/2={m}$.\nThe dimensionality",
+        f"nothing at $D_{{PR}}={2 * m}$ and everything at $D_{{PR}}={m}$",
+        f"return math.sqrt(2 * (1 - {m} / D_PR)) ** {m}",
+    )
+
+
+def _best_ratio(longer: int) -> float:
+    """Largest left over right side of Eq. (12) that a search over W and two samples finds, one of
+    them at least so many times as long as the other.
+    """
 
     def minus_ratio(numbers):
-        W, samples = torch.from_numpy(numbers).view(2, 2, 2)
-        lengths = samples.square().sum(dim=1)
-        gradients = torch.kron(samples, torch.eye(2))
-        right = W.square().sum() / lengths.min() * gradients.square().sum() / 4
-        return -float(W.det().abs() / right)
+        W, samples = numbers[:8].reshape(2, 2, 2)
+        samples = samples / np.linalg.norm(samples, axis=1, keepdims=True)
+        samples = samples * [[1.0], [longer + numbers[8] ** 2]]
+        lengths = (samples**2).sum(axis=1)
+        gradients = np.kron(samples, np.eye(2))
+        right = (W**2).sum() / lengths.min() * (gradients**2).sum() / 4
+        return -abs(np.linalg.det(W)) / right
 
-    reached = _gaussian(0, 8).numpy()
+    reached = _gaussian(0, 9).numpy()
     for _ in range(4):  # each search goes on where the last one stopped
         found = scipy.optimize.minimize(
             minus_ratio,
@@ -107,12 +172,42 @@ def _best_ratio() -> float:
     return -found.fun
 
 
-def _singular_values(seed: int) -> list[tuple]:
-    lists = ([2.0, 1.0, 0.5], [3.0, 0.2], [1.5, 1.5, 1.0, 0.1])
-    return [(torch.tensor(values).double(),) for values in lists]
+def _best_ratio_says(longer: int) -> tuple[str, ...]:
+    if longer == 1:
+        return (
+            "(neither of them zero)",
+            "The ratio $1/2$ is reached",
+            "costs nothing if both inputs have one norm",
+            r"\le\frac12 .",
+            "and this map attains the whole chain.",
+            "lambda: 0.5",
+            "to the power N = 2",
+        )
+    factor, best = f"the factor $2/(1+{longer}^2)$", 1 + longer**2
+    return (
+        f"(neither of them zero, and one at least {longer} times as long as the other)",
+        f"The lengths of the inputs lose {factor} more, so the ratio $1/{best}$ is reached",
+        f"costs {factor} if one input is {longer} times as long as the other",
+        rf"\le\frac1{{{best}}} .",
+        "and what the lengths cost is left.",
+        f"lambda: 1 / {best}",
+        "to the power N = 2; the smallest length costs more",
+    )
 
 
-def _costs(sigma: Tensor) -> list[float]:
+def _singular_values(seed: int, base: float) -> list[tuple]:
+    lists = [_gaussian(seed + count, count).abs() + 0.1 for count in (3, 2, 4)]
+    return [(values.sort(descending=True).values,) for values in lists]
+
+
+def _costs_say(base: float) -> tuple[str, ...]:
+    found = "float((sigma[0] / sigma).log().sum())"
+    if base == math.e:
+        return "in natural logarithms", found
+    return f"in logarithms to the base {base}", f"{found} / math.log({base})"
+
+
+def _costs(sigma: Tensor, base: float) -> list[float]:
     """Jensen's step, and the two others of the middle of (N.3), on five inputs."""
     linear, inputs = toys.with_singular_values(sigma, inputs=4, seed=0), _gaussian(1, 5, 4)
 
@@ -123,7 +218,11 @@ def _costs(sigma: Tensor) -> list[float]:
 
     m = measure(linear, inputs)
     mean_of_logs = sum(middle(measure(linear, one[None])) for one in inputs) / len(inputs)
-    return [middle(m) - mean_of_logs, mean_of_logs - float(m.log_volume.mean())]
+    costs = middle(m) - mean_of_logs, mean_of_logs - float(m.log_volume.mean())
+    return [cost / math.log(base) for cost in costs]
+
+
+BASES = ((math.e,), *((base,) for base in range(2, 13)))
 
 
 EXERCISES = (
@@ -136,8 +235,10 @@ EXERCISES = (
             "the volume is the root of the determinant; the bound is the trace over N, to the "
             "power N/2",
         ),
-        questions=once(_by_hand),
+        asked=once(_by_hand),
         tolerance=2e-3,
+        numbers=((2, 1), *((a, b) for a in range(3, 9) for b in (2, 3, 5))),
+        says=_by_hand_says,
     ),
     Exercise(
         "volume-scaling",
@@ -148,7 +249,9 @@ EXERCISES = (
             "the volume multiplies N singular values; S is a square; (12) contains S to the power "
             "N/2; D_PR is a ratio",
         ),
-        questions=each(lambda seed: [(2,), (3,), (5,)], _exponents),
+        asked=each(between((2, 7)), _exponents),
+        numbers=FROM_1_TO_9,
+        says=_exponents_say,
     ),
     Exercise(
         "volume-spectral",
@@ -159,7 +262,9 @@ EXERCISES = (
             "the Frobenius norm is the root of the sum of squared singular values, the spectral "
             "norm the largest one; the power is N",
         ),
-        questions=each(_weights, _log_gain),
+        asked=each(_weights, _log_gain),
+        numbers=BASES,
+        says=_log_gain_says,
     ),
     Exercise(
         "volume-loss-of-means",
@@ -170,7 +275,9 @@ EXERCISES = (
             "with a and b for the squared values, (a + b)^2 = a^2 + b^2 + 2ab and "
             "(a + b)^2 = D_PR (a^2 + b^2)",
         ),
-        questions=each(_dimensionalities, _ratio_at),
+        asked=each(_dimensionalities, _ratio_at),
+        numbers=FROM_1_TO_9,
+        says=_ratio_says,
     ),
     Exercise(
         "volume-attain",
@@ -181,7 +288,9 @@ EXERCISES = (
             "J is the identity, so the Frobenius form of (5) loses the root of 2, and (12) takes "
             "the loss to the power N = 2",
         ),
-        questions=once(_best_ratio),
+        asked=once(_best_ratio),
+        numbers=FROM_1_TO_9,
+        says=_best_ratio_says,
         tolerance=1e-3,
     ),
     Exercise(
@@ -194,6 +303,8 @@ EXERCISES = (
             "the middle of (N.3) is N log of the largest singular value here, and the log volume "
             "is the sum of all logarithms",
         ),
-        questions=each(_singular_values, _costs),
+        asked=each(_singular_values, _costs),
+        numbers=BASES,
+        says=_costs_say,
     ),
 )

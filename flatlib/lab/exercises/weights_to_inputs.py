@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flatlib import derivatives, measure, nets
-from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, each, times
 from flatlib.measurement import Measurement
 
 WIDTHS = (4, 6, 5, 3)
@@ -26,24 +26,38 @@ def _radius(m: Measurement) -> Tensor:
     return first.weight_norm * first.weight_gradient_energy.sqrt() / m.input_norm
 
 
-def _jacobians(seed: int) -> list[tuple]:
+def _jacobians(seed: int, k: int) -> list[tuple]:
     """dW-free part of a network's Jacobian, ``(n, H, N)``, and of which network it is."""
     x, cases = _inputs(seed), []
-    for k in range(2):
-        net = nets.mlp(WIDTHS, "tanh", seed=seed + k).double()
+    for one in range(2):
+        net = nets.mlp(WIDTHS, "tanh", seed=seed + one).double()
         cases.append((derivatives.input_jacobian(net[2:], net[1](x)).mT,))
     return cases
 
 
-def _bias_gradient(J: Tensor) -> Tensor:
-    """The gradient by a bias that is added where J is taken, by autograd on a linear readout."""
+def _bias_gradient(J: Tensor, k: int) -> Tensor:
+    """The gradient by b, where k b is added where J is taken, by autograd on a linear readout."""
     norms = []
     for one in J:
         bias = torch.zeros(one.shape[0], dtype=torch.float64, requires_grad=True)
-        outputs = one.mT @ bias
+        outputs = one.mT @ (k * bias)
         rows = [torch.autograd.grad(out, bias, retain_graph=True)[0] for out in outputs]
         norms.append(torch.linalg.matrix_norm(torch.stack(rows)))
     return torch.stack(norms)
+
+
+def _bias_says(k: int) -> tuple[str, ...]:
+    c, words = times(k), "" if k == 1 else f"{k} times "
+    own = "" if k == 1 else f", which enters as $z=Wx+{k}b$"
+    return (
+        f"Give the first layer a bias $b${own}.",
+        f"$z=Wx+{c}b$, so",
+        rf"\partial b_j={c}J_{{jk}}$",
+        rf"\rVert_F={c}\lVert J\rVert_F$",
+        rf"\lVert W\rVert_2\lVert\nabla_bf\rVert_F{'' if k == 1 else f'/{k}'}$, which",
+        f"return {'' if k == 1 else f'{k} * '}J.norm",
+        f"z = W x + {'' if k == 1 else f'{k} '}b, so the derivative by b_j is {words}the",
+    )
 
 
 EXERCISES = (
@@ -55,7 +69,7 @@ EXERCISES = (
             "you need three fields of m and of m.layers[0]",
             "weight_norm, the root of weight_gradient_energy, and input_norm",
         ),
-        questions=each(_measurements, _radius),
+        asked=each(_measurements, _radius),
     ),
     Exercise(
         "ex-weights-bias",
@@ -66,6 +80,8 @@ EXERCISES = (
             "z = W x + b, so the derivative by b_j is the derivative by z_j: take J's norm for "
             "each sample",
         ),
-        questions=each(_jacobians, _bias_gradient),
+        asked=each(_jacobians, _bias_gradient),
+        numbers=FROM_1_TO_9,
+        says=_bias_says,
     ),
 )
