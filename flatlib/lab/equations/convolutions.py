@@ -236,7 +236,7 @@ def cancelling(seed: int) -> ConvolutionCase:
 
 @lru_cache(maxsize=64)
 def one_position(seed: int) -> ConvolutionCase:
-    """A kernel as large as the image: a dense layer, with a readout along W's top direction."""
+    """A kernel as large as the image, so a dense layer, with a readout along W's top direction."""
     generator = torch.Generator().manual_seed(stream(7_919, seed))
     net = _network(2, 3, 2, 1, generator, kernel=2)
     x = torch.randn(4, 2, 2, 2, generator=generator, dtype=torch.float64)

@@ -86,7 +86,7 @@ def neuron_some_dead(seed: int) -> Case:
 
 @lru_cache(maxsize=64)
 def neuron_one_live(seed: int) -> Case:
-    """`neuron` that answers to a single sample, N >= 3."""
+    """One ReLU neuron in front of a fixed readout, alive at a single sample, N >= 3."""
     draws = _Draws(seed)
     return _neuron(draws, draws.integer(3, 6), live=1, dead=draws.integer(2, 8))
 
@@ -194,7 +194,7 @@ def curved(seed: int) -> Case:
 
 @lru_cache(maxsize=64)
 def repeated_row(seed: int) -> Case:
-    """All hidden units alike, H >= 2: W_hm J_hk does not depend on h."""
+    """All hidden units alike, H >= 2, so that W_hm J_hk does not depend on h."""
     draws = _Draws(seed)
     M, H, N = draws.integer(3, 7), draws.integer(2, 5), draws.integer(1, 3)
     W = draws.normal(M).repeat(H, 1)

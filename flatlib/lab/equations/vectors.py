@@ -55,7 +55,7 @@ def draw_vector(seed: int, index: int) -> Vector:
 
 @lru_cache(maxsize=64)
 def one_entry(seed: int) -> Vector:
-    """All entries but one are zero: every p-norm is the same."""
+    """All entries but one are zero, so that every p-norm is the same."""
     generator = torch.Generator().manual_seed(stream(7_919, seed))
     v = torch.zeros(5 + seed % 3, dtype=torch.float64)
     v[seed % 5] = torch.randn((), generator=generator, dtype=torch.float64)
@@ -64,7 +64,7 @@ def one_entry(seed: int) -> Vector:
 
 @lru_cache(maxsize=64)
 def one_size(seed: int) -> Vector:
-    """All entries have one absolute value: Lemma B.2 is attained."""
+    """All entries have one absolute value."""
     generator = torch.Generator().manual_seed(stream(7_919, seed))
     signs = torch.randn(5 + seed % 3, generator=generator, dtype=torch.float64).sign()
     return Vector((0.5 + seed % 3) * signs, *_exponents(generator))
