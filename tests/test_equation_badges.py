@@ -79,7 +79,7 @@ def test_a_checked_equation_gets_number_anchor_and_badge(build):
     assert re.search(r'<div class="equation-box[^>]*id="eq-A-1"', html)
     badge = re.search(r'<a class="equation-badge equation-passed".*?</a>', html, re.DOTALL).group(0)
     assert 'href="register.html#eq-A-1"' in badge
-    assert "checked · 200 cases · worst slack 3e-12" in badge
+    assert "checked · 200 cases · worst slack 3·10⁻¹²" in badge
     assert 'aria-label="Equation A.1, Name of A.1: checked' in badge
     assert 'href="one.html#eq-A-1"' in html or 'href="#eq-A-1"' in html
 
@@ -89,7 +89,7 @@ def test_the_register_page_has_statement_assumptions_numbers_code_and_pages(buil
     html = (site / "register.html").read_text()
     assert 'id="eq-13"' in html, printed
     text = re.sub(r"<[^>]+>", "", html)
-    for part in ("(13) Name of 13", "Sec. 3, C", "200 cases in 0.50 s", "worst slack 3e-12"):
+    for part in ("(13) Name of 13", "Sec. 3, C", "200 cases in 0.50 s", "worst slack 3·10⁻¹²"):
         assert part in text
     assert r"x \ne 0" in text
     assert "check_it" in text
@@ -112,7 +112,7 @@ def test_the_tally_counts_what_the_run_found():
     ]
     text = equation_badges.tally(entries)
     assert "4 of 4 equations checked on 1,600 cases" in text
-    assert "worst relative error of an equality is 5e-11" in text
+    assert "worst relative error of an equality is 5·10⁻¹¹" in text
     assert "Of 7 deliberately broken versions the checks caught 6." in text
 
 
@@ -127,13 +127,13 @@ def test_an_estimated_definition_counts_the_estimates_errors():
 def test_an_attained_inequality_does_not_read_as_a_violation():
     text = equation_badges.badge_text(entry("13", worst=-7e-16))
     assert text == "checked · 200 cases · worst slack 0 up to rounding"
-    assert "-4e-1" in equation_badges.worst(entry("13", worst=-0.4, passed=False))
+    assert "−0.4" in equation_badges.worst(entry("13", worst=-0.4, passed=False))
 
 
 def test_a_definition_says_that_two_computations_agree():
     defined = entry("14", kind="definition", worst_means="largest error, relative", worst=2e-13)
     text = equation_badges.badge_text(defined)
-    assert text == "checked · 200 cases · worst error 2e-13 between two computations"
+    assert text == "checked · 200 cases · worst error 2·10⁻¹³ between two computations"
 
 
 def test_an_equation_that_nobody_registered_stops_the_build(build):
@@ -191,7 +191,7 @@ def test_a_failed_check_stops_the_build(build):
     status, printed, _ = build({"one": shows("13")}, failed)
     assert status != 0
     assert (
-        "equation 13 (Name of 13): its check failed, worst slack 4e-1 in 200 cases; case 7"
+        "equation 13 (Name of 13): its check failed, worst slack 0.4 in 200 cases; case 7"
         in printed
     )
 

@@ -21,6 +21,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from flatlib.lab.chapter import scientific
+
 TAG = re.compile(r"\\tag\{([^{}]*)\}")
 # What gives an equation a number of its own, past the register.
 NUMBERED = re.compile(
@@ -68,17 +70,19 @@ def display_tex(statement: str, label: str) -> str:
 def number(value: float) -> str:
     """A worst error or slack as a reader reads it.
 
-    >>> number(0.0), number(3.21e-12)
-    ('0', '3e-12')
+    >>> number(0.0), number(0.0021), number(3.21e-12)
+    ('0', '0.002', '3·10⁻¹²')
     """
-    return "0" if value == 0 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e+")
+    if 0 < abs(value) < 1e-3:
+        return scientific(value, digits=1)
+    return f"{value:.1g}".replace("-", "−")
 
 
 def worst(entry: dict) -> str:
     """The check's worst number, in the words that fit it.
 
     >>> worst({"kind": "inequality", "worst": 2e-3, "worst_means": "least slack, relative"})
-    'worst slack 2e-3'
+    'worst slack 0.002'
 
     Two sides that are equal may come out in the wrong order by rounding; a check that passes has
     found no more than that.

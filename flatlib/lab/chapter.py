@@ -15,6 +15,7 @@ from flatlib.lab.experiments import SCALES
 DECLARED = re.compile(r"^(\w+): (\w+) =", re.MULTILINE)  # in the cell of parameters
 INJECTED = re.compile(r"^(\w+) =", re.MULTILINE)  # in the cell that papermill adds after it
 INJECTED_BEGINS = "# Parameters\n"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _is_whole(value: object, least: int = 0, most: float = math.inf) -> bool:
@@ -120,13 +121,26 @@ def power_of_ten(value: float) -> str:
     return rf"{digit}\cdot10^{{{int(exponent)}}}"
 
 
+def scientific(value: float, digits: int = 2) -> str:
+    """A number as a multiple of a power of ten, for text and tables.
+
+    >>> scientific(0.00048), scientific(-7.35e-5, digits=3)
+    ('4.8·10⁻⁴', '−7.35·10⁻⁵')
+    """
+    leading, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = str(int(exponent)).translate(SUPERSCRIPTS)
+    return f"{leading.replace('-', '−')}·10{power}"
+
+
 def number(value: float) -> str:
     """Three digits, with a true minus.
 
-    >>> number(-1.2345), number(1234.5), number(0.5)
-    ('−1.23', '1,230', '0.5')
+    >>> number(-1.2345), number(1234.5), number(0.5), number(7.35e-5)
+    ('−1.23', '1,230', '0.5', '7.35·10⁻⁵')
     """
     rounded = float(f"{value:.3g}")
+    if 0 < abs(rounded) < 1e-4:
+        return scientific(rounded, digits=3)
     text = f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
     return text.replace("-", "−")
 

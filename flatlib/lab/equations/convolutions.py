@@ -173,7 +173,7 @@ def cancelling(draws: Draws) -> ConvolutionCase:
 
 @family
 def one_position(draws: Draws) -> ConvolutionCase:
-    """A kernel as large as the image: a dense layer, with a readout along W's top direction."""
+    """A kernel as large as the image, so a dense layer, with a readout along W's top direction."""
     net = _network(2, 3, 2, 1, draws, kernel=2)
     case = ConvolutionCase(net, draws.normal(4, 2, 2, 2))
     return _reading(case, torch.linalg.svd(case.W).U[:, 0])

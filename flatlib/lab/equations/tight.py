@@ -159,7 +159,7 @@ def curved(draws: Draws) -> Case:
 
 @family
 def repeated_row(draws: Draws) -> Case:
-    """All hidden units alike, H >= 2: W_hm J_hk does not depend on h."""
+    """All hidden units alike, H >= 2, so that W_hm J_hk does not depend on h."""
     M, H, N = draws.integer(3, 7), draws.integer(2, 5), draws.integer(1, 3)
     W = draws.normal(M).repeat(H, 1)
     readout = draws.normal(N, 1).repeat(1, H)

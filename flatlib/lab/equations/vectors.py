@@ -54,7 +54,7 @@ def draw_vector(seed: int, index: int) -> Vector:
 
 @family
 def one_entry(draws: Draws) -> Vector:
-    """All entries but one are zero: every p-norm is the same."""
+    """All entries but one are zero, so that every p-norm is the same."""
     v = torch.zeros(5 + draws.index % 3, dtype=torch.float64)
     v[draws.index % 5] = draws.normal()
     return Vector(v, *_exponents(draws))
@@ -62,6 +62,6 @@ def one_entry(draws: Draws) -> Vector:
 
 @family
 def one_size(draws: Draws) -> Vector:
-    """All entries have one absolute value: Lemma B.2 is attained."""
+    """All entries have one absolute value."""
     signs = draws.normal(5 + draws.index % 3).sign()
     return Vector((0.5 + draws.index % 3) * signs, *_exponents(draws))

@@ -169,9 +169,9 @@ def between_and_within(runs: Runs, metrics: Mapping[str, str] = METRICS) -> Arch
         )
     alt = f"Two heat maps of Pearson's correlations at step {step:,}: {apart}."
     caption = (
-        f"Correlations over the means of the settings (left), and over the networks with each "
-        f"setting's mean taken away (right): {runs.summary()}, at step {step:,}. Blue is positive, "
-        "orange negative, and the stronger the deeper."
+        f"Here: {runs.summary()}, at step {step:,}. On the left are correlations over the means of "
+        "the settings, on the right those over the networks with each setting's mean taken away. "
+        "Blue is positive, orange negative, and the stronger the deeper."
     )
     return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
 
