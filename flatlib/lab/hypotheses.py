@@ -17,11 +17,16 @@ from flatlib.lab import claims, verdicts
 from flatlib.lab.associations import out_of_sample
 from flatlib.lab.claims import Claim
 from flatlib.lab.drawn import CONDITIONS, LOSS, MEASURES, OUTCOMES, STEP, Drawn, at
+from flatlib.lab.populations import POPULATIONS
 from flatlib.lab.verdicts import HELD, NOT_DECIDED, NOT_TESTED, Archive, Verdict
 
 WHEN = {LOSS: claims.AT_EQUAL_LOSS, STEP: claims.AT_ONE_STEP}
 PLAIN, GIVEN, EXPLAINED, SHIFT = "plain", "given", "explained", "shift"
 COMPRESSION = (claims.MLS, claims.NMLS, claims.V)
+
+# Optimizers compared with plain descent, seed by seed, at one train loss.
+OPTIMIZERS, BASELINE = "optimizers", "sgd"
+COMPARED = (claims.S, claims.MLS, claims.NMLS, claims.GAP)
 
 # What compression has to do with a correlation of sharpness and the gap.
 EXPLAINS = "explains"
@@ -81,6 +86,29 @@ def hypotheses(population: Drawn) -> tuple[Claim, ...]:
             add(LOSS, EXPLAINED, one, fixed, claims.GAP, (*settings, fixed))
     add(LOSS, SHIFT, claims.S, claims.GAP, claims.GAP, statistic=claims.SHIFT)
     return tuple(made)
+
+
+def comparisons() -> tuple[Claim, ...]:
+    """Each optimizer's network has less of each quantity than the baseline's of the same seed."""
+    others = [name for name in POPULATIONS[OPTIMIZERS].optimizers if name != BASELINE]
+    return tuple(
+        Claim(
+            f"{OPTIMIZERS}.{optimizer}.{quantity}",
+            "",
+            "",
+            quantity,
+            claims.FALLS,
+            claims.AT_EQUAL_LOSS,
+            claims.PAIRED,
+            claims.RATIO,
+            other=optimizer,
+            rival=BASELINE,
+            population=OPTIMIZERS,
+            fixed=claims.AMENDED,
+        )
+        for optimizer in others
+        for quantity in COMPARED
+    )
 
 
 def is_question(hypothesis: Claim) -> bool:

@@ -15,6 +15,7 @@ from flatlib.lab.exercises import (
     errata,
     hour,
     mlp,
+    optimizers,
     populations,
     reparametrization,
     sensitivity,
@@ -41,6 +42,7 @@ CHAPTERS = (
     mlp,
     vgg,
     populations,
+    optimizers,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.key: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES
