@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from flatlib.lab.drawn import NOISE, RADIUS, Drawn
+from flatlib.lab.drawn import NOISE, RADIUS, SIDES, Drawn
 from flatlib.lab.populations import POPULATIONS, robustness
 from flatlib.lab.populations.rows import HYPERPARAMETERS, front
 from flatlib.lab.records import Record
@@ -73,6 +73,9 @@ def table(
         return push + effect * cause + random.normal(size=n)
 
     found |= {"test_loss": outcome(), "test_error": outcome(), "calibration_error": outcome()}
+    for name in ("nvr", *SIDES):
+        if name not in found:
+            found[name] = found["nmls"] * (1 + 0.1 * np.cos(np.arange(n) + len(name)))
     found |= {"loss_gap": found["test_loss"] - 0.015, "train_loss": np.full(n, 0.015)}
     found |= {name: 1 - outcome() for name in ACCURACIES}
     frame = pd.DataFrame(found).assign(

@@ -428,3 +428,62 @@ def test_an_archive_is_read_as_the_table_that_it_was_made_of(tmp_path):
         of_optimizers(table).by_seed(LOSS, claims.S),
         rtol=1e-8,
     )
+
+
+# Vision transformers.
+
+
+def of_transformers(n: int = 40, **truth) -> dict:
+    population = synthetic_population.drawn(n=n, name=hypotheses.TRANSFORMERS, **truth)
+    found = archive(population)
+    return decide(found, hypotheses.transformers(found.populations))
+
+
+def test_transformers_have_five_measures_three_outcomes_and_four_bounds(few_draws):
+    population = synthetic_population.drawn(
+        name=hypotheses.TRANSFORMERS, effect=2.0, confounding=0.5
+    )
+    found = decide(archive(population), hypotheses.transformers({population.name: population}))
+    groups = [one.claim.group for one in found.values()]
+    assert (groups.count("plain"), groups.count("given"), groups.count("sides")) == (15, 15, 4)
+    table = population.networks.table
+    for one in found.values():
+        claim = one.claim
+        given = ("lr", "batch_size", "width") if claim.group == "given" else ()
+        assert (claim.given, claim.condition) == (given, claims.AT_EQUAL_LOSS)
+        if claim.group != "given":
+            oracle = stats.spearmanr(table[at(LOSS, claim.quantity)], table[at(LOSS, claim.other)])
+            assert one.value == pytest.approx(oracle.statistic)
+        else:
+            oracle = population.networks.correlation(
+                at(LOSS, claim.quantity), at(LOSS, claim.other), given
+            )
+            assert (one.value, one.n) == (oracle.value, 40)
+    adjusted = multipletests([one.p for one in found.values()], method="holm")[1]
+    assert [one.adjusted for one in found.values()] == pytest.approx(list(adjusted))
+    own = found[f"{hypotheses.TRANSFORMERS}.plain.root_sharpness-generalization_gap"]
+    assert own.word == "held"
+
+
+def test_fewer_than_twenty_transformers_decide_nothing(few_draws):
+    assert {one.word for one in of_transformers(n=19, effect=5.0).values()} == {"not tested"}
+    assert "held" in {one.word for one in of_transformers(n=20, effect=5.0).values()}
+    empty = decide(Archive(()), hypotheses.transformers({}))
+    assert {(one.word, one.n) for one in empty.values()} == {("not tested", 0)}
+
+
+def test_one_transformer_alone_is_read(few_draws):
+    """Nothing varies yet, so nothing can be held fixed."""
+    found = of_transformers(n=1)
+    assert {one.claim.given for one in found.values()} == {()}
+    assert {one.word for one in found.values()} == {"not tested"}
+
+
+def test_the_papers_claim_on_transformers_is_decided_by_twenty(few_draws):
+    (claim,) = claims.TRANSFORMERS
+    few, enough = (
+        verdict(synthetic_population.drawn(n=n, name=hypotheses.TRANSFORMERS), claim)
+        for n in (19, 40)
+    )
+    assert (few.word, few.reason) == ("not tested", verdicts.TOO_FEW_NETWORKS)
+    assert enough.word == "held" and enough.n == 40

@@ -47,8 +47,11 @@ OUTCOMES = (
     ERROR_CORRUPTIONS,
     CALIBRATION,
 )
-OTHERS = ("C", claims.V3, claims.NMLS_BOUND, claims.NORMALIZED_BOUND)  # that claims speak of
-NO_LOGARITHM = (claims.V, claims.V3, claims.DIMENSION)
+NVR = "nvr"
+BOUNDS = ("N.9", "N.10", "N.11", "N.12")  # whose sides are compared
+SIDES = tuple(f"{side}_{bound}" for bound in BOUNDS for side in ("lhs", "rhs"))
+OTHERS = ("C", claims.V3, NVR, *SIDES)  # that claims and hypotheses speak of
+NO_LOGARITHM = (claims.V, claims.V3, claims.DIMENSION, "lhs_N.10", "rhs_N.10")  # logs already
 SIZES = tuple(name for name in (*MEASURES, *OTHERS) if name not in NO_LOGARITHM)
 
 

@@ -16,7 +16,17 @@ import pandas as pd
 from flatlib.lab import claims, verdicts
 from flatlib.lab.associations import out_of_sample
 from flatlib.lab.claims import Claim
-from flatlib.lab.drawn import CONDITIONS, LOSS, MEASURES, OUTCOMES, STEP, Drawn, at
+from flatlib.lab.drawn import (
+    BOUNDS,
+    CONDITIONS,
+    LOSS,
+    MEASURES,
+    NVR,
+    OUTCOMES,
+    STEP,
+    Drawn,
+    at,
+)
 from flatlib.lab.populations import POPULATIONS
 from flatlib.lab.verdicts import HELD, NOT_DECIDED, NOT_TESTED, Archive, Verdict
 
@@ -27,6 +37,13 @@ COMPRESSION = (claims.MLS, claims.NMLS, claims.V)
 # Optimizers compared with plain descent, seed by seed, at one train loss.
 OPTIMIZERS, BASELINE = "optimizers", "sgd"
 COMPARED = (claims.S, claims.MLS, claims.NMLS, claims.GAP)
+
+# Vision transformers: measures of response with outcomes, and both sides of bounds.
+TRANSFORMERS = "vision-transformer"
+RESPONSES = (claims.NMLS, claims.MLS, claims.G, NVR, claims.S)
+RESULTS = (claims.GAP, claims.TEST_LOSS, claims.TEST_ERROR)
+HELD_FIXED = ("lr", "batch_size", "width")
+SIDES = "sides"
 
 # What compression has to do with a correlation of sharpness and the gap.
 EXPLAINS = "explains"
@@ -108,6 +125,42 @@ def comparisons() -> tuple[Claim, ...]:
         )
         for optimizer in others
         for quantity in COMPARED
+    )
+
+
+def transformers(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:
+    """Each measure of response with each outcome at one train loss, plain and given learning rate,
+    batch size and width; and the left side of each bound with its right side.
+
+    Args:
+        populations: by name, those that are archived.
+    """
+    own = populations.get(TRANSFORMERS)
+    vary = tuple(name for name in HELD_FIXED if own is None or name in own.hyperparameters)
+    pairs = [
+        (kind, measure, outcome, given)
+        for kind, given in ((PLAIN, ()), (GIVEN, vary))
+        for measure in RESPONSES
+        for outcome in RESULTS
+    ]
+    pairs += [(SIDES, f"lhs_{bound}", f"rhs_{bound}", ()) for bound in BOUNDS]
+    return tuple(
+        Claim(
+            f"{TRANSFORMERS}.{kind}.{first}-{second}",
+            "",
+            "",
+            first,
+            claims.RISES,
+            claims.AT_EQUAL_LOSS,
+            claims.CORRELATION,
+            claims.WEAK,
+            other=second,
+            unit="network",
+            population=TRANSFORMERS,
+            given=given,
+            fixed=claims.AMENDED,
+        )
+        for kind, first, second, given in pairs
     )
 
 

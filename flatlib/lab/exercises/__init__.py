@@ -21,6 +21,7 @@ from flatlib.lab.exercises import (
     sensitivity,
     sharpness,
     tightness,
+    transformers,
     vgg,
     volume,
     weights_to_inputs,
@@ -43,6 +44,7 @@ CHAPTERS = (
     vgg,
     populations,
     optimizers,
+    transformers,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.key: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES

@@ -4,7 +4,14 @@ from .archived import reproduce, through_training
 from .correlations import WITH_BOUNDS, between_and_within, correlations, pairs
 from .curves import ArchiveFigure
 from .inequalities import inequalities, inequality_table
-from .populations import against_baseline, dots, measures_and_outcomes, scatter, seed_by_seed
+from .populations import (
+    against_baseline,
+    correlation_dots,
+    dots,
+    measures_and_outcomes,
+    scatter,
+    seed_by_seed,
+)
 from .slack import medians, slack
 from .style import (
     CHAIN,
@@ -44,6 +51,7 @@ __all__ = [
     "between_and_within",
     "both_sides",
     "canvas",
+    "correlation_dots",
     "correlations",
     "dots",
     "ellipse",

@@ -171,6 +171,34 @@ def against_baseline(decided: Mapping[str, Verdict]) -> tuple[Figure, str]:
     return figure, f"Changes against SGD as dots with intervals. {'; '.join(said)}."
 
 
+def correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figure, str]:
+    """Correlations over networks as dots with their 95 % intervals.
+
+    Args:
+        panels: by title, verdicts by the name of their row; all panels have the same rows.
+
+    Returns:
+        The figure and an alternative text with every correlation and its word.
+    """
+    rows = list(next(iter(panels.values())))
+    figure, axes = canvas(1, len(panels), height=110 + 19 * len(rows), sharey=True, squeeze=False)
+    said, seen = [], []
+    for ax, (title, own) in zip(axes.flat, panels.items(), strict=True):
+        known = {name: one for name, one in own.items() if _shown(one)}
+        _dots(ax, rows, known)
+        ax.axvspan(-claims.WEAK.size, claims.WEAK.size, **BAND)
+        ax.set(xlim=(-1.02, 1.02))
+        ax.set_title(title, fontsize=9)
+        if not known:
+            ax.text(0.5, 0.5, "not measured yet", transform=ax.transAxes, ha="center", size=8)
+        seen += [one.word for one in known.values()]
+        parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
+        said.append(f"{title}: {', '.join(parts) or 'not measured yet'}")
+    figure.supxlabel("rank correlation over networks", fontsize=9)
+    _legend(figure, axes[0, 0], seen)
+    return figure, f"Rank correlations as dots with intervals. {'; '.join(said)}."
+
+
 def seed_by_seed(
     population: Drawn | None, quantities: Sequence[str], optimizers: Sequence[str]
 ) -> tuple[Figure, str]:
