@@ -331,3 +331,159 @@ def test_intervals_of_a_true_correlation_cover_it(monkeypatch):
             low, high = networks.correlation("a", "b", how=how).interval(0.05)
             covered[how].append(low <= true <= high)
     assert all(0.93 <= share(found) <= 0.97 for found in covered.values()), covered
+
+
+# Optimizers, seed by seed.
+
+FACTORS = {"sgd": 1, "momentum": 1, "weight-decay": 1.2, "adam": 2, "sam": 0.8, "label-noise": 1}
+
+
+def of_optimizers(table: pd.DataFrame) -> Drawn:
+    return Drawn.of(table, hypotheses.OPTIMIZERS, "", 30, 0.015, 2_000)
+
+
+def compared(table: pd.DataFrame) -> dict:
+    """The word of each optimizer's sharpness, and the verdicts."""
+    found = decide(archive(of_optimizers(table)), hypotheses.comparisons())
+    assert len(found) == 20
+    return found
+
+
+def test_optimizers_are_compared_by_students_test_of_pairs():
+    table = synthetic_population.optimizers(FACTORS, spread=0.1)
+    found = compared(table)
+    at_loss = table[table["condition"] == "loss"]
+    for one in found.values():
+        column = "loss_gap" if one.claim.quantity == claims.GAP else one.claim.quantity
+        values = at_loss["sharpness"] ** 0.5 if column == claims.S else at_loss[column]
+        before, after = (
+            values[at_loss["optimizer"] == name].to_numpy() for name in ("sgd", one.claim.other)
+        )
+        oracle = stats.ttest_rel(after, before)
+        assert one.p == pytest.approx(oracle.pvalue, rel=1e-6)
+        low, high = oracle.confidence_interval() / before.mean()
+        assert (one.low, one.high) == pytest.approx((low, high), rel=1e-6)
+        assert (one.n, one.used, one.runs, one.margin) == (5, 5, 5, 0.05)
+    adjusted = multipletests([one.p for one in found.values()], method="holm")[1]
+    assert [one.adjusted for one in found.values()] == pytest.approx(list(adjusted))
+    words = {one.claim.other: one.word for one in found.values()}
+    assert words == {
+        "momentum": "no difference beyond the margin",
+        "weight-decay": "against",
+        "adam": "against",
+        "sam": "held",
+        "label-noise": "no difference beyond the margin",
+    }
+
+
+def test_numbers_by_seed_are_the_networks_own_and_no_logarithms():
+    table = synthetic_population.optimizers(FACTORS)
+    found = of_optimizers(table).by_seed(LOSS, claims.MLS)
+    row = table[(table["index"] == 10) & (table["condition"] == "loss")].iloc[0]
+    assert (row["seed"], row["optimizer"]) == (1, "sam")
+    assert found.loc[1, "sam"] == pytest.approx(row["mls"], rel=1e-12)
+    assert list(found.index) == list(range(5)) and set(found) == set(FACTORS)
+
+
+def test_a_seed_counts_if_both_networks_came_down_to_the_loss():
+    table = synthetic_population.optimizers(FACTORS, spread=0.1)
+    late = (table["condition"] == "loss") & (table["optimizer"] == "sam") & (table["seed"] < 2)
+    three = compared(table.assign(reached=np.where(late, 0, 1)))
+    assert {one.n for one in three.values() if one.claim.other == "sam"} == {3}
+    assert {one.n for one in three.values() if one.claim.other != "sam"} == {5}
+    later = (table["condition"] == "loss") & (table["optimizer"] == "sam") & (table["seed"] < 3)
+    two = compared(table.assign(reached=np.where(later, 0, 1)))
+    sam = [one for one in two.values() if one.claim.other == "sam"]
+    assert {(one.word, one.reason) for one in sam} == {("not tested", verdicts.CONDITION_UNMET)}
+    assert all(one.value == pytest.approx(-0.2, abs=0.05) for one in sam)
+
+
+def test_optimizers_that_are_not_archived_are_not_compared():
+    found = decide(Archive(()), hypotheses.comparisons())
+    assert {(one.word, one.reason, one.n) for one in found.values()} == {
+        ("not tested", verdicts.NO_EXPERIMENT, 0)
+    }
+    whole = synthetic_population.optimizers(FACTORS)
+    without = compared(whole[whole["optimizer"] != "adam"])
+    adam = [one for one in without.values() if one.claim.other == "adam"]
+    assert {(one.word, one.n) for one in adam} == {("not tested", 0)}
+
+
+def test_a_comparison_is_said_in_percent():
+    table = synthetic_population.optimizers(FACTORS, noise=0.0, spread=0.0)
+    found = compared(table)["optimizers.sam.mls"]
+    assert sentences.claim_words(found.claim) == (
+        "MLS is lower with SAM than with SGD, at equal train loss"
+    )
+    assert sentences.effect_words(found) == "−20.0 % (−20.0 % to −20.0 %)"
+
+
+def test_an_archive_is_read_as_the_table_that_it_was_made_of(tmp_path):
+    table = synthetic_population.optimizers(FACTORS, seeds=2)
+    synthetic_population.archive(tmp_path, hypotheses.OPTIMIZERS, table)
+    found = drawn.read(tmp_path)
+    assert list(found.found) == [hypotheses.OPTIMIZERS] and not found.refused
+    pd.testing.assert_frame_equal(
+        found.found[hypotheses.OPTIMIZERS].by_seed(LOSS, claims.S),
+        of_optimizers(table).by_seed(LOSS, claims.S),
+        rtol=1e-8,
+    )
+
+
+# Vision transformers.
+
+
+def of_transformers(n: int = 40, **truth) -> dict:
+    population = synthetic_population.drawn(n=n, name=hypotheses.TRANSFORMERS, **truth)
+    found = archive(population)
+    return decide(found, hypotheses.transformers(found.populations))
+
+
+def test_transformers_have_five_measures_three_outcomes_and_four_bounds(few_draws):
+    population = synthetic_population.drawn(
+        name=hypotheses.TRANSFORMERS, effect=2.0, confounding=0.5
+    )
+    found = decide(archive(population), hypotheses.transformers({population.name: population}))
+    groups = [one.claim.group for one in found.values()]
+    assert (groups.count("plain"), groups.count("given"), groups.count("sides")) == (15, 15, 4)
+    table = population.networks.table
+    for one in found.values():
+        claim = one.claim
+        given = ("lr", "batch_size", "width") if claim.group == "given" else ()
+        assert (claim.given, claim.condition) == (given, claims.AT_EQUAL_LOSS)
+        if claim.group != "given":
+            oracle = stats.spearmanr(table[at(LOSS, claim.quantity)], table[at(LOSS, claim.other)])
+            assert one.value == pytest.approx(oracle.statistic)
+        else:
+            oracle = population.networks.correlation(
+                at(LOSS, claim.quantity), at(LOSS, claim.other), given
+            )
+            assert (one.value, one.n) == (oracle.value, 40)
+    adjusted = multipletests([one.p for one in found.values()], method="holm")[1]
+    assert [one.adjusted for one in found.values()] == pytest.approx(list(adjusted))
+    own = found[f"{hypotheses.TRANSFORMERS}.plain.root_sharpness-generalization_gap"]
+    assert own.word == "held"
+
+
+def test_fewer_than_twenty_transformers_decide_nothing(few_draws):
+    assert {one.word for one in of_transformers(n=19, effect=5.0).values()} == {"not tested"}
+    assert "held" in {one.word for one in of_transformers(n=20, effect=5.0).values()}
+    empty = decide(Archive(()), hypotheses.transformers({}))
+    assert {(one.word, one.n) for one in empty.values()} == {("not tested", 0)}
+
+
+def test_one_transformer_alone_is_read(few_draws):
+    """Nothing varies yet, so nothing can be held fixed."""
+    found = of_transformers(n=1)
+    assert {one.claim.given for one in found.values()} == {()}
+    assert {one.word for one in found.values()} == {"not tested"}
+
+
+def test_the_papers_claim_on_transformers_is_decided_by_twenty(few_draws):
+    (claim,) = claims.TRANSFORMERS
+    few, enough = (
+        verdict(synthetic_population.drawn(n=n, name=hypotheses.TRANSFORMERS), claim)
+        for n in (19, 40)
+    )
+    assert (few.word, few.reason) == ("not tested", verdicts.TOO_FEW_NETWORKS)
+    assert enough.word == "held" and enough.n == 40

@@ -27,6 +27,7 @@ from flatlib.lab.populations.optimizers import OPTIMIZERS, SAM_RADIUS
 from flatlib.lab.populations.robustness import (
     CORRUPTIONS,
     accuracy,
+    adversarial_sensitivity,
     as_images,
     blur,
     calibration_error,
@@ -630,3 +631,49 @@ def test_the_archive_is_of_todays_populations():
         assert (met.loc[met["condition"] == "loss", "train_loss"] <= level).all()
         assert (met["A"] <= met["D"] * (1 + 1e-9)).all()
         assert (met["lhs_N.9"] <= met["rhs_N.9"] * (1 + 1e-9)).all()
+
+
+# The attack that climbs a difference quotient.
+
+
+def climbed(J: np.ndarray, delta: np.ndarray, rate: float, steps: int) -> float:
+    """The quotient of the linear map J after Adam has climbed, by its own formulas."""
+    first, second = np.zeros_like(delta), np.zeros_like(delta)
+    for step in range(1, steps):
+        moved, length = np.linalg.norm(J @ delta), np.linalg.norm(delta)
+        slope = J.T @ J @ delta / (moved * length) - moved * delta / length**3
+        first = 0.9 * first + 0.1 * slope
+        second = 0.999 * second + 0.001 * slope**2
+        scaled = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+        delta = delta + rate * first / (1 - 0.9**step) / scaled
+    return float(np.linalg.norm(J @ delta) / np.linalg.norm(delta))
+
+
+@pytest.mark.parametrize(("radius", "rate", "steps"), [(0.1, 0.1, 30), (0.5, 0.01, 7), (1, 1, 1)])
+def test_an_attack_on_a_linear_network_is_adam_by_hand(radius, rate, steps):
+    net = torch.nn.Linear(5, 3).double()
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(3)).double()
+    found = adversarial_sensitivity(net, x, radius, rate, steps, seed=2)
+    start = torch.randn(4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    J = net.weight.detach().numpy()
+    by_hand = [climbed(J, radius * each, rate, steps) for each in start.numpy()]
+    assert found.tolist() == pytest.approx(by_hand, rel=1e-9)
+    assert (found <= np.linalg.norm(J, 2) * (1 + 1e-12)).all()
+
+
+def test_a_short_attack_stays_below_mls_and_comes_close():
+    net = vision_transformer(12, 1, 2, side=8, patch=4, seed=1).eval()
+    x = torch.rand(6, 64, generator=torch.Generator().manual_seed(1))
+    true = flatlib.measure(net, x, layers=False).mls
+    found = adversarial_sensitivity(net, x, 1e-6, 1e-6, steps=300)
+    assert (found <= true * (1 + 1e-4)).all() and (found >= 0.95 * true).all()
+    weights = [p.clone() for p in net.parameters()]
+    adversarial_sensitivity(net, x, steps=2)
+    assert all(torch.equal(a, b) for a, b in zip(weights, net.parameters(), strict=True))
+    assert all(p.dtype == torch.float32 and p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("bad", [{"radius": 0.0}, {"rate": -1.0}, {"steps": 0}])
+def test_an_attack_without_a_start_a_rate_or_a_step_is_refused(bad):
+    with pytest.raises(ValueError, match="need a positive radius and rate and a step"):
+        adversarial_sensitivity(torch.nn.Linear(1, 1), torch.ones(1, 1), **bad)

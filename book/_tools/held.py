@@ -36,6 +36,7 @@ GROUPS = {
     "all-images-rate": "All 60,000 images: learning rates",
     "all-images-batch": "All 60,000 images: batch sizes",
 }
+VIT = "chapters/15-transformers.html#sensitivity-and-adaptive-sharpness"
 VGG, MLP = "chapters/12-vgg10-cifar10.html", "chapters/11-mlp-fashion-mnist.html"
 DRAWN = "chapters/13-networks-drawn-at-random.html#the-paper-s-claims-on-correlations"
 SECTIONS = {  # (network, first word of the group): where the numbers are shown
@@ -55,7 +56,7 @@ SECTIONS = {  # (network, first word of the group): where the numbers are shown
     ("mlp", "chain"): f"{MLP}#the-chain-figure-d-4",
     ("mlp", "correlation"): DRAWN,
     ("mlp", "all"): f"{MLP}#all-60-000-images",
-    ("transformer", "correlation"): DRAWN,
+    ("transformer", "correlation"): VIT,
 }
 LINE = {"vgg10": "correlations-vgg10", "relu": "correlations-mlp-relu", "tanh": "correlations-mlp"}
 

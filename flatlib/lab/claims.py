@@ -48,6 +48,7 @@ TREND = "trend"  # correlation of two quantities' first differences, Fisher z, m
 COUNT = "count"  # measurements in which an inequality holds
 CORRELATION = "correlation"  # over networks drawn at random; designed settings decide nothing
 SHIFT = "shift"  # of a correlation, at one train loss minus at one step
+PAIRED = "paired"  # an optimizer's minus the baseline's of the same seed, over the baseline's mean
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Claim:
     condition: str
     statistic: str
     margin: Margin
-    other: str = ""  # the second quantity of a trend or correlation
-    rival: str = ""  # the quantity that correlates less with ``other``, as the paper has it
+    other: str = ""  # the second quantity of a trend or correlation; a paired one's optimizer
+    rival: str = ""  # the quantity that correlates less with ``other``; a paired one's baseline
     population: str = ""  # of networks drawn at random, that decides a correlation
     given: tuple[str, ...] = ()  # quantities that a correlation holds fixed
     settings: tuple[tuple[float, int], ...] = ()  # in the paper's order; empty: the experiment's

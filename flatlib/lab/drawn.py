@@ -47,8 +47,11 @@ OUTCOMES = (
     ERROR_CORRUPTIONS,
     CALIBRATION,
 )
-OTHERS = ("C", claims.V3, claims.NMLS_BOUND, claims.NORMALIZED_BOUND)  # that claims speak of
-NO_LOGARITHM = (claims.V, claims.V3, claims.DIMENSION)
+NVR = "nvr"
+BOUNDS = ("N.9", "N.10", "N.11", "N.12")  # whose sides are compared
+SIDES = tuple(f"{side}_{bound}" for bound in BOUNDS for side in ("lhs", "rhs"))
+OTHERS = ("C", claims.V3, NVR, *SIDES)  # that claims and hypotheses speak of
+NO_LOGARITHM = (claims.V, claims.V3, claims.DIMENSION, "lhs_N.10", "rhs_N.10")  # logs already
 SIZES = tuple(name for name in (*MEASURES, *OTHERS) if name not in NO_LOGARITHM)
 
 
@@ -72,6 +75,7 @@ class Drawn:
     fixed_step: int
     networks: Networks  # columns as `at` names them, and the hyper-parameters
     hyperparameters: tuple[str, ...]  # columns of those that vary
+    optimizers: tuple[str, ...] = ()  # of each network
 
     @property
     def n(self) -> int:
@@ -85,6 +89,23 @@ class Drawn:
     def seeds(self, condition: str) -> int:
         """Seeds of those: the independent draws, which one optimizer has as many of as networks."""
         return len(np.unique(np.asarray(self.networks.units)[self._measured(condition)]))
+
+    def by_seed(self, condition: str, name: str) -> pd.DataFrame:
+        """A number of networks that share their seeds, one row a seed, one column an optimizer.
+
+        Args:
+            condition: ``"loss"`` or ``"step"``.
+            name: a measure or an outcome; sizes are given as they are, not as logarithms.
+        """
+        values = self.networks.table[at(condition, name)]
+        table = pd.DataFrame(
+            {
+                "seed": np.asarray(self.networks.units),
+                "optimizer": self.optimizers,
+                "value": 10**values if name in SIZES else values,
+            }
+        )
+        return table.pivot(index="seed", columns="optimizer", values="value")
 
     def _measured(self, condition: str) -> np.ndarray:
         return self.networks.table[at(condition, "train_loss")].notna().to_numpy()
@@ -113,7 +134,8 @@ class Drawn:
             numbers = _numbers(rows).reindex(drawn.index)
             parts.append(numbers.rename(columns=lambda column, c=condition: at(c, column)))
         networks = Networks(pd.concat(parts, axis=1), drawn["seed"].to_numpy())
-        return cls(name, title, planned, level, fixed_step, networks, tuple(settings))
+        optimizers = tuple(drawn["optimizer"])
+        return cls(name, title, planned, level, fixed_step, networks, tuple(settings), optimizers)
 
 
 def _settings(drawn: pd.DataFrame) -> pd.DataFrame:
@@ -137,7 +159,7 @@ def _numbers(rows: pd.DataFrame) -> pd.DataFrame:
     found[ERROR_NOISE] = 1 - rows[f"accuracy_noise_{NOISE:g}"]
     wrong = 1 - rows[[f"accuracy_{name}" for name in robustness.CORRUPTIONS]]
     found[ERROR_CORRUPTIONS] = wrong.mean(axis=1)
-    names = ("train_loss", claims.TEST_LOSS, claims.TEST_ERROR, CALIBRATION)
+    names = ("step", "train_loss", claims.TEST_LOSS, claims.TEST_ERROR, CALIBRATION)
     return pd.DataFrame(found | {name: rows[name] for name in names}, dtype=float)
 
 

@@ -16,12 +16,34 @@ import pandas as pd
 from flatlib.lab import claims, verdicts
 from flatlib.lab.associations import out_of_sample
 from flatlib.lab.claims import Claim
-from flatlib.lab.drawn import CONDITIONS, LOSS, MEASURES, OUTCOMES, STEP, Drawn, at
+from flatlib.lab.drawn import (
+    BOUNDS,
+    CONDITIONS,
+    LOSS,
+    MEASURES,
+    NVR,
+    OUTCOMES,
+    STEP,
+    Drawn,
+    at,
+)
+from flatlib.lab.populations import POPULATIONS
 from flatlib.lab.verdicts import HELD, NOT_DECIDED, NOT_TESTED, Archive, Verdict
 
 WHEN = {LOSS: claims.AT_EQUAL_LOSS, STEP: claims.AT_ONE_STEP}
 PLAIN, GIVEN, EXPLAINED, SHIFT = "plain", "given", "explained", "shift"
 COMPRESSION = (claims.MLS, claims.NMLS, claims.V)
+
+# Optimizers compared with plain descent, seed by seed, at one train loss.
+OPTIMIZERS, BASELINE = "optimizers", "sgd"
+COMPARED = (claims.S, claims.MLS, claims.NMLS, claims.GAP)
+
+# Vision transformers: measures of response with outcomes, and both sides of bounds.
+TRANSFORMERS = "vision-transformer"
+RESPONSES = (claims.NMLS, claims.MLS, claims.G, NVR, claims.S)
+RESULTS = (claims.GAP, claims.TEST_LOSS, claims.TEST_ERROR)
+HELD_FIXED = ("lr", "batch_size", "width")
+SIDES = "sides"
 
 # What compression has to do with a correlation of sharpness and the gap.
 EXPLAINS = "explains"
@@ -81,6 +103,65 @@ def hypotheses(population: Drawn) -> tuple[Claim, ...]:
             add(LOSS, EXPLAINED, one, fixed, claims.GAP, (*settings, fixed))
     add(LOSS, SHIFT, claims.S, claims.GAP, claims.GAP, statistic=claims.SHIFT)
     return tuple(made)
+
+
+def comparisons() -> tuple[Claim, ...]:
+    """Each optimizer's network has less of each quantity than the baseline's of the same seed."""
+    others = [name for name in POPULATIONS[OPTIMIZERS].optimizers if name != BASELINE]
+    return tuple(
+        Claim(
+            f"{OPTIMIZERS}.{optimizer}.{quantity}",
+            "",
+            "",
+            quantity,
+            claims.FALLS,
+            claims.AT_EQUAL_LOSS,
+            claims.PAIRED,
+            claims.RATIO,
+            other=optimizer,
+            rival=BASELINE,
+            population=OPTIMIZERS,
+            fixed=claims.AMENDED,
+        )
+        for optimizer in others
+        for quantity in COMPARED
+    )
+
+
+def transformers(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:
+    """Each measure of response with each outcome at one train loss, plain and given learning rate,
+    batch size and width; and the left side of each bound with its right side.
+
+    Args:
+        populations: by name, those that are archived.
+    """
+    own = populations.get(TRANSFORMERS)
+    vary = tuple(name for name in HELD_FIXED if own is None or name in own.hyperparameters)
+    pairs = [
+        (kind, measure, outcome, given)
+        for kind, given in ((PLAIN, ()), (GIVEN, vary))
+        for measure in RESPONSES
+        for outcome in RESULTS
+    ]
+    pairs += [(SIDES, f"lhs_{bound}", f"rhs_{bound}", ()) for bound in BOUNDS]
+    return tuple(
+        Claim(
+            f"{TRANSFORMERS}.{kind}.{first}-{second}",
+            "",
+            "",
+            first,
+            claims.RISES,
+            claims.AT_EQUAL_LOSS,
+            claims.CORRELATION,
+            claims.WEAK,
+            other=second,
+            unit="network",
+            population=TRANSFORMERS,
+            given=given,
+            fixed=claims.AMENDED,
+        )
+        for kind, first, second, given in pairs
+    )
 
 
 def is_question(hypothesis: Claim) -> bool:

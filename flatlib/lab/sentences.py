@@ -32,8 +32,11 @@ SYMBOLS = {
     "C": "bound C",
     claims.DIMENSION: "local dimensionality",
     claims.NMLS: "NMLS",
+    drawn.NVR: "NVR",
     claims.NMLS_BOUND: "NMLS's bound (N.9)",
     claims.NORMALIZED_BOUND: "NMLS's bound (N.12)",
+    **{f"lhs_{bound}": f"left side of ({bound})" for bound in drawn.BOUNDS},
+    **{f"rhs_{bound}": f"right side of ({bound})" for bound in drawn.BOUNDS[1:3]},
     claims.TEST_LOSS: "test loss",
     claims.TEST_ERROR: "test error",
     claims.GAP: "test minus train loss",
@@ -48,6 +51,14 @@ SYMBOLS = {
     "lead_as_factor": "as a factor",
     "lead_as_difference": "as a difference",
     **{each.key: each.name.replace("<=", "≤") for each in COLUMNS.values() if "<=" in each.name},
+}
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "momentum": "momentum",
+    "weight-decay": "weight decay",
+    "adam": "Adam",
+    "sam": "SAM",
+    "label-noise": "label noise",
 }
 MOVES = {claims.RISES: "rises", claims.FALLS: "falls", claims.LEVEL_OFF: "levels off"}
 WHEN = {
@@ -100,6 +111,9 @@ def claim_words(claim: Claim) -> str:
         return f"{symbol} at every checkpoint"
     if claim.statistic == claims.SHIFT:
         return f"{symbol} correlates more with {other} at one train loss than at one step"
+    if claim.statistic == claims.PAIRED:
+        optimizer, baseline = OPTIMIZERS[claim.other], OPTIMIZERS[claim.rival]
+        return f"{symbol} is lower with {optimizer} than with {baseline}, {when}"
     if claim.rival:
         return f"{symbol} correlates more with {other} than {SYMBOLS[claim.rival]} does"
     how = {claims.RISES: "correlates", claims.FALLS: "correlates negatively"}
@@ -126,6 +140,12 @@ def effect_words(verdict: Verdict) -> str:
     if claim.statistic == claims.CORRELATION:
         rival = f", {SYMBOLS[claim.rival]} {verdict.rival:.2f}" if claim.rival else ""
         return f"{verdict.value:.2f}{rival}, over the settings".replace("-", "−")
+    if claim.statistic == claims.PAIRED:
+        value, low, high = (
+            f"{100 * share:.1f} %".replace("-", "−")
+            for share in (verdict.value, verdict.low, verdict.high)
+        )
+        return f"{value} ({low} to {high})" if math.isfinite(verdict.low) else value
     if math.isnan(verdict.low):
         return number(verdict.value)
     interval = f"{number(verdict.low)} to {number(verdict.high)}"

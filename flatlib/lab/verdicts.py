@@ -338,7 +338,9 @@ def _word(claim: Claim, p: float, mean: float, low: float, high: float, margin: 
 
 def _uncorrected(claim: Claim, archive: Archive, threshold: float) -> Verdict:
     if claim.population in archive.populations:
-        return _over_networks(claim, archive.populations[claim.population])
+        population = archive.populations[claim.population]
+        decided_by = _over_pairs if claim.statistic == claims.PAIRED else _over_networks
+        return decided_by(claim, population)
     if not claim.experiment:
         return Verdict(claim, reason=NO_EXPERIMENT)
     scale, grid, enough = _chosen(claim, archive)
@@ -349,7 +351,12 @@ def _uncorrected(claim: Claim, archive: Archive, threshold: float) -> Verdict:
         return _correlation(empty, grid)
     if claim.statistic == claims.COUNT:
         return _count(empty, grid) if enough else replace(empty, reason=TOO_FEW_SEEDS)
-    effects = _to_archived_digits(EFFECTS[claim.statistic](claim, grid, threshold))
+    return _over_seeds(empty, EFFECTS[claim.statistic](claim, grid, threshold), enough)
+
+
+def _over_seeds(empty: Verdict, effects: Effects, enough: bool) -> Verdict:
+    """What one number a seed says; ``enough`` tells whether there are runs of enough seeds."""
+    claim, effects = empty.claim, _to_archived_digits(effects)
     verdict = replace(
         empty,
         seeds=tuple(effects.seeds.tolist()),
@@ -623,6 +630,17 @@ def _correlation(verdict: Verdict, grid: Grid) -> Verdict:
         runs=end[claim.quantity].size,
         reason=DESIGNED_SETTINGS,
     )
+
+
+def _over_pairs(claim: Claim, population: Drawn) -> Verdict:
+    """Networks of one seed compared at one train loss, as a share of the baseline's mean."""
+    table = population.by_seed(drawn.LOSS, claim.quantity)
+    table = table.reindex(columns=[claim.rival, claim.other])
+    pairs = table[np.isfinite(table).all(axis=1)]
+    before, after = pairs[claim.rival], pairs[claim.other]
+    shares = ((after - before) / abs(before.mean())).to_numpy(dtype=float)
+    effects = Effects(shares, 1.0, len(pairs), len(table))
+    return _over_seeds(Verdict(claim, population.name), effects, enough=True)
 
 
 def _over_networks(claim: Claim, population: Drawn) -> Verdict:

@@ -16,11 +16,13 @@ from flatlib.lab.exercises import (
     hour,
     layers,
     mlp,
+    optimizers,
     populations,
     reparametrization,
     sensitivity,
     sharpness,
     tightness,
+    transformers,
     vgg,
     volume,
     weights_to_inputs,
@@ -42,6 +44,8 @@ CHAPTERS = (
     mlp,
     vgg,
     populations,
+    optimizers,
+    transformers,
     layers,
 )
 EXERCISES: dict[str, Exercise] = {

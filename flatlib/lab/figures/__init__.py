@@ -4,7 +4,14 @@ from .archived import reproduce, through_training
 from .correlations import WITH_BOUNDS, between_and_within, correlations, pairs
 from .curves import ArchiveFigure
 from .inequalities import inequalities, inequality_table
-from .populations import dots, measures_and_outcomes, scatter
+from .populations import (
+    against_baseline,
+    correlation_dots,
+    dots,
+    measures_and_outcomes,
+    scatter,
+    seed_by_seed,
+)
 from .slack import medians, slack
 from .style import (
     CHAIN,
@@ -40,9 +47,11 @@ __all__ = [
     "WIDTH",
     "WITH_BOUNDS",
     "ArchiveFigure",
+    "against_baseline",
     "between_and_within",
     "both_sides",
     "canvas",
+    "correlation_dots",
     "correlations",
     "dots",
     "ellipse",
@@ -56,6 +65,7 @@ __all__ = [
     "panels",
     "reproduce",
     "scatter",
+    "seed_by_seed",
     "show",
     "slack",
     "through_training",

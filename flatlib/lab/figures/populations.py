@@ -9,13 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flatlib.lab import claims, verdicts
-from flatlib.lab.drawn import MEASURES, OUTCOMES, SIZES, Drawn, at
+from flatlib.lab.drawn import LOSS, MEASURES, OUTCOMES, SIZES, Drawn, at
 from flatlib.lab.hypotheses import key
-from flatlib.lab.sentences import SYMBOLS
+from flatlib.lab.sentences import OPTIMIZERS, SYMBOLS, effect_words
 from flatlib.lab.verdicts import Verdict
 
 from .correlations import SMALL, heat_map, two_digits
@@ -23,6 +24,7 @@ from .style import COLORS, POINTS_PER_INCH, WIDTH, canvas
 from .verdicts import MARKS
 
 DECIDED = (verdicts.HELD, verdicts.AGAINST)
+BAND = {"color": COLORS["grid"], "alpha": 0.6, "lw": 0}  # of the margin
 
 
 def measures_and_outcomes(
@@ -91,18 +93,16 @@ def dots(
         for ax, ((condition, kind), title) in zip(row, kinds.items(), strict=True):
             found = [decided.get(key(name, condition, kind, m, outcome)) for m in MEASURES]
             known = {m: one for m, one in zip(MEASURES, found, strict=True) if _shown(one)}
-            _dots(ax, known)
+            _dots(ax, [SYMBOLS[m] for m in MEASURES], {SYMBOLS[m]: v for m, v in known.items()})
+            ax.set(xlim=(-1.02, 1.02))
+            ax.axvspan(-claims.WEAK.size, claims.WEAK.size, **BAND)
             ax.set_title(f"{name}\n{title}" if len(populations) > 1 else title, fontsize=9)
             seen += [one.word for one in known.values()]
             if known:
                 top = max(known, key=lambda m: abs(known[m].value))
                 said.append(f"{name}, {title}: {SYMBOLS[top]} {two_digits(known[top].value)}")
     figure.supxlabel(f"rank correlation with {SYMBOLS[outcome]}", fontsize=9)
-    for word in dict.fromkeys(seen):
-        color, shape = MARKS.get(word, ("muted", "o"))
-        axes[0, 0].scatter([], [], marker=shape, color=COLORS[color], label=word)
-    if seen:
-        figure.legend(loc="outside lower center", ncols=len(MARKS))
+    _legend(figure, axes[0, 0], seen)
     strongest = "; ".join(said) or "no population has enough networks"
     return figure, f"Correlations as dots with intervals; the strongest: {strongest}."
 
@@ -111,21 +111,123 @@ def _shown(one: Verdict | None) -> bool:
     return one is not None and math.isfinite(one.value)
 
 
-def _dots(ax, known: Mapping[str, Verdict]) -> None:
-    for row, measure in enumerate(MEASURES):
-        if measure not in known:
+def _dots(ax: Axes, rows: Sequence[str], known: Mapping[str, Verdict], scale: float = 1) -> None:
+    """A verdict's value and interval in each row that has one."""
+    for row, name in enumerate(rows):
+        if name not in known:
             continue
-        one = known[measure]
+        one = known[name]
         color, shape = MARKS.get(one.word, ("muted", "o"))
-        ax.plot([one.low, one.high], [row, row], color=COLORS[color], lw=1.4, ls="-")
+        ends = [scale * one.low, scale * one.high]
+        ax.plot(ends, [row, row], color=COLORS[color], lw=1.4, ls="-")
         sns.scatterplot(
-            x=[one.value], y=[row], s=34, marker=shape, color=COLORS[color], ax=ax, zorder=3
+            x=[scale * one.value], y=[row], s=34, marker=shape, color=COLORS[color], ax=ax, zorder=3
         )
-    ax.axvspan(-claims.WEAK.size, claims.WEAK.size, color=COLORS["grid"], alpha=0.6, lw=0)
     ax.axvline(0, color=COLORS["muted"], lw=0.8, ls="-")
-    ax.set(xlim=(-1.02, 1.02), ylim=(len(MEASURES) - 0.4, -0.6))
-    ax.set_yticks(range(len(MEASURES)), [SYMBOLS[m] for m in MEASURES])
+    ax.set(ylim=(len(rows) - 0.4, -0.6))
+    ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(labelsize=8)
+
+
+def _legend(figure: Figure, ax: Axes, words: Sequence[str]) -> None:
+    """One entry a word that was seen."""
+    for word in dict.fromkeys(words):
+        color, shape = MARKS.get(word, ("muted", "o"))
+        ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
+    if words:
+        figure.legend(loc="outside lower center", ncols=len(MARKS))
+
+
+def against_baseline(decided: Mapping[str, Verdict]) -> tuple[Figure, str]:
+    """Dot and 95 % interval of each optimizer's change against the baseline, a panel a quantity.
+
+    Args:
+        decided: verdicts on `flatlib.lab.hypotheses.comparisons`, by key.
+
+    Returns:
+        The figure, whose unit is a percentage of the baseline's mean, and an alternative text.
+    """
+    panels: dict[str, dict[str, Verdict]] = {}
+    for one in decided.values():
+        panels.setdefault(one.claim.quantity, {})[OPTIMIZERS[one.claim.other]] = one
+    rows = list(next(iter(panels.values())))
+    figure, axes = canvas(1, len(panels), height=95 + 20 * len(rows), sharey=True)
+    said, seen = [], []
+    for ax, (quantity, own) in zip(axes, panels.items(), strict=True):
+        known = {name: one for name, one in own.items() if _shown(one)}
+        _dots(ax, rows, known, scale=100)
+        margin = 100 * claims.RATIO.size
+        ax.axvspan(-margin, margin, **BAND)
+        if not known:
+            ax.set_xlim(-4 * margin, 4 * margin)
+            ax.text(0.5, 0.5, "not measured yet", transform=ax.transAxes, ha="center", size=8)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.set_title(SYMBOLS[quantity], fontsize=9)
+        seen += [one.word for one in known.values()]
+        parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
+        said.append(f"{SYMBOLS[quantity]}: {', '.join(parts) or 'not measured yet'}")
+    figure.supxlabel("change against SGD, in % of SGD's mean", fontsize=9)
+    _legend(figure, axes[0], seen)
+    return figure, f"Changes against SGD as dots with intervals. {'; '.join(said)}."
+
+
+def correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figure, str]:
+    """Correlations over networks as dots with their 95 % intervals.
+
+    Args:
+        panels: by title, verdicts by the name of their row; all panels have the same rows.
+
+    Returns:
+        The figure and an alternative text with every correlation and its word.
+    """
+    rows = list(next(iter(panels.values())))
+    figure, axes = canvas(1, len(panels), height=110 + 19 * len(rows), sharey=True, squeeze=False)
+    said, seen = [], []
+    for ax, (title, own) in zip(axes.flat, panels.items(), strict=True):
+        known = {name: one for name, one in own.items() if _shown(one)}
+        _dots(ax, rows, known)
+        ax.axvspan(-claims.WEAK.size, claims.WEAK.size, **BAND)
+        ax.set(xlim=(-1.02, 1.02))
+        ax.set_title(title, fontsize=9)
+        if not known:
+            ax.text(0.5, 0.5, "not measured yet", transform=ax.transAxes, ha="center", size=8)
+        seen += [one.word for one in known.values()]
+        parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
+        said.append(f"{title}: {', '.join(parts) or 'not measured yet'}")
+    figure.supxlabel("rank correlation over networks", fontsize=9)
+    _legend(figure, axes[0, 0], seen)
+    return figure, f"Rank correlations as dots with intervals. {'; '.join(said)}."
+
+
+def seed_by_seed(
+    population: Drawn | None, quantities: Sequence[str], optimizers: Sequence[str]
+) -> tuple[Figure, str]:
+    """A line a seed from the baseline's network to another optimizer's, a panel a quantity.
+
+    Args:
+        population: of networks that share seeds; None where it is not archived.
+        quantities: measures and outcomes.
+        optimizers: two names, the baseline first.
+    """
+    figure, axes = canvas(1, len(quantities), height=190)
+    said = []
+    for ax, name in zip(axes, quantities, strict=True):
+        pairs = pd.DataFrame(columns=optimizers, dtype=float)
+        if population:
+            pairs = population.by_seed(LOSS, name).reindex(columns=optimizers).dropna()
+        for _, pair in pairs.iterrows():
+            ax.plot([0, 1], pair, "o-", color=COLORS["blue"], ms=4, lw=1.2)
+        if pairs.empty:
+            ax.text(0.5, 0.5, "not measured yet", transform=ax.transAxes, ha="center", size=8)
+            ax.set(yticks=[])
+        ax.set_xticks([0, 1], [OPTIMIZERS[each] for each in optimizers])
+        ax.set(xlim=(-0.3, 1.3), ylim=None if pairs.empty else (0, 1.1 * pairs.to_numpy().max()))
+        ax.set_title(SYMBOLS[name], fontsize=9)
+        ax.tick_params(labelsize=8)
+        lower = int((pairs[optimizers[1]] < pairs[optimizers[0]]).sum())
+        said.append(f"{SYMBOLS[name]} lower in {lower} of {len(pairs)} seeds")
+    title = " and ".join(OPTIMIZERS[each] for each in optimizers)
+    return figure, f"Networks of the same seed trained by {title}: {', '.join(said)}."
 
 
 def scatter(

@@ -5,6 +5,7 @@ Images have pixels in [0, 1], and what is made of them has, too.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -100,6 +101,63 @@ def _fooled(net: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
 def _length(x: Tensor) -> Tensor:
     """The L2 norm of each image, in a shape that it can be divided by."""
     return x.flatten(1).norm(dim=1).clamp_min(SMALLEST).view(-1, *[1] * (x.dim() - 1))
+
+
+def adversarial_sensitivity(
+    net: nn.Module,
+    x: Tensor,
+    radius: float = 0.1,
+    rate: float = 0.1,
+    steps: int = 30,
+    seed: int = 0,
+) -> Tensor:
+    r"""The largest difference quotient of each sample that an attack finds.
+
+    .. math:: q(x)=\frac{\lVert f(x+\delta)-f(x)\rVert_2}{\lVert\delta\rVert_2}
+
+    The attack starts at :math:`\delta=` ``radius`` times a Gaussian vector and lets Adam climb the
+    quotient. The perturbation stays in no ball, and a step of Adam is about ``rate`` in each input
+    number, whatever the radius is. As both go to 0, q comes to be at most
+    :math:`\lVert\nabla_xf(x)\rVert_2`, the MLS, and for a linear network q never is more.
+
+    Args:
+        net: in eval mode; it is copied, and the copy runs in float64.
+        x: ``(n, *shape)``.
+        radius: of the start, each input number's standard deviation.
+        rate: Adam's.
+        steps: quotients that are looked at; the last one is returned.
+        seed: of the start.
+
+    Returns:
+        ``(n,)`` float64. The public code of the paper's authors takes the square, with ``radius``
+        and ``rate`` 0.1, for the sensitivity of vision transformers.
+
+    Raises:
+        ValueError: a radius or rate that is not positive, or no step.
+
+    >>> net = nn.Linear(3, 1, bias=False)
+    >>> q = adversarial_sensitivity(net, torch.zeros(2, 3), steps=400, rate=0.01)
+    >>> bool((q - net.weight.detach().double().norm()).abs().max() < 1e-3)
+    True
+    """
+    if not (0 < radius < math.inf and 0 < rate < math.inf and steps >= 1):
+        raise ValueError(
+            f"need a positive radius and rate and a step, got {radius}, {rate} and {steps} steps"
+        )
+    net, x = copy.deepcopy(net).double(), x.double()
+    generator = torch.Generator().manual_seed(seed)
+    start = radius * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    delta = start.requires_grad_()
+    adam = torch.optim.Adam([delta], lr=rate, maximize=True)
+    with torch.no_grad():
+        before = net(x)
+    for step in range(steps):
+        moved = torch.linalg.vector_norm((net(x + delta) - before).flatten(1), dim=1)
+        quotient = moved / torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        if step < steps - 1:
+            (delta.grad,) = torch.autograd.grad(quotient.sum(), [delta])
+            adam.step()
+    return quotient.detach()
 
 
 def gaussian_noise(x: Tensor, level: float) -> Tensor:

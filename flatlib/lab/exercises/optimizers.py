@@ -1,0 +1,75 @@
+"""Exercises on optimizers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from flatlib.lab.exercises.exercise import Exercise, each
+
+
+def _worst(r: float, g: list[float], rho: float) -> float:
+    """The largest over the two ends that the output reaches within the distance."""
+    length = float(np.sqrt(np.sum(np.square(g))))
+    return max((r + rho * length) ** 2, (r - rho * length) ** 2) / 2
+
+
+def _factor(w1: float, w2: float, eta: float, rho: float) -> float:
+    """By one step, where the imbalance is not 0; where it is, from the limit of steps beside it."""
+    if w1 == w2:
+        return (_factor(w1 + 1e-4, w2, eta, rho) + _factor(w1 - 1e-4, w2, eta, rho)) / 2
+    w = np.array([w1, w2])
+    uphill = (w1 * w2 - 1) * w[::-1]
+    end = w + rho * uphill / np.linalg.norm(uphill)
+    after = w - eta * (end.prod() - 1) * end[::-1]
+    return float((after[0] ** 2 - after[1] ** 2) / (w1**2 - w2**2))
+
+
+def _seeds(alpha: float, m: int) -> int:
+    """From the logarithm; at equality one more seed is needed."""
+    return math.floor(1 + math.log2(m / alpha)) + 1
+
+
+EXERCISES = (
+    Exercise(
+        "optim-worst",
+        stars=1,
+        minutes=10,
+        hints=(
+            "which values does $g\\cdot\\varepsilon$ take, by the Cauchy-Schwarz inequality?",
+            "a square is largest where what is squared is farthest from 0: which sign has the "
+            "change of the output there?",
+        ),
+        questions=each(
+            lambda seed: [(0.5, [3.0, 4.0], 0.1), (-0.5, [3.0, 4.0], 0.1), (0.0, [1.0, 2.0], 0.3)],
+            _worst,
+        ),
+    ),
+    Exercise(
+        "optim-imbalance",
+        stars=3,
+        minutes=15,
+        hints=(
+            "write the walk as w plus rho (w_2, w_1) over the root of S, and find the residual "
+            "at its end",
+            "in the new imbalance both the term in eta and that in eta squared are multiples of "
+            "the old imbalance",
+        ),
+        questions=each(
+            lambda seed: [(2.5, 0.6, 0.1, 0.1), (0.5, 2.2, 0.05, 0.2), (1.2, 1.2, 0.1, 0.1)],
+            _factor,
+        ),
+        tolerance=1e-6,
+    ),
+    Exercise(
+        "optim-seeds",
+        stars=2,
+        minutes=10,
+        hints=(
+            "how likely is it that all n signs are the same, whichever it is?",
+            "ask for 2 to the power 1 - n below alpha / m, and take the smallest such n",
+        ),
+        questions=each(lambda seed: [(0.05, 1), (0.05, 4), (0.01, 20)], _seeds),
+    ),
+)
