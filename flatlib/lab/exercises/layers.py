@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.lab.exercises.exercise import Exercise, between, each
 
 
 def _ratio(covariance: np.ndarray) -> float:
@@ -33,6 +33,16 @@ def _targets(p: list[float]) -> float:
     return _ratio(np.diag(shares) - np.outer(shares, shares))
 
 
+def _singular_values(seed: int) -> list[tuple]:
+    random = np.random.default_rng(seed)
+    return [(random.uniform(0.1, 5.0, size=k).tolist(),) for k in (2, 3, 5)]
+
+
+def _shares(seed: int) -> list[tuple]:
+    random = np.random.default_rng(seed)
+    return [(random.dirichlet([2.0] * k).tolist(),) for k in (2, 4, 10)]
+
+
 EXERCISES = (
     Exercise(
         "layers-samples",
@@ -43,7 +53,7 @@ EXERCISES = (
             "two points span one direction, three points a plane; put the same variance in each "
             "direction",
         ),
-        questions=each(lambda seed: [(2,), (7,), (50,)], _largest),
+        asked=each(between((2, 60)), _largest),
     ),
     Exercise(
         "layers-linear",
@@ -54,9 +64,7 @@ EXERCISES = (
             "after W?",
             "the eigenvalues of W W^T are the squares of the singular values",
         ),
-        questions=each(
-            lambda seed: [([2.0, 1.0],), ([3.0, 3.0, 3.0],), ([5.0, 1.0, 0.1],)], _after
-        ),
+        asked=each(_singular_values, _after),
     ),
     Exercise(
         "layers-shares",
@@ -67,8 +75,6 @@ EXERCISES = (
             "the trace of the square of diag(p) - p p^T has three terms, in the sums of p^2 and "
             "of p^3",
         ),
-        questions=each(
-            lambda seed: [([0.5, 0.5],), ([0.1] * 10,), ([0.7, 0.2, 0.1],)], _targets
-        ),
+        asked=each(_shares, _targets),
     ),
 )

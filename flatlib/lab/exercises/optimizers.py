@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from flatlib.lab.exercises.exercise import Exercise, each
+from flatlib.lab.exercises.exercise import Exercise, between, each
 
 
 def _worst(r: float, g: list[float], rho: float) -> float:
@@ -31,6 +31,21 @@ def _seeds(alpha: float, m: int) -> int:
     return math.floor(1 + math.log2(m / alpha)) + 1
 
 
+def _samples(seed: int) -> list[tuple]:
+    """Residuals of either sign and 0."""
+    random = np.random.default_rng(seed)
+    residuals = (random.uniform(0.1, 1), -random.uniform(0.1, 1), 0.0)
+    return [(r, random.normal(size=3).tolist(), random.uniform(0.05, 0.5)) for r in residuals]
+
+
+def _steps(seed: int) -> list[tuple]:
+    """Of either imbalance, and of none, each with a positive residual."""
+    random = np.random.default_rng(seed)
+    low, high, same = random.uniform((0.5, 2.1, 1.05), (0.7, 2.6, 1.4))
+    pairs = ((high, low), (low, high), (same, same))
+    return [(*pair, random.uniform(0.02, 0.1), random.uniform(0.05, 0.2)) for pair in pairs]
+
+
 EXERCISES = (
     Exercise(
         "optim-worst",
@@ -41,10 +56,7 @@ EXERCISES = (
             "a square is largest where what is squared is farthest from 0: which sign has the "
             "change of the output there?",
         ),
-        questions=each(
-            lambda seed: [(0.5, [3.0, 4.0], 0.1), (-0.5, [3.0, 4.0], 0.1), (0.0, [1.0, 2.0], 0.3)],
-            _worst,
-        ),
+        asked=each(_samples, _worst),
     ),
     Exercise(
         "optim-imbalance",
@@ -56,10 +68,7 @@ EXERCISES = (
             "in the new imbalance both the term in eta and that in eta squared are multiples of "
             "the old imbalance",
         ),
-        questions=each(
-            lambda seed: [(2.5, 0.6, 0.1, 0.1), (0.5, 2.2, 0.05, 0.2), (1.2, 1.2, 0.1, 0.1)],
-            _factor,
-        ),
+        asked=each(_steps, _factor),
         tolerance=1e-6,
     ),
     Exercise(
@@ -70,6 +79,6 @@ EXERCISES = (
             "how likely is it that all n signs are the same, whichever it is?",
             "ask for 2 to the power 1 - n below alpha / m, and take the smallest such n",
         ),
-        questions=each(lambda seed: [(0.05, 1), (0.05, 4), (0.01, 20)], _seeds),
+        asked=each(between((0.01, 0.1), (1, 30)), _seeds),
     ),
 )

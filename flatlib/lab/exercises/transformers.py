@@ -23,6 +23,18 @@ def _quotient(sigma: list[float], c: list[float]) -> float:
     return float(np.linalg.norm(moved) / np.linalg.norm(delta))
 
 
+def _lists(seed: int) -> list[tuple]:
+    random = np.random.default_rng(seed)
+    return [(random.normal(size=k).tolist(), random.normal(size=k).tolist()) for k in (1, 2, 4)]
+
+
+def _values(seed: int) -> list[tuple]:
+    """Singular values, descending, and coefficients."""
+    random = np.random.default_rng(seed)
+    sizes = [np.sort(random.uniform(0.2, 4.0, size=k))[::-1].tolist() for k in (1, 2, 4)]
+    return [(sigma, random.normal(size=len(sigma)).tolist()) for sigma in sizes]
+
+
 EXERCISES = (
     Exercise(
         "vit-tokens",
@@ -33,10 +45,7 @@ EXERCISES = (
             "the weight stands on both sides; what is left is what the Cauchy-Schwarz inequality "
             "compares",
         ),
-        questions=each(
-            lambda seed: [([1.0, 1.0], [1.0, 1.0]), ([1.0, -1.0], [2.0, 1.0]), ([3.0], [0.5])],
-            _ratio,
-        ),
+        asked=each(_lists, _ratio),
     ),
     Exercise(
         "vit-quotient",
@@ -46,9 +55,6 @@ EXERCISES = (
             "write the output's change in the left singular vectors",
             "both norms are roots of sums of squares, of sigma_k c_k and of c_k",
         ),
-        questions=each(
-            lambda seed: [([3.0, 1.0], [1.0, 0.0]), ([3.0, 1.0], [1.0, 2.0]), ([2.0], [0.3])],
-            _quotient,
-        ),
+        asked=each(_values, _quotient),
     ),
 )
