@@ -39,7 +39,7 @@ test: $(STAMP) browser  ## run the whole suite, the notebooks and the site inclu
 
 # What measures networks, tested where the laboratory's packages are absent.
 MEASURING := bounds cancellation checks chosen_layers comparisons embeddings gap geometry lanczos layers \
-	matrix_free mixed_rows nets private_copy record_of_a_measurement sharpness streaming toys traces
+	matrix_free mixed_rows nets private_copy record_of_a_measurement representations sharpness streaming toys traces
 
 lowest:  ## test the measuring library alone, with the lowest versions of PyTorch, NumPy and SciPy
 	@test -x .lowest/bin/python || $(PYTHON) -m venv .lowest

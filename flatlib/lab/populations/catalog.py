@@ -198,7 +198,7 @@ _EACH = (
         net="vision-transformer",
         data="fashion-mnist-first-2000",
         networks=40,
-        # The head of width 96 is stable below a rate of about 10 / 96; above, training diverges at once.
+        # Above a rate of about 10 / width the head's steps diverge at once.
         lr=(0.03, 0.1),
         batch_size=(4, 64),
         level=0.03,
