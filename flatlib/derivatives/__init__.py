@@ -17,8 +17,9 @@ or where rows of a table are looked up. What is looked up for indices takes the 
 backward pass that is held against the N passes, or by two. A layer whose rows belong to no sample
 counts among the other parameters; one that mixes them is refused.
 
-``probing`` runs the copy on a few samples in other company first, and refuses what is random or
-lets samples influence each other. From that run, ``memory`` knows what a sample costs.
+``probing`` runs the copy on a few samples in other company first. Where the batch gives these
+samples another output, the network is random, or lets samples influence each other, and refused.
+From that run, ``memory`` knows what a sample costs.
 
 ``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
 and the MLS of layers are made of them; those at what layers return are handed on, one output's at a

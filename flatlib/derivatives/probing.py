@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,16 +28,31 @@ class Probe:
     inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
     excluded: frozenset[str]  # layers whose rows are not the samples
     places: dict[str, str]  # where the samples are in what each other layer reads first
+    again: Callable[[], Tensor]  # runs the same once more
 
     def check(self, output: Tensor, start: int = 0) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
-        self._check(
+        try:
+            self._check(
+                self.output,
+                output,
+                start,
+                "samples influence each other: the output for sample {sample} depends on which "
+                "other samples are in the batch (batch statistics? attention over the batch? or a "
+                "network so sensitive that rounding alone changes its output?)",
+            )
+        except ValueError:  # whose fault is it?
+            self.check_deterministic()
+            raise
+
+    def check_deterministic(self) -> None:
+        """Refuse a network whose output for the same samples differs when it is run again."""
+        check_same(
             self.output,
-            output,
-            start,
-            "samples influence each other: the output for sample {sample} depends on which other "
-            "samples are in the batch (batch statistics? attention over the batch? or a network so "
-            "sensitive that rounding alone changes its output?)",
+            self.again().detach(),
+            self.samples,
+            "the network is not deterministic: two runs on sample {sample} differ; switch off its "
+            "randomness (net.eval())",
         )
 
     def check_inputs(self, layer: str, inputs: tuple[Tensor, ...], start: int) -> None:
@@ -67,7 +82,7 @@ class Probe:
 
 
 def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, Forward]:
-    """Run ``network`` twice on a few samples of ``x`` and on one that is not among them.
+    """Run ``network`` on a few samples of ``x`` and on one that is not among them.
 
     ``start`` is the index of the first of ``x`` among all samples.
     """
@@ -88,17 +103,9 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
             other = other * (1 - 1e-3)
         company = torch.cat([rows, *[other] * n_others])
         first = run_recorded(network, company, named)
-    again = run_recorded(network, company, named)
     check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
     random.check_untouched(network, company)
-    check_same(
-        output,
-        again.output[: len(samples)].detach(),
-        named,
-        "the network is not deterministic: two runs on sample {sample} differ; switch off its "
-        "randomness (net.eval())",
-    )
     calls = [call for made in first.calls.values() for call in made]
     if all(_are_samples(call.value.shape, len(company)) for call in calls):
         for call in calls:
@@ -111,7 +118,12 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
         if all(call.rows for call in made)
     }
     places = {name: first.calls[name][0].rows.place for name in inputs}
-    return Probe(named, output, inputs, frozenset(first.calls) - frozenset(inputs), places), first
+    excluded = frozenset(first.calls) - frozenset(inputs)
+
+    def again() -> Tensor:
+        return network(in_full(company))[: len(samples)]
+
+    return Probe(named, output, inputs, excluded, places, again), first
 
 
 def _unlike(rows: Tensor) -> Tensor:
