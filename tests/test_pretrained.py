@@ -13,6 +13,7 @@ from PIL import Image
 
 from flatlib import nets
 from flatlib.lab import cli, commands, pretrained
+from flatlib.lab.populations.robustness import adversarial_sensitivity
 from flatlib.lab.pretrained import Images, PretrainedError
 
 SMALL = "test_vit"  # of timm: 160 pixels, 1,000 classes, 0.4 million weights
@@ -98,6 +99,8 @@ def test_the_numbers_of_a_row_are_those_of_plain_autograd():
     squares = sigma**2 * (x**2).sum(dim=1)
     assert row["mls"] == pytest.approx(float(sigma.mean()), rel=1e-6)
     assert row["relative_sensitivity"] == pytest.approx(float(squares.mean()), rel=1e-6)
+    attacked = adversarial_sensitivity(net, x) ** 2 * (x**2).sum(dim=1)
+    assert row["relative_adversarial"] == pytest.approx(float(attacked.mean()), rel=1e-9)
     error = float(squares.var(correction=1) / 3) ** 0.5
     assert row["relative_sensitivity_error"] == pytest.approx(error, rel=1e-6)
     right = (net(x).argmax(1) == labels).double().mean()
@@ -185,6 +188,8 @@ def test_the_figure_has_the_networks_whose_numbers_are_certain():
         {
             "relative_sensitivity": x,
             "relative_sensitivity_error": 0.1 * x,
+            "relative_adversarial": 1 / x,
+            "relative_adversarial_error": 0.1 / x,
             "adaptive_sharpness_noise": x**2,
             "adaptive_sharpness_error": 0.1 * x**2,
         }
@@ -194,9 +199,11 @@ def test_the_figure_has_the_networks_whose_numbers_are_certain():
     table.loc[2, "adaptive_sharpness_noise"] = -1.0  # which noise alone can make
     assert list(pretrained.certain(table).index) == list(range(3, n))
     drawn = pretrained.figure(table)
-    assert "9 of 12 networks, correlation 1.00" in drawn
-    points = re.search(r'<g id="PathCollection_1">(.+?)</g>\n {3}</g>', drawn, re.DOTALL)
-    assert len(re.findall("<use ", points[1])) == 9
+    assert len(pretrained.certain(table, "relative_adversarial")) == 10
+    for said in ("10 of 12 networks", "9 of 12 networks", "correlation 1.00", "correlation −1.00"):
+        assert said in drawn
+    points = re.findall(r'<g id="PathCollection_\d">(.+?)</g>\n {3}</g>', drawn, re.DOTALL)
+    assert [len(re.findall("<use ", each)) for each in points] == [10, 9]
 
 
 def test_options_without_a_meaning_are_refused(tmp_path):

@@ -25,6 +25,7 @@ from flatlib.lab import figures
 from flatlib.lab.associations import Networks
 from flatlib.lab.data import vision
 from flatlib.lab.experiments import Outcome
+from flatlib.lab.populations.robustness import adversarial_sensitivity
 from flatlib.lab.records import default_results
 from flatlib.measurement import measure
 from flatlib.sharpness import squared_loss
@@ -39,6 +40,8 @@ DRAWS = 100  # of the noise
 TOLERANCE = 1e-4  # of each image's MLS
 CERTAIN = 0.15  # relative standard error below which a network enters the figure
 SENSITIVITY, SHARPNESS = "relative_sensitivity", "adaptive_sharpness_noise"
+ADVERSARIAL = "relative_adversarial"
+PARTS = 4  # images that the attack takes at once
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
@@ -202,6 +205,8 @@ def measured(net: nn.Module, x: Tensor, labels: Tensor | None) -> dict[str, obje
                                  squared change of the output for a change of the image by a
                                  given share
     relative_sensitivity_error   its standard error over images
+    relative_adversarial         the same with the difference quotient of the authors' attack in
+    relative_adversarial_error   place of sigma_1, see `adversarial_sensitivity`
     adaptive_sharpness_noise     of the squared loss between the outputs' sigmoid and one-hot
                                  labels, as the paper's later versions have it
     adaptive_sharpness_error     its standard error over draws of noise
@@ -213,7 +218,11 @@ def measured(net: nn.Module, x: Tensor, labels: Tensor | None) -> dict[str, obje
     classes = own if labels is None else labels.to(own.device)
     y = nn.functional.one_hot(classes, output.shape[1]).double()
     m = measure(net, x, method="matrix-free", tolerance=TOLERANCE, probes=2, progress=False)
-    squares = x.double().flatten(1).square().sum(dim=1) * m.mls**2
+    attacked = [
+        adversarial_sensitivity(net, part, seed=seed) for seed, part in enumerate(x.split(PARTS))
+    ]
+    lengths = x.double().flatten(1).square().sum(dim=1)
+    squares = {SENSITIVITY: lengths * m.mls**2, ADVERSARIAL: lengths * torch.cat(attacked) ** 2}
     sharpness: NoiseEstimate = adaptive_sharpness_by_noise(
         net, x, y, RHO, n_draws=DRAWS, loss=lambda z, target: squared_loss(z.sigmoid(), target)
     )
@@ -224,8 +233,8 @@ def measured(net: nn.Module, x: Tensor, labels: Tensor | None) -> dict[str, obje
         "accuracy": math.nan if labels is None else accuracy,
         "mls": float(m.mls.mean()),
         "mls_residual": float(m.mls_residual.max()),
-        SENSITIVITY: float(squares.mean()),
-        f"{SENSITIVITY}_error": float(squares.std()) / math.sqrt(len(x)),
+        **{name: float(each.mean()) for name, each in squares.items()},
+        **{f"{name}_error": float(each.std()) / len(x) ** 0.5 for name, each in squares.items()},
         SHARPNESS: sharpness.estimate,
         "adaptive_sharpness_error": sharpness.standard_error,
     }
@@ -319,9 +328,9 @@ def _write(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def certain(table: pd.DataFrame) -> pd.DataFrame:
+def certain(table: pd.DataFrame, sensitivity: str = SENSITIVITY) -> pd.DataFrame:
     """The networks both of whose numbers have a relative standard error below ``CERTAIN``."""
-    errors = {SENSITIVITY: f"{SENSITIVITY}_error", SHARPNESS: "adaptive_sharpness_error"}
+    errors = {sensitivity: f"{sensitivity}_error", SHARPNESS: "adaptive_sharpness_error"}
     enough = [table[error] < CERTAIN * table[value] for value, error in errors.items()]
     return table[enough[0] & enough[1]]
 
@@ -329,18 +338,18 @@ def certain(table: pd.DataFrame) -> pd.DataFrame:
 def figure(table: pd.DataFrame) -> str:
     """Sensitivity against adaptive sharpness, a point a network, as SVG on logarithmic axes.
 
-    Networks that are not `certain` are left out; the title says how many, with Spearman's
-    correlation over the others and its 95 % interval.
+    On the left the sensitivity is what the authors' attack finds, as in the paper, on the right it
+    is the MLS. Networks that are not `certain` are left out; a panel's title says how many are
+    there, with Spearman's correlation and its 95 % interval.
     """
-    shown = certain(table)
-    found = Networks(shown).correlation(SENSITIVITY, SHARPNESS)
-    low, high = found.interval(0.05)
-    said = f", correlation {found.value:.2f} ({low:.2f} to {high:.2f})" if found.n > 3 else ""
-    drawing, ax = figures.canvas(height=300)
-    sns.scatterplot(shown, x=SENSITIVITY, y=SHARPNESS, color=figures.COLORS["blue"], ax=ax)
-    ax.set(xscale="log", yscale="log", title=f"{len(shown)} of {len(table)} networks{said}")
-    ax.set(
-        xlabel="sensitivity to a change of the image by a given share, ‖x‖² MLS²",
-        ylabel="adaptive sharpness",
-    )
+    drawing, axes = figures.canvas(1, 2, height=280, sharey=True)
+    panels = {ADVERSARIAL: "by the authors' attack, ‖x‖² q²", SENSITIVITY: "‖x‖² MLS²"}
+    for ax, (name, label) in zip(axes, panels.items(), strict=True):
+        shown = certain(table, name)
+        found = Networks(shown).correlation(name, SHARPNESS)
+        low, high = found.interval(0.05)
+        said = f"\ncorrelation {found.value:.2f} ({low:.2f} to {high:.2f})" if found.n > 3 else ""
+        sns.scatterplot(shown, x=name, y=SHARPNESS, color=figures.COLORS["blue"], ax=ax)
+        ax.set(xscale="log", yscale="log", xlabel=label, ylabel="adaptive sharpness")
+        ax.set_title(f"{len(shown)} of {len(table)} networks{said}", fontsize=9)
     return figures.to_svg(drawing)

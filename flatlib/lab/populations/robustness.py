@@ -147,7 +147,7 @@ def adversarial_sensitivity(
     net, x = copy.deepcopy(net).double(), x.double()
     generator = torch.Generator().manual_seed(seed)
     start = radius * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    delta = start.requires_grad_()
+    delta = start.to(x.device).requires_grad_()
     adam = torch.optim.Adam([delta], lr=rate, maximize=True)
     with torch.no_grad():
         before = net(x)
