@@ -13,10 +13,11 @@ from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
+from flatlib.derivatives import mixing
 from flatlib.derivatives.float64 import float64_network
 from flatlib.derivatives.mixing import Watched, find_rows, pulled_back, weighted_pass
 from flatlib.derivatives.recording import run_recorded
-from flatlib.derivatives.rows import FACTORS
+from flatlib.derivatives.rows import FACTORS, Rows
 
 MIXINGS = {
     "the first": lambda rows: rows[:1],
@@ -152,6 +153,16 @@ def test_a_sample_without_gradients_does_not_hide_where_the_samples_are(dead):
     x = gaussian(5, 5, 4)
     x[dead, 0, 0] = 10.0
     net = Tokens()
+    assert flatlib.measure(net, x).sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
+
+
+def test_samples_that_one_pass_sees_in_the_wrong_place_are_found_by_two(monkeypatch):
+    net, x = Tokens(), gaussian(5, 5, 4)
+    monkeypatch.setattr(
+        mixing,
+        "unweighted",
+        lambda gradient, weight, foldable, likely: Rows(len(weight), likely or "first"),
+    )
     assert flatlib.measure(net, x).sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
 
 

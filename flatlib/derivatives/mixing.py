@@ -131,15 +131,18 @@ class Watched:
     along: Tensor  # of the length that the rows of one sample have
     weighted: Tensor  # (n,)
     plain: Tensor  # (n,)
+    size: Tensor  # (n,) of what ``plain`` is a sum of
 
     def add(self, k: int, gradient: Tensor) -> None:
         """Take in the plain pass of output k."""
-        self.plain += self.outputs[k] * self.rows.flat(gradient).mv(self.along)
+        found = self.outputs[k] * self.rows.flat(gradient).mv(self.along)
+        self.plain += found
+        self.size += found.abs()
 
     def holds(self) -> bool:
         """Whether every row holds one sample alone, after all N passes."""
         off = (self.weighted - self.weight * self.plain).abs().amax()
-        return not off > MIXED_ROWS * self.plain.abs().amax()  # what is NaN is refused elsewhere
+        return not off > MIXED_ROWS * self.size.amax()  # what is NaN is refused elsewhere
 
 
 def weighted_pass(
@@ -172,7 +175,8 @@ def weighted_pass(
             flat = rows.flat(gradient)
             along = random(flat.shape[1])
             seen = (place.edge, place.shape, rows, weight, outputs, along)
-            watched.append(Watched(*seen, flat.mv(along), torch.zeros_like(weight)))
+            sums = (torch.zeros_like(weight), torch.zeros_like(weight))
+            watched.append(Watched(*seen, flat.mv(along), *sums))
     return _settled(found, n), watched
 
 

@@ -363,8 +363,8 @@ def _backward(
 ) -> Derivatives | None:
     """One recorded forward pass on ``x`` and one backward pass for each output.
 
-    One pass more tells of mixed rows, or two where it must be done ``surely``; None where one pass
-    does not suffice to tell rounding from a mixture.
+    One pass more tells of mixed rows, and two further ones tell a mixture from rounding. None where
+    these find the samples elsewhere, so that all must be done again, ``surely``.
     """
     n = len(x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
@@ -419,7 +419,11 @@ def _backward(
     batched = _is_batched(network, forward)
     jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, watched, see, batched, done)
     if not all(place.holds() for place in watched):
-        return None
+        places = [*each, *forward.uses]
+        rows = [place.rows for place in places]
+        refuse_mixed(find_rows(*how))
+        if rows != [place.rows for place in places]:
+            return None
     jacobian = jacobian.flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
