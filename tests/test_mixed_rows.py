@@ -159,7 +159,9 @@ def test_a_sample_without_gradients_does_not_hide_where_the_samples_are(dead):
 def test_samples_that_one_pass_sees_in_the_wrong_place_are_found_by_two(monkeypatch):
     net, x = Tokens(), gaussian(5, 5, 4)
     monkeypatch.setattr(
-        mixing, "unweighted", lambda gradient, weight, *_: Rows(len(weight), "first")
+        mixing,
+        "unweighted",
+        lambda gradient, weight, foldable, likely: Rows(len(weight), likely or "first"),
     )
     assert flatlib.measure(net, x).sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
 
