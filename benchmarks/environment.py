@@ -1,7 +1,8 @@
-"""What a benchmark ran on, and a process of its own to run in."""
+"""What a benchmark ran on, a process of its own to run in, and the file of what it found."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import platform
@@ -28,6 +29,11 @@ def environment() -> dict:
         "numpy": numpy.__version__,
         "load_average": os.getloadavg()[0],
     }
+
+
+def write_record(path: str, record: dict) -> None:
+    """Put a record into a file, as JSON."""
+    Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def high_water_mark() -> float:

@@ -10,13 +10,12 @@ the processor's, since the clock's depend on what else the machine does.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 import torch
 
 import flatlib
-from benchmarks.environment import environment, high_water_mark, in_own_process
+from benchmarks.environment import environment, high_water_mark, in_own_process, write_record
 from flatlib.lab.data import vision
 
 PIXELS = 224
@@ -57,9 +56,7 @@ def main(words: list[str] | None = None) -> None:
         f"{found['megabytes_of_one_jacobian']:.0f} MB)"
     )
     if arguments.output:
-        with open(arguments.output, "w", encoding="utf-8") as file:
-            json.dump({"environment": environment(), "settings": [found]}, file, indent=1)
-            file.write("\n")
+        write_record(arguments.output, {"environment": environment(), "settings": [found]})
 
 
 if __name__ == "__main__":

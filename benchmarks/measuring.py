@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import flatlib
-from benchmarks.environment import environment, high_water_mark, in_own_process
+from benchmarks.environment import environment, high_water_mark, in_own_process, write_record
 from flatlib import operators
 
 NETWORKS = {
@@ -197,9 +196,7 @@ def main(words: list[str] | None = None) -> None:
                 flush=True,
             )
     if arguments.output:
-        with open(arguments.output, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
+        write_record(arguments.output, record)
 
 
 if __name__ == "__main__":

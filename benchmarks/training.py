@@ -10,7 +10,6 @@ is measured there.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import flatlib
-from benchmarks.environment import environment
+from benchmarks.environment import environment, write_record
 from flatlib.lab.training import Trainer
 from flatlib.lab.training.layout import contiguous_for
 from flatlib.lab.training.replay import exact_convolutions
@@ -134,9 +133,7 @@ def main(words: list[str] | None = None) -> None:
             flush=True,
         )
     if arguments.output:
-        with open(arguments.output, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
+        write_record(arguments.output, record)
 
 
 if __name__ == "__main__":
