@@ -101,7 +101,7 @@ def dots(
             if known:
                 top = max(known, key=lambda m: abs(known[m].value))
                 said.append(f"{name}, {title}: {SYMBOLS[top]} {two_digits(known[top].value)}")
-    figure.supxlabel(f"rank correlation with {SYMBOLS[outcome]}", fontsize=9)
+    axes[-1, len(kinds) // 2].set_xlabel(f"rank correlation with {SYMBOLS[outcome]}", fontsize=9)
     _legend(figure, axes[0, 0], seen)
     strongest = "; ".join(said) or "no population has enough networks"
     return figure, f"Correlations as dots with intervals; the strongest: {strongest}."
@@ -166,7 +166,7 @@ def against_baseline(decided: Mapping[str, Verdict]) -> tuple[Figure, str]:
         seen += [one.word for one in known.values()]
         parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
         said.append(f"{SYMBOLS[quantity]}: {', '.join(parts) or 'not measured yet'}")
-    figure.supxlabel("change against SGD, in % of SGD's mean", fontsize=9)
+    axes[len(panels) // 2].set_xlabel("change against SGD, in % of SGD's mean", fontsize=9)
     _legend(figure, axes[0], seen)
     return figure, f"Changes against SGD as dots with intervals. {'; '.join(said)}."
 
@@ -194,7 +194,7 @@ def correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figur
         seen += [one.word for one in known.values()]
         parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
         said.append(f"{title}: {', '.join(parts) or 'not measured yet'}")
-    figure.supxlabel("rank correlation over networks", fontsize=9)
+    axes[0, len(panels) // 2].set_xlabel("rank correlation over networks", fontsize=9)
     _legend(figure, axes[0, 0], seen)
     return figure, f"Rank correlations as dots with intervals. {'; '.join(said)}."
 
