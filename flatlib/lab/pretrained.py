@@ -348,8 +348,9 @@ def figure(table: pd.DataFrame) -> str:
         shown = certain(table, name)
         found = Networks(shown).correlation(name, SHARPNESS)
         low, high = found.interval(0.05)
-        said = f"\ncorrelation {found.value:.2f} ({low:.2f} to {high:.2f})" if found.n > 3 else ""
+        said = f"\ncorrelation {found.value:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
         sns.scatterplot(shown, x=name, y=SHARPNESS, color=figures.COLORS["blue"], ax=ax)
         ax.set(xscale="log", yscale="log", xlabel=label, ylabel="adaptive sharpness")
-        ax.set_title(f"{len(shown)} of {len(table)} networks{said}", fontsize=9)
+        some = f"{len(shown)} of {len(table)} networks"
+        ax.set_title(some + said if found.n > 3 else some, fontsize=9)
     return figures.to_svg(drawing)

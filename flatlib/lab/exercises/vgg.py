@@ -20,7 +20,7 @@ def _norms(value: float, a: int, b: int) -> list[float]:
 def _norms_say(a: int, b: int) -> tuple[str, ...]:
     aw, bw, ax, bx = (f"{times(k)}{one}" for one in ("w", "x") for k in (a, b))
     return (
-        f"reads $(x_1,x_2)=({b},{a})$ and gives $({bw},{aw})$",
+        f"reads the input $(x_1,x_2)=({b},{a})$",
         f"$f={aw}x_1-{bw}x_2$",
         rf"$\nabla_xf=({aw},-{bw})$ has norm $\sqrt{grouped(a**2 + b**2)}\,",
         f"={ax}_1-{bx}_2=0$",
@@ -34,7 +34,7 @@ def _changes_say(n: int, before: int, after: int) -> tuple[str, ...]:
     return (
         f"largest of {COUNTS[n]} singular values stay at 1 and the other {small} fall from "
         f"$10^{{-{before}}}$ to $10^{{-{after}}}$",
-        rf"{small.capitalize()} logarithms fall by ${times(fall)}\log10$",
+        rf"Each of {small} logarithms falls by ${times(fall)}\log10$, and one of the {small}",
         f"return [-{(n - 2) * fall} * math.log(10), "
         f"-{'' if fall == 1 else f'{fall} * '}math.log(10)]",
         f"{small} logarithms fall by {'' if fall == 1 else f'{fall} '}log 10 each, and one of the "
@@ -44,7 +44,9 @@ def _changes_say(n: int, before: int, after: int) -> tuple[str, ...]:
 
 def _count_says(q: int) -> tuple[str, ...]:
     return (
-        "were as likely above as below" if q == 2 else f"were above with the probability $1/{q}$",
+        "were as likely to be above the mean as below"
+        if q == 2
+        else f"were above the mean with the probability $1/{q}$",
         f"${q}^{{-k}}$",
         f"return {q}.0**-k",
         f"each coin {'halves' if q == 2 else f'of {q} sides leaves 1/{q} of'} the probability",

@@ -123,8 +123,8 @@ def _ratio_at(D_PR: float, m: int) -> float:
 def _ratio_says(m: int) -> tuple[str, ...]:
     own = (
         rf"{times(m)}(\sigma_1^2+\sigma_2^2)^2/",
-        f"From ${times(m)}(a+b)^2=D_{{PR}}",
-        rf"\frac{m}{{D_{{PR}}}}",
+        rf"From ${times(m)}(a+b)^2=D_{{\mathrm{{PR}}}}",
+        rf"\frac{m}{{D_{{\mathrm{{PR}}}}}}",
         f"and {times(m)}{' ' * (m > 1)}(a + b)^2 = D_PR",
     )
     if m == 1:
@@ -132,7 +132,7 @@ def _ratio_says(m: int) -> tuple[str, ...]:
             *own,
             "Let $N=2$ and let",
             "With two outputs the dimensionality",
-            "nothing at $D_{PR}=2$ and everything at $D_{PR}=1$",
+            r"nothing at $D_{\mathrm{PR}}=2$ and everything at $D_{\mathrm{PR}}=1$",
             "return math.sqrt(2 * (1 - 1 / D_PR))",
         )
     return (
@@ -141,7 +141,8 @@ def _ratio_says(m: int) -> tuple[str, ...]:
         "times, and let",
         f"The ratio asked for is this number to the power {m}, because both values stand {m} times "
         f"in the volume and the bound is the mean to the power $N/2={m}$.\nThe dimensionality",
-        f"nothing at $D_{{PR}}={2 * m}$ and everything at $D_{{PR}}={m}$",
+        rf"nothing at $D_{{\mathrm{{PR}}}}={2 * m}$ and everything at "
+        rf"$D_{{\mathrm{{PR}}}}={m}$",
         f"return math.sqrt(2 * (1 - {m} / D_PR)) ** {m}",
     )
 
