@@ -19,7 +19,7 @@ from inputs import gaussian
 from torch import Tensor, nn
 
 import flatlib
-from flatlib import comparisons, nets, representations, sharpness, toys
+from flatlib import comparisons, nets, sharpness, toys
 
 ROUNDING = 1 + 1e-9
 CASES = settings(max_examples=12)
