@@ -629,8 +629,9 @@ def test_the_archive_is_of_todays_populations():
         met = table[table["reached"] == 1]
         level = POPULATIONS[name].level
         assert (met.loc[met["condition"] == "loss", "train_loss"] <= level).all()
-        assert (met["A"] <= met["D"] * (1 + 1e-9)).all()
-        assert (met["lhs_N.9"] <= met["rhs_N.9"] * (1 + 1e-9)).all()
+        if POPULATIONS[name].net.startswith("mlp"):  # for which these are theorems
+            assert (met["A"] <= met["D"] * (1 + 1e-9)).all()
+            assert (met["lhs_N.9"] <= met["rhs_N.9"] * (1 + 1e-9)).all()
 
 
 # The attack that climbs a difference quotient.
