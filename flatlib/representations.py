@@ -36,7 +36,8 @@ def participation_ratio(h: Tensor) -> float:
     >>> participation_ratio(corners), participation_ratio(corners[:2])
     (2.0, 1.0)
     """
-    s = torch.linalg.svdvals(_cloud(h))
+    points = _points(h)
+    s = torch.linalg.svdvals(points - points.mean(dim=0))
     if not bool((s > _rounding(h)).any()):
         return math.nan
     variances = s.square()
@@ -68,7 +69,7 @@ def neural_collapse(h: Tensor, classes: Tensor) -> float:
     >>> neural_collapse(points, torch.tensor([0, 0, 1, 1]))  # 1 / 4 over K = 2
     0.125
     """
-    h = _cloud(h, centered=False)
+    h = _points(h)
     if classes.shape != h.shape[:1]:
         raise ValueError(f"need one class a sample, got {tuple(classes.shape)} for {len(h)}")
     numbers, index = classes.unique(return_inverse=True)
@@ -197,11 +198,11 @@ def _rounding(h: Tensor) -> float:
     return max(h.shape) * torch.finfo(torch.float64).eps * float(h.abs().max())
 
 
-def _cloud(h: Tensor, centered: bool = True) -> Tensor:
-    """Points in float64, around their mean."""
+def _points(h: Tensor) -> Tensor:
+    """What `participation_ratio` and `neural_collapse` take, in float64."""
     if h.dim() != 2 or len(h) < 2:
         raise ValueError(f"need one row a sample, (n, d) with n of 2 or more, got {tuple(h.shape)}")
     h = h.detach().double()
     if not bool(torch.isfinite(h).all()):
         raise ValueError("some numbers are NaN or infinite")
-    return h - h.mean(dim=0) if centered else h
+    return h

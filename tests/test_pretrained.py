@@ -215,10 +215,20 @@ def test_options_without_a_meaning_are_refused(tmp_path):
         given(pretrained.NAME)
     with pytest.raises(ValueError, match="pretrained-vits takes no --seeds"):
         given(pretrained.NAME, "--images", str(tmp_path), "--seeds", "1")
+    with pytest.raises(ValueError, match="pretrained-vits takes no --workers"):
+        given(pretrained.NAME, "--images", str(tmp_path), "--workers", "3")
     with pytest.raises(ValueError, match="an experiment takes no --images"):
         given("mlp-bounds", "--images", str(tmp_path))
     with pytest.raises(ValueError, match="a population takes no --random-weights"):
         given("population-mlp", "--random-weights")
+
+
+def test_random_weights_are_the_same_each_time_and_leave_the_random_state_alone():
+    before = torch.get_rng_state()
+    nets = [pretrained.load_model(SMALL, random_weights=True)[0] for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_default_networks_are_transformers_of_a_thousand_classes():

@@ -13,6 +13,7 @@ from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, configurations
 from flatlib.lab.handout import handout
 from flatlib.lab.records import Record, RecordError, default_results
 
+WORKERS = 2  # unless others are asked for
 POPULATION = "population-"  # in front of a population's name
 DESCRIPTION = "Run the paper's experiments, see how far they are, hand out homework."
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--images", type=Path, metavar="FOLDER", help="that published nets see")
     command.add_argument("--models", type=names_of_models, help="of timm, instead of every *vit*")
     command.add_argument("--random-weights", action="store_true", help="instead of published ones")
-    command.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    command.add_argument("--workers", type=int, default=WORKERS, help="processes, one thread each")
     command.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to send runs to")
     command.add_argument("--device", default="cpu", help="such as cuda: stacks runs of one shape")
     command.add_argument("--no-progress", action="store_true", help="draw no bars")
@@ -107,7 +108,7 @@ def _refuse(options: argparse.Namespace, who: str, defaults: Mapping[str, object
 
 
 def _pretrained(options: argparse.Namespace) -> list[Outcome]:
-    _refuse(options, pretrained.NAME, {**TRAINED, "networks": None})
+    _refuse(options, pretrained.NAME, {**TRAINED, "networks": None, "workers": WORKERS})
     if options.images is None:
         raise ValueError(f"{pretrained.NAME} needs --images FOLDER, the images to measure it on")
     return pretrained.run(

@@ -180,11 +180,12 @@ def load_model(name: str, random_weights: bool = False) -> tuple[nn.Module, obje
         PretrainedError: timm has no such network, or its weights cannot be had.
     """
     timm = _timm()
-    torch.manual_seed(0)
-    try:
-        net = timm.create_model(name, pretrained=not random_weights).eval()
-    except Exception as fault:  # timm and the hub that it asks raise errors of many kinds
-        raise PretrainedError(f"timm cannot make {name}: {fault}") from fault
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is left alone
+        torch.manual_seed(0)
+        try:
+            net = timm.create_model(name, pretrained=not random_weights).eval()
+        except Exception as fault:  # timm and the hub that it asks raise errors of many kinds
+            raise PretrainedError(f"timm cannot make {name}: {fault}") from fault
     form = timm.data.resolve_data_config(model=net)
     return net, timm.data.create_transform(**form, is_training=False)
 
@@ -211,6 +212,16 @@ def measured(net: nn.Module, x: Tensor, labels: Tensor | None) -> dict[str, obje
                                  labels, as the paper's later versions have it
     adaptive_sharpness_error     its standard error over draws of noise
     ===========================  ===============================================================
+
+    Args:
+        net: a classifier in eval mode.
+        x: its input, ``(n, 3, H, W)``, n of 2 or more, on the device of the network.
+        labels: the number of each image's class, ``(n,)``, or None.
+
+    Raises:
+        TypeError, ValueError, NotConvergedError: as `flatlib.measure`, matrix-free.
+
+    Source: Sec. 3.2, and the paper's later versions with the public code of its authors.
     """
     with torch.no_grad():
         output = torch.cat([net(part) for part in x.split(16)])
@@ -336,7 +347,7 @@ def certain(table: pd.DataFrame, sensitivity: str = SENSITIVITY) -> pd.DataFrame
 
 
 def figure(table: pd.DataFrame) -> str:
-    """Sensitivity against adaptive sharpness, a point a network, as SVG on logarithmic axes.
+    """Sensitivity against adaptive sharpness, a point a network, as SVG text on logarithmic axes.
 
     On the left the sensitivity is what the authors' attack finds, as in the paper, on the right it
     is the MLS. Networks that are not `certain` are left out; a panel's title says how many are

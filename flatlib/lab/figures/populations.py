@@ -149,26 +149,13 @@ def against_baseline(decided: Mapping[str, Verdict]) -> tuple[Figure, str]:
     """
     panels: dict[str, dict[str, Verdict]] = {}
     for one in decided.values():
-        panels.setdefault(one.claim.quantity, {})[OPTIMIZERS[one.claim.other]] = one
-    rows = list(next(iter(panels.values())))
-    figure, axes = canvas(1, len(panels), height=95 + 20 * len(rows), sharey=True)
-    said, seen = [], []
-    for ax, (quantity, own) in zip(axes, panels.items(), strict=True):
-        known = {name: one for name, one in own.items() if _shown(one)}
-        _dots(ax, rows, known, scale=100)
-        margin = 100 * claims.RATIO.size
-        ax.axvspan(-margin, margin, **BAND)
-        if not known:
-            ax.set_xlim(-4 * margin, 4 * margin)
-            ax.text(0.5, 0.5, "not measured yet", transform=ax.transAxes, ha="center", size=8)
+        own = panels.setdefault(SYMBOLS[one.claim.quantity], {})
+        own[OPTIMIZERS[one.claim.other]] = one
+    figure, axes, said = _rows_of_dots(panels, claims.RATIO.size, scale=100)
+    for ax in axes:
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.set_title(SYMBOLS[quantity], fontsize=9)
-        seen += [one.word for one in known.values()]
-        parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
-        said.append(f"{SYMBOLS[quantity]}: {', '.join(parts) or 'not measured yet'}")
     axes[len(panels) // 2].set_xlabel("change against SGD, in % of SGD's mean", fontsize=9)
-    _legend(figure, axes[0], seen)
-    return figure, f"Changes against SGD as dots with intervals. {'; '.join(said)}."
+    return figure, f"Changes against SGD as dots with intervals. {said}."
 
 
 def correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figure, str]:
@@ -180,23 +167,33 @@ def correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figur
     Returns:
         The figure and an alternative text with every correlation and its word.
     """
+    figure, axes, said = _rows_of_dots(panels, claims.WEAK.size)
+    for ax in axes:
+        ax.set(xlim=(-1.02, 1.02))
+    axes[len(panels) // 2].set_xlabel("rank correlation over networks", fontsize=9)
+    return figure, f"Rank correlations as dots with intervals. {said}."
+
+
+def _rows_of_dots(
+    panels: Mapping[str, Mapping[str, Verdict]], margin: float, scale: float = 1
+) -> tuple[Figure, np.ndarray, str]:
+    """A panel a title, all with the same rows: the figure, its axes and every verdict in words."""
     rows = list(next(iter(panels.values())))
     figure, axes = canvas(1, len(panels), height=110 + 19 * len(rows), sharey=True, squeeze=False)
     said, seen = [], []
     for ax, (title, own) in zip(axes.flat, panels.items(), strict=True):
         known = {name: one for name, one in own.items() if _shown(one)}
-        _dots(ax, rows, known)
-        ax.axvspan(-claims.WEAK.size, claims.WEAK.size, **BAND)
-        ax.set(xlim=(-1.02, 1.02))
+        _dots(ax, rows, known, scale)
+        ax.axvspan(-scale * margin, scale * margin, **BAND)
         ax.set_title(title, fontsize=9)
         if not known:
+            ax.set_xlim(-4 * scale * margin, 4 * scale * margin)
             ax.text(0.5, 0.5, "not measured yet", transform=ax.transAxes, ha="center", size=8)
         seen += [one.word for one in known.values()]
         parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
         said.append(f"{title}: {', '.join(parts) or 'not measured yet'}")
-    axes[0, len(panels) // 2].set_xlabel("rank correlation over networks", fontsize=9)
     _legend(figure, axes[0, 0], seen)
-    return figure, f"Rank correlations as dots with intervals. {'; '.join(said)}."
+    return figure, axes[0], "; ".join(said)
 
 
 def seed_by_seed(
