@@ -487,3 +487,60 @@ def test_the_papers_claim_on_transformers_is_decided_by_twenty(few_draws):
     )
     assert (few.word, few.reason) == ("not tested", verdicts.TOO_FEW_NETWORKS)
     assert enough.word == "held" and enough.n == 40
+
+
+# Ten classes.
+
+
+def of_ten_classes(n: int = 40, **truth) -> dict:
+    lenet5 = synthetic_population.drawn(n=n, name="lenet5", **truth)
+    found = archive(lenet5)
+    return decide(found, hypotheses.ten_classes(found.populations))
+
+
+def test_ten_classes_have_two_networks_three_outcomes_and_four_bounds(few_draws):
+    lenet5 = synthetic_population.drawn(name="lenet5", effect=2.0, confounding=0.5)
+    found = decide(archive(lenet5), hypotheses.ten_classes({"lenet5": lenet5}))
+    of_each = {
+        name: [one for one in found.values() if one.claim.network == name]
+        for name in hypotheses.TEN_CLASSES
+    }
+    assert {name: len(own) for name, own in of_each.items()} == dict.fromkeys(of_each, 34)
+    assert {one.word for one in of_each["vgg10-ten-classes"]} == {"not tested"}
+    outcomes = {one.claim.other for one in of_each["lenet5"] if one.claim.group != "sides"}
+    assert outcomes == {claims.GAP, claims.TEST_ERROR, drawn.ERROR_PGD}
+    table = lenet5.networks.table
+    for one in of_each["lenet5"]:
+        if one.claim.group != "given":
+            x, y = table[at(LOSS, one.claim.quantity)], table[at(LOSS, one.claim.other)]
+            assert one.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    tested = [one.p for one in of_each["lenet5"]]
+    assert [one.adjusted for one in of_each["lenet5"]] == pytest.approx(
+        list(multipletests(tested, method="holm")[1])
+    )
+
+
+def test_fewer_than_twenty_networks_of_ten_classes_decide_nothing(few_draws):
+    assert {one.word for one in of_ten_classes(n=19, effect=5.0).values()} == {"not tested"}
+    assert "held" in {one.word for one in of_ten_classes(n=20, effect=5.0).values()}
+
+
+def test_the_papers_claims_on_ten_classes_are_decided_by_twenty(few_draws):
+    assert len(claims.LENET5) == len(claims.VGG10_TEN_CLASSES) == 6
+    for claim in claims.LENET5:
+        few, enough = (
+            verdict(synthetic_population.drawn(n=n, name="lenet5"), claim) for n in (19, 40)
+        )
+        assert (few.word, few.reason) == ("not tested", verdicts.TOO_FEW_NETWORKS)
+        assert enough.n == 40 and enough.word != "not tested"
+    (of_vgg10, *_) = claims.VGG10_TEN_CLASSES
+    other = verdict(synthetic_population.drawn(name="lenet5"), of_vgg10)
+    assert other.word == "not tested"
+
+
+def test_networks_that_obey_a_bound_are_counted():
+    population = synthetic_population.drawn(n=12, name="lenet5")
+    table = population.networks.table
+    table[at(LOSS, "lhs_N.9")] = table[at(LOSS, "rhs_N.9")] + np.repeat([-1.0, 0.0, 1.0], 4)
+    table.loc[table.index[:3], at(LOSS, "lhs_N.9")] = np.nan
+    assert population.obeying(LOSS, "N.9") == 5

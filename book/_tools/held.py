@@ -15,6 +15,8 @@ NETWORKS = {
     "vgg10": "VGG10 on CIFAR-10",
     "relu": "MLP with ReLU on FashionMNIST",
     "tanh": "MLP with tanh on FashionMNIST, for comparison",
+    "lenet5": "LeNet5 on ten classes of CIFAR-10",
+    "vgg10-ten-classes": "VGG10 on ten classes of CIFAR-10",
     "transformer": "Vision transformers",
 }
 GROUPS = {
@@ -37,6 +39,7 @@ GROUPS = {
     "all-images-batch": "All 60,000 images: batch sizes",
 }
 VIT = "chapters/15-transformers.html#sensitivity-and-adaptive-sharpness"
+TEN = "chapters/17-ten-classes.html#the-paper-s-claims-on-ten-classes"
 VGG, MLP = "chapters/12-vgg10-cifar10.html", "chapters/11-mlp-fashion-mnist.html"
 DRAWN = "chapters/13-networks-drawn-at-random.html#the-paper-s-claims-on-correlations"
 SECTIONS = {  # (network, first word of the group): where the numbers are shown
@@ -56,6 +59,8 @@ SECTIONS = {  # (network, first word of the group): where the numbers are shown
     ("mlp", "chain"): f"{MLP}#the-chain-figure-d-4",
     ("mlp", "correlation"): DRAWN,
     ("mlp", "all"): f"{MLP}#all-60-000-images",
+    ("lenet5", "correlation"): TEN,
+    ("vgg10-ten-classes", "correlation"): TEN,
     ("transformer", "correlation"): VIT,
 }
 LINE = {"vgg10": "correlations-vgg10", "relu": "correlations-mlp-relu", "tanh": "correlations-mlp"}

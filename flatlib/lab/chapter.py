@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 
 import pandas as pd
@@ -143,6 +143,18 @@ def number(value: float) -> str:
         return scientific(rounded, digits=3)
     text = f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.3g}"
     return text.replace("-", "−")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Words in a row, or "none".
+
+    >>> listed(["MLS", "NMLS", "G"]), listed(["MLS"]), listed([])
+    ('MLS, NMLS and G', 'MLS', 'none')
+    """
+    names = list(names)
+    if len(names) < 2:
+        return names[0] if names else "none"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def show_table(frame: pd.DataFrame, caption: str, number: str = "", folded: bool = False) -> None:

@@ -49,7 +49,8 @@ OUTCOMES = (
 )
 NVR = "nvr"
 BOUNDS = ("N.9", "N.10", "N.11", "N.12")  # whose sides are compared
-SIDES = tuple(f"{side}_{bound}" for bound in BOUNDS for side in ("lhs", "rhs"))
+SIDE = ("lhs", "rhs")
+SIDES = tuple(f"{side}_{bound}" for bound in BOUNDS for side in SIDE)
 OTHERS = ("C", claims.V3, NVR, *SIDES)  # that claims and hypotheses speak of
 NO_LOGARITHM = (claims.V, claims.V3, claims.DIMENSION, "lhs_N.10", "rhs_N.10")  # logs already
 SIZES = tuple(name for name in (*MEASURES, *OTHERS) if name not in NO_LOGARITHM)
@@ -89,6 +90,16 @@ class Drawn:
     def seeds(self, condition: str) -> int:
         """Seeds of those: the independent draws, which one optimizer has as many of as networks."""
         return len(np.unique(np.asarray(self.networks.units)[self._measured(condition)]))
+
+    def obeying(self, condition: str, bound: str) -> int:
+        """Networks in which the left side of a bound is at most the right side.
+
+        Args:
+            condition: ``"loss"`` or ``"step"``.
+            bound: one of `BOUNDS`.
+        """
+        left, right = (self.networks.table[at(condition, f"{side}_{bound}")] for side in SIDE)
+        return int((left <= right).sum())
 
     def by_seed(self, condition: str, name: str) -> pd.DataFrame:
         """A number of networks that share their seeds, one row a seed, one column an optimizer.

@@ -8,7 +8,7 @@ half, so that all of them together hold something by chance in at most one of tw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from flatlib.lab.claims import Claim
 from flatlib.lab.drawn import (
     BOUNDS,
     CONDITIONS,
+    ERROR_PGD,
     LOSS,
     MEASURES,
     NVR,
@@ -38,10 +39,13 @@ COMPRESSION = (claims.MLS, claims.NMLS, claims.V)
 OPTIMIZERS, BASELINE = "optimizers", "sgd"
 COMPARED = (claims.S, claims.MLS, claims.NMLS, claims.GAP)
 
-# Vision transformers: measures of response with outcomes, and both sides of bounds.
+# Populations with a chapter of their own: measures of response with outcomes, and both sides of
+# bounds.
 TRANSFORMERS = "vision-transformer"
+TEN_CLASSES = ("lenet5", "vgg10-ten-classes")
 RESPONSES = (claims.NMLS, claims.MLS, claims.G, NVR, claims.S)
 RESULTS = (claims.GAP, claims.TEST_LOSS, claims.TEST_ERROR)
+UNDER_ATTACK = (claims.GAP, claims.TEST_ERROR, ERROR_PGD)
 HELD_FIXED = ("lr", "batch_size", "width")
 SIDES = "sides"
 
@@ -128,25 +132,29 @@ def comparisons() -> tuple[Claim, ...]:
     )
 
 
-def transformers(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:
+def responses(
+    name: str, outcomes: Sequence[str], populations: Mapping[str, Drawn]
+) -> tuple[Claim, ...]:
     """Each measure of response with each outcome at one train loss, plain and given learning rate,
     batch size and width; and the left side of each bound with its right side.
 
     Args:
+        name: of the population.
+        outcomes: columns that a measure of response is held against.
         populations: by name, those that are archived.
     """
-    own = populations.get(TRANSFORMERS)
-    vary = tuple(name for name in HELD_FIXED if own is None or name in own.hyperparameters)
+    own = populations.get(name)
+    vary = tuple(one for one in HELD_FIXED if own is None or one in own.hyperparameters)
     pairs = [
         (kind, measure, outcome, given)
         for kind, given in ((PLAIN, ()), (GIVEN, vary))
         for measure in RESPONSES
-        for outcome in RESULTS
+        for outcome in outcomes
     ]
     pairs += [(SIDES, f"lhs_{bound}", f"rhs_{bound}", ()) for bound in BOUNDS]
     return tuple(
         Claim(
-            f"{TRANSFORMERS}.{kind}.{first}-{second}",
+            f"{name}.{kind}.{first}-{second}",
             "",
             "",
             first,
@@ -156,12 +164,22 @@ def transformers(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:
             claims.WEAK,
             other=second,
             unit="network",
-            population=TRANSFORMERS,
+            population=name,
             given=given,
             fixed=claims.AMENDED,
         )
         for kind, first, second, given in pairs
     )
+
+
+def transformers(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:
+    """The hypotheses on `responses` of vision transformers, with gap, test loss and test error."""
+    return responses(TRANSFORMERS, RESULTS, populations)
+
+
+def ten_classes(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:
+    """Those of the convolutional networks with ten outputs: gap, test error, error under attack."""
+    return tuple(one for name in TEN_CLASSES for one in responses(name, UNDER_ATTACK, populations))
 
 
 def is_question(hypothesis: Claim) -> bool:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from flatlib.inequalities import COLUMNS
 from flatlib.lab import claims, drawn
-from flatlib.lab.chapter import number
+from flatlib.lab.chapter import listed, number
 from flatlib.lab.claims import Claim
 from flatlib.lab.verdicts import (
+    AGAINST,
     CONDITION_UNMET,
     DESIGNED_SETTINGS,
+    HELD,
     NO_EXPERIMENT,
     NOT_MEASURED,
+    NOT_TESTED,
     TOO_FEW_NETWORKS,
     TOO_FEW_SEEDS,
+    WORDS,
     Verdict,
     of_group,
 )
@@ -61,6 +65,7 @@ OPTIMIZERS = {
     "label-noise": "label noise",
 }
 MOVES = {claims.RISES: "rises", claims.FALLS: "falls", claims.LEVEL_OFF: "levels off"}
+CAME_OUT = {HELD: "held", AGAINST: "went against"}
 WHEN = {
     claims.FROM_START: "from the start",
     claims.TO_FIT: "until the data are fitted",
@@ -185,6 +190,35 @@ def reason_words(verdict: Verdict) -> str:
     return REASONS.get(verdict.reason, "")
 
 
+def outcomes(verdicts: Iterable[Verdict]) -> str:
+    """How many came out in which way, in a clause.
+
+    >>> outcomes([Verdict(claims.TRANSFORMERS[0])] * 2)
+    '2 are not tested'
+    """
+    words = [one.word for one in verdicts]
+    clauses = []
+    for word in WORDS:
+        count = words.count(word)
+        verb = CAME_OUT.get(word, f"{'is' if count == 1 else 'are'} {word}")
+        clauses += [f"{count} {verb}"] if count else []
+    return listed(clauses)
+
+
+def tally(decided: Mapping[str, Verdict]) -> str:
+    """How many hypotheses are tested and how these come out, in a sentence.
+
+    >>> tally({"one": Verdict(claims.TRANSFORMERS[0])})
+    'Of 1 hypothesis none is tested.'
+    """
+    tested = [one for one in decided.values() if one.word != NOT_TESTED]
+    noun = "hypothesis" if len(decided) == 1 else "hypotheses"
+    if not tested:
+        return f"Of {len(decided)} {noun} none is tested."
+    verb = "is" if len(tested) == 1 else "are"
+    return f"Of {len(decided)} {noun} {len(tested)} {verb} tested, and of these {outcomes(tested)}."
+
+
 def sentence(verdict: Verdict) -> str:
     """A verdict in one sentence."""
     why = f" ({reason_words(verdict)})" if verdict.reason else ""
@@ -196,7 +230,7 @@ def table(decided: Mapping[str, Verdict], network: str, *groups: str) -> pd.Data
 
     Args:
         decided: from `flatlib.lab.verdicts.decide`.
-        network: ``"vgg10"``, ``"relu"`` or ``"tanh"``.
+        network: of the claims, `Claim.network`.
         *groups: in the order in which they are shown.
 
     Raises:

@@ -21,6 +21,7 @@ from flatlib.lab.exercises import (
     reparametrization,
     sensitivity,
     sharpness,
+    ten_classes,
     tightness,
     transformers,
     vgg,
@@ -47,6 +48,7 @@ CHAPTERS = (
     optimizers,
     transformers,
     layers,
+    ten_classes,
 )
 EXERCISES: dict[str, Exercise] = {
     exercise.key: exercise for chapter in CHAPTERS for exercise in chapter.EXERCISES
