@@ -12,6 +12,7 @@ from flatlib.lab.exercises.checking import Missing, answers, close, mistake
 
 SIGNS = torch.tensor([1, 1, -1], dtype=torch.float64)
 MATRIX = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+MIDDLE_WRONG = "numbers 1 and 3 are right, number 2 is wrong"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,12 @@ def test_small_numbers_above_rounding_are_no_zero():
         ([3.0], [1.0], ""),  # one number is some factor times any other
         ([1.0, 4.0], [1.0, 2.0], ""),
         ([2.0, 0.0], [1.0, 0.0], ""),
+        ([[1.0, 5.0]], [[1.0, 2.0]], "number 1 is right, number 2 is wrong"),
+        ([[1.0, 5.0, 3.0], [7.0, 9.0, 8.0]], [[1.0, 2.0, 3.0], [7.0, 4.0, 8.0]], MIDDLE_WRONG),
+        ([[1.0, 5.0], [9.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]], ""),  # each is wrong in one case
+        ([[1.0, 5.0]], [[1.0 + 1e-9, 2.0]], "number 1 is right, number 2 is wrong"),
+        ([[1.0, 2.0, 3.0, 4.0, 6.0]], [[1.0, 2.0, 3.0, 4.0, 5.0]], ""),  # too many to list
+        ([MATRIX + torch.eye(2, 3)], [MATRIX], ""),
     ],
 )
 def test_the_kind_of_mistake(given, expected, told):

@@ -77,7 +77,7 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0, variant: int = 0
 
     >>> mark("ex-mls-factor", lambda norm, N: (norm, norm * N**0.5))
     right
-    >>> mark("ex-mls-factor", lambda norm, N: (norm, norm * N))
+    >>> mark("ex-mls-factor", lambda norm, N: (norm * N, norm))
     not yet; the Jacobian J at the layer's output is the identity
     >>> def unwritten(norm, N):
     ...     raise NotImplementedError

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FEW = 4  # numbers of an answer, few enough to say which of them are wrong
 RELATIVE_TOLERANCE = 1e-4  # a pencil's, and single precision's
 # What float64 may leave of numbers of unit size that cancel; an answer of 0 has no other scale.
 ROUNDING = 64 * torch.finfo(torch.float64).eps
@@ -114,7 +115,36 @@ def mistake(given: list, expected: list, tolerance: float = RELATIVE_TOLERANCE) 
         factors = a / b
         if float((factors - factors[0]).abs().max()) <= tolerance * float(factors[0].abs()):
             return f"every number is {_plain(float(factors[0]))} times the right one"
-    return ""
+    return _right_and_wrong(pairs, tolerance)
+
+
+def _right_and_wrong(pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> str:
+    """Which of a few numbers are right in every case and which are wrong; empty if none is right.
+
+    >>> _right_and_wrong([(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))], 1e-4)
+    'numbers 1 and 2 are right, number 3 is wrong'
+    """
+    counts = {right.numel() for _, right in pairs if right.ndim == 1}
+    if len(counts) != 1 or any(right.ndim != 1 for _, right in pairs) or max(counts) > FEW:
+        return ""
+    fits = torch.stack(
+        [
+            (given - right).abs() <= max(tolerance * float(right.abs().max()), ROUNDING)
+            for given, right in pairs
+        ]
+    ).all(dim=0)
+    if not fits.any():
+        return ""
+    named = {
+        word: [str(place) for place, fit in enumerate(fits.tolist(), 1) if fit is sought]
+        for word, sought in (("right", True), ("wrong", False))
+    }
+    return ", ".join(
+        f"numbers {', '.join(places[:-1])} and {places[-1]} are {word}"
+        if len(places) > 1
+        else f"number {places[0]} is {word}"
+        for word, places in named.items()
+    )
 
 
 def _plain(factor: float) -> str:

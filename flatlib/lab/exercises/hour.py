@@ -41,7 +41,6 @@ def _S_A_D_says(k: int) -> tuple[str, ...]:
         f"return {f'{k**2} * ' if k > 1 else ''}(v**2 + w**2)",
         f"x**2, {f'{k} * ' if k > 1 else ''}v * w, {f'{k} * ' if k > 1 else ''}w * math",
         f"to w is {words}v x, the slope with respect to v is {words}w x",
-        f"A is {words}v w",
     )
 
 
@@ -75,7 +74,8 @@ EXERCISES = (
         minutes=5,
         hints=(
             "the slope with respect to w is v x, the slope with respect to v is w x",
-            "S adds the squares of the two slopes, A is v w, and D is w / x times the root of S",
+            "S adds the squares of the two slopes, A is the slope with respect to x, and D is the "
+            "norm of w over the length of x, times the root of S",
         ),
         asked=each(between((0.3, 3.0), (0.3, 3.0), (0.3, 3.0)), _S_A_D),
         numbers=FROM_1_TO_9,

@@ -59,7 +59,7 @@ EXERCISES = (
         minutes=10,
         hints=(
             "S(c) times c^2 is a quadratic polynomial in c^2",
-            "4 - 99 c^2 + c^4 = 0: return the roots of the two solutions for c^2",
+            "4 - 99 c^2 + c^4 = 0 has two solutions for c^2: return their roots, the smaller first",
         ),
         accepts=_sharp_enough,
         numbers=((4, 1, 100), *((s, o, S) for S in (60, 150) for o in (2, 3) for s in (9, 16, 25))),

@@ -87,7 +87,7 @@ EXERCISES = (
     ),
     Exercise(
         "ex-mls-optimal-c",
-        stars=3,
+        stars=2,
         minutes=15,
         hints=(
             "what happens to the norm of W_1, to g_1 and to g_2?",

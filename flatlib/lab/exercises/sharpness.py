@@ -24,7 +24,6 @@ def _sharpness_says(x: int) -> tuple[str, ...]:
         f"{'' if x == 1 else ']'}$",
         f"return {'' if x == 1 else f'{x**2} * ('}(w2 * w3)**2 + (w1 * w3)**2 + (w1 * w2)**2"
         f"{'' if x == 1 else ')'}",
-        f"squared product a weight, {words}the product",
     )
 
 
@@ -61,7 +60,7 @@ EXERCISES = (
         minutes=5,
         hints=(
             "differentiate f by each weight, one at a time",
-            "S is a sum of one squared product a weight, the product of the two other weights",
+            "f is linear in each weight: what does it multiply w1 by? S adds three squares",
         ),
         asked=each(between((0.3, 3.0), (0.3, 3.0), (0.3, 3.0)), _sharpness_of_three),
         numbers=FROM_1_TO_9,

@@ -47,7 +47,7 @@ def _bias_gradient(J: Tensor, k: int) -> Tensor:
 
 
 def _bias_says(k: int) -> tuple[str, ...]:
-    c, words = times(k), "" if k == 1 else f"{k} times "
+    c = times(k)
     own = "" if k == 1 else f", which enters as $z=Wx+{k}b$"
     return (
         f"Give the first layer a bias $b${own}.",
@@ -56,7 +56,7 @@ def _bias_says(k: int) -> tuple[str, ...]:
         rf"\rVert_F={c}\lVert J\rVert_F$",
         rf"\lVert W\rVert_2\lVert\nabla_bf\rVert_F{'' if k == 1 else f'/{k}'}$, which",
         f"return {'' if k == 1 else f'{k} * '}J.norm",
-        f"z = W x + {'' if k == 1 else f'{k} '}b, so the derivative by b_j is {words}the",
+        f"z = W x + {'' if k == 1 else f'{k} '}b:",
     )
 
 
@@ -77,8 +77,8 @@ EXERCISES = (
         minutes=10,
         hints=(
             "which z_j does b_j reach?",
-            "z = W x + b, so the derivative by b_j is the derivative by z_j: take J's norm for "
-            "each sample",
+            "z = W x + b: what is the derivative of z_j by b_j, and what does the chain rule make "
+            "of it?",
         ),
         asked=each(_jacobians, _bias_gradient),
         numbers=FROM_1_TO_9,
