@@ -83,6 +83,8 @@ def test_small_numbers_above_rounding_are_no_zero():
         ([[0.5, 1.0]], [[1.0, 2.0]], "every number is 0.5 times the right one"),
         ([math.pi, 2 * math.pi], [1.0, 2.0], "every number is pi times the right one"),
         ([2**0.5, 8**0.5], [1.0, 2.0], "every number is the root of 2 times the right one"),
+        ([0.5, 0.25], [2.0, 4.0], "every number is one over the right one"),
+        ([0.0, 0.5], [1.0, 2.0], ""),
         ([3.0], [1.0], ""),  # one number is some factor times any other
         ([1.0, 4.0], [1.0, 2.0], ""),
         ([2.0, 0.0], [1.0, 0.0], ""),

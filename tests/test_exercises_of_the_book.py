@@ -167,6 +167,12 @@ def test_a_label_that_is_not_there_is_named():
         mark("volume-by-foot", lambda: 1)
 
 
+def test_a_singular_value_may_be_zero():
+    ones = [1.0] * 4
+    assert mark("mlp-two-volumes", lambda: [[2.0, 1.0, 1.0, 0.0], ones]).passed
+    assert not mark("mlp-two-volumes", lambda: [[2.0, 1.0, 1.0, -0.1], ones]).passed
+
+
 def test_a_right_answer_clears_the_attempts():
     first, second = EXERCISES["vgg-count"].hints
     assert mark("vgg-count", lambda k: 0.3).message.endswith(first)

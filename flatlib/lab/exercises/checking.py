@@ -112,6 +112,8 @@ def mistake(given: list, expected: list, tolerance: float = RELATIVE_TOLERANCE) 
         return "right but for the sign"
     a, b = (torch.cat([each.flatten() for each in side]) for side in (got, want))
     if len(b.unique()) > 1 and float(b.abs().min()) > 0:
+        if close(1 / a, b, tolerance):
+            return "every number is one over the right one"
         factors = a / b
         if float((factors - factors[0]).abs().max()) <= tolerance * float(factors[0].abs()):
             return f"every number is {_plain(float(factors[0]))} times the right one"

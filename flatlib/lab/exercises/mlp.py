@@ -49,7 +49,7 @@ def _disagree_says(N: int) -> tuple[str, ...]:
 def _disagree(lists: Any, N: int) -> bool:
     s = torch.as_tensor(lists, dtype=torch.float64)
     top, full = s[:, : N - 1].prod(dim=1), s.prod(dim=1)
-    ordered = bool((s[:, :-1] >= s[:, 1:]).all() and (s > 0).all())
+    ordered = bool((s[:, :-1] >= s[:, 1:]).all() and (s >= 0).all())
     return s.shape == (2, N) and ordered and bool(top[0] > top[1] and full[0] < full[1])
 
 

@@ -52,16 +52,16 @@ EXERCISES = (
         stars=1,
         minutes=10,
         hints=(
-            "which values does $g\\cdot\\varepsilon$ take, by the Cauchy-Schwarz inequality?",
-            "a square is largest where what is squared is farthest from 0: which sign has the "
-            "change of the output there?",
+            "between which two values does g times epsilon lie, by the Cauchy-Schwarz inequality?",
+            "the square is largest where r + g times epsilon is farthest from 0: which of the two "
+            "values has the sign of r?",
         ),
         asked=each(_samples, _worst),
     ),
     Exercise(
         "optim-imbalance",
         stars=3,
-        minutes=15,
+        minutes=20,
         hints=(
             "write the walk as w plus rho (w_2, w_1) over the root of S, and find the residual "
             "at its end",
@@ -77,7 +77,8 @@ EXERCISES = (
         minutes=10,
         hints=(
             "how likely is it that all n signs are the same, whichever it is?",
-            "ask for 2 to the power 1 - n below alpha / m, and take the smallest such n",
+            "all better or all worse has the probability 2 times 2^-n, and this has to be below "
+            "alpha / m",
         ),
         asked=each(between((0.01, 0.1), (1, 30)), _seeds),
     ),

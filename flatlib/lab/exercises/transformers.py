@@ -41,7 +41,8 @@ EXERCISES = (
         stars=2,
         minutes=10,
         hints=(
-            "the gradient by the tokens has one entry a token, that by the weight is one number",
+            "the gradient with respect to the tokens has one entry a token, and that with respect "
+            "to the weight is one number",
             "the weight stands on both sides; what is left is what the Cauchy-Schwarz inequality "
             "compares",
         ),
