@@ -15,7 +15,11 @@ widths: list = [3, 4, 2]  # M, hidden widths, N
 activation: str = "tanh"
 bias: bool = True
 n_samples: int = 8
+n_networks: int = 0
 lr: float = 0.1
+batch_size: int = 20
+spread: float = 4.0
+word: str = "flat"
 seed: int = 1
 scale: str = "smoke"
 archive_scale: str = "laptop"
@@ -35,11 +39,15 @@ def check(*injected: str, **values) -> None:
     [
         {},
         {"widths": [1]},
-        {"n_samples": 0},
+        {"n_samples": 1},
+        {"n_networks": 0},
+        {"activation": "identity"},
         {"seed": 0},
         {"seed": 2**32 - 1},
         {"lr": 3},
-        {"lr": -1e300},
+        {"lr": 1e300},
+        {"spread": -1e300},
+        {"word": ""},
         {"bias": False},
         {"scale": "paper", "archive_scale": "smoke"},
     ],
@@ -59,14 +67,22 @@ def test_what_a_parameter_can_be(values):
         ({"seed": True}, "seed must be a whole number from 0 to 4294967295, got True"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"seed": 2**32}, "seed must be a whole number from 0 to 4294967295, got 4294967296"),
-        ({"n_samples": -1}, "n_samples must be a whole number, 0 or more, got -1"),
-        ({"n_samples": None}, "n_samples must be a whole number, 0 or more, got None"),
-        ({"lr": math.nan}, "lr must be a finite number, got nan"),
-        ({"lr": -math.inf}, "lr must be a finite number, got -inf"),
-        ({"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
-        ({"lr": False}, "lr must be a finite number, got False"),
+        ({"n_networks": -1}, "n_networks must be a whole number, 0 or more, got -1"),
+        ({"n_networks": None}, "n_networks must be a whole number, 0 or more, got None"),
+        ({"n_samples": 0}, "n_samples must be a whole number, 1 or more, got 0"),
+        ({"n_samples": 2.5}, "n_samples must be a whole number, 1 or more, got 2.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, got 0"),
+        ({"spread": math.nan}, "spread must be a finite number, got nan"),
+        ({"spread": "0.1"}, "spread must be a finite number, got '0.1'"),
+        ({"spread": False}, "spread must be a finite number, got False"),
+        ({"lr": 0}, "lr must be a finite number above 0, got 0"),
+        ({"lr": -0.1}, "lr must be a finite number above 0, got -0.1"),
+        ({"lr": math.inf}, "lr must be a finite number above 0, got inf"),
+        ({"lr": "0.1"}, "lr must be a finite number above 0, got '0.1'"),
         ({"bias": 1}, "bias must be True or False, got 1"),
-        ({"activation": 3}, "activation must be a string, got 3"),
+        ({"activation": "tan"}, "activation must be one of tanh, relu, gelu, identity, got 'tan'"),
+        ({"activation": ["relu"]}, "activation must be one of tanh, relu, gelu, identity, got ['r"),
+        ({"word": 3}, "word must be a string, got 3"),
         ({"widths": []}, "widths must be a list of layer widths, whole numbers of 1 or more, got"),
         ({"widths": [3, 0]}, "whole numbers of 1 or more, got [3, 0]"),
         ({"widths": [3, 2.0]}, "whole numbers of 1 or more, got [3, 2.0]"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from synthetic_archive import manifest_of, write
 
-from flatlib.lab import cli
+from flatlib.lab import cli, verdicts
 from flatlib.lab.experiments import RunConfig, execute, load, records
 from flatlib.lab.manifest import RecordError, canonical, decode, encode
 from flatlib.lab.records import Record, default_results
@@ -149,6 +149,25 @@ class TestEdits:
         assert statuses == ["altered", "complete"]
         assert path.parent.name in out.splitlines()[0]
         assert f"{path} is altered" in err
+
+    @pytest.mark.parametrize("name", ["measurements.csv", "manifest.json"])
+    @pytest.mark.parametrize("spoil", ["digit", "folder"])
+    def test_one_damaged_file_hides_no_other_run(self, path, capsys, name, spoil):
+        results, damaged = path.parents[2], path.parent / name
+        content = damaged.read_bytes()
+        damaged.unlink()
+        if spoil == "folder":
+            damaged.mkdir()
+        else:
+            damaged.write_bytes(content.replace(b"6", b"7", 1))
+        assert cli.main(["status", "--results", str(results)]) == 1
+        out, err = capsys.readouterr()
+        assert [line.split()[1] for line in out.splitlines()] == ["altered", "complete"]
+        assert path.parent.name in out.splitlines()[0]
+        assert f"{damaged} " in err
+        archive = verdicts.read(results)
+        assert len(archive.runs) == len(archive.refused) == 1
+        assert f"{path.parent.name}/{name} " in archive.refused[0]
 
 
 class TestContradictions:

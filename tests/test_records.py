@@ -110,6 +110,24 @@ class TestTable:
         with pytest.raises(RecordError, match="measurements.csv is missing"):
             record.read_table()
 
+    def test_a_folder_in_place_of_a_file_is_named(self, record):
+        record.write(ROWS, said(3))
+        table = record.table_path.read_bytes()
+        record.table_path.unlink()
+        record.table_path.mkdir()
+        with pytest.raises(RecordError, match=f"{record.table_path} cannot be read: Is a direct"):
+            record.read_table()
+        record.table_path.rmdir()
+        record.table_path.write_bytes(table)
+        for path, use in (
+            (record.manifest_path, record.read_manifest),
+            (record.state_path, record.read_state),
+        ):
+            path.unlink(missing_ok=True)
+            path.mkdir(parents=True)
+            with pytest.raises(RecordError, match=f"{path} cannot be read: Is a directory. Restor"):
+                use()
+
     def test_foreign_manifest_is_refused(self, record):
         record.write(ROWS, said())
         record.manifest_path.write_text("{ half")

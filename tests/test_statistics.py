@@ -140,6 +140,13 @@ def test_clustered_correlation_of_constant_groups_has_no_inside():
     assert math.isnan(found.within) and found.between.value == 1.0
 
 
+@pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
+def test_clustered_correlation_refuses_a_point_without_a_group(missing):
+    """Such a point would count in one of the three correlations and not in the others."""
+    with pytest.raises(ValueError, match="1 of 3 points have None or NaN for a group"):
+        clustered_pearson([1, 2, 4], [1, 3, 2], ["a", "b", missing])
+
+
 def test_clustered_correlation_needs_a_group_a_point():
     with pytest.raises(ValueError, match="one group a point, got 1 for 2 points"):
         clustered_pearson([1, 2], [1, 2], ["a"])

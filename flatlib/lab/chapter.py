@@ -11,6 +11,7 @@ from numbers import Integral, Real
 import pandas as pd
 
 from flatlib.lab.experiments import SCALES
+from flatlib.nets import ACTIVATIONS
 
 DECLARED = re.compile(r"^(\w+): (\w+) =", re.MULTILINE)  # in the cell of parameters
 INJECTED = re.compile(r"^(\w+) =", re.MULTILINE)  # in the cell that papermill adds after it
@@ -26,10 +27,16 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) < math.inf
 
 
+def _is_positive(value: object) -> bool:
+    return _is_finite(value) and value > 0
+
+
 def _are_widths(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(_is_whole(each, 1) for each in value)
 
 
+RATE = ("a finite number above 0", _is_positive)
+SOME = ("a whole number, 1 or more", lambda value: _is_whole(value, 1))
 SCALE = (f"one of {', '.join(SCALES)}", lambda value: isinstance(value, str) and value in SCALES)
 BY_NAME = {  # the values of a parameter in words, and whether this is one
     "scale": SCALE,
@@ -37,6 +44,15 @@ BY_NAME = {  # the values of a parameter in words, and whether this is one
     "seed": (
         f"a whole number from 0 to {2**32 - 1}",
         lambda value: _is_whole(value, most=2**32 - 1),
+    ),
+    "n_samples": SOME,
+    "batch_size": SOME,
+    "lr": RATE,
+    "lr_low": RATE,
+    "learning_rate": RATE,
+    "activation": (
+        f"one of {', '.join(ACTIVATIONS)}",
+        lambda value: isinstance(value, str) and value in ACTIVATIONS,
     ),
 }
 BY_TYPE = {

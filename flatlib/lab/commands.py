@@ -156,7 +156,8 @@ def _status(options: argparse.Namespace) -> int:
         record = Record(options.results, scale, path.parent.name)
         try:
             manifest = record.read_manifest()
-        except (OSError, RecordError) as fault:  # the others shall be listed all the same
+            record.read_table_text(manifest)
+        except RecordError as fault:  # the others shall be listed all the same
             print(f"{record.scale:7} {'altered':9} {'':15} {record.run}")
             print(f"flatlib: {fault}", file=sys.stderr)
             altered += 1

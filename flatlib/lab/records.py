@@ -89,12 +89,11 @@ class Record:
         """The manifest, or None where there is none.
 
         Raises:
-            RecordError: it was altered, contradicts itself or its folder, or is of another
-                format.
+            RecordError: it cannot be read, was altered, contradicts itself or its folder, or is of
+                another format.
         """
-        try:
-            content = self.manifest_path.read_bytes()
-        except FileNotFoundError:
+        content = _content_of(self.manifest_path)
+        if content is None:
             return None
         return decode(content, self.manifest_path, self.scale, self.run)
 
@@ -102,14 +101,14 @@ class Record:
         """The part of the table that the manifest vouches for.
 
         Raises:
-            RecordError: the table is missing, is not the one that the manifest was made with,
-                or ends at another step than the manifest says.
+            RecordError: the table is missing or cannot be read, is not the one that the manifest
+                was made with, or ends at another step than the manifest says.
         """
         expected = manifest["table"]
-        try:
-            content = self.table_path.read_bytes()[: expected["bytes"]]
-        except FileNotFoundError as fault:
-            raise RecordError(f"{self.table_path} is missing, its manifest is there") from fault
+        content = _content_of(self.table_path)
+        if content is None:
+            raise RecordError(f"{self.table_path} is missing, its manifest is there")
+        content = content[: expected["bytes"]]
         found = hashlib.sha256(content).hexdigest()
         if found != expected["sha256"]:
             raise RecordError(
@@ -216,11 +215,10 @@ class Record:
         """The state, or None where there is none.
 
         Raises:
-            RecordError: it was altered.
+            RecordError: it cannot be read or was altered.
         """
-        try:
-            content = self.state_path.read_bytes()
-        except FileNotFoundError:
+        content = _content_of(self.state_path)
+        if content is None:
             return None
         if hashlib.sha256(content[64:]).hexdigest().encode() != content[:64]:
             raise RecordError(
@@ -260,6 +258,16 @@ class Record:
             yield
         finally:
             lock.release()
+
+
+def _content_of(path: Path) -> bytes | None:
+    """The bytes of a record's file, or None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as fault:  # one record that cannot be read shall hide no other
+        raise RecordError(f"{path} cannot be read: {fault.strerror}. {REMEDY}") from fault
 
 
 def render(rows: Sequence[Mapping]) -> str:

@@ -94,7 +94,7 @@ def clustered_pearson(x, y, groups: Sequence) -> Clustered:
         `Clustered`; ``within`` is NaN where no group has two different points.
 
     Raises:
-        ValueError: lists of different length.
+        ValueError: lists of different length, or a point without a group.
 
     >>> both = clustered_pearson([0, 1, 2, 3], [1, 0, 3, 2], ["a", "a", "b", "b"])
     >>> both.pooled.value, both.between.value, both.within
@@ -102,6 +102,11 @@ def clustered_pearson(x, y, groups: Sequence) -> Clustered:
     """
     if len(groups) != len(x):
         raise ValueError(f"need one group a point, got {len(groups)} for {len(x)} points")
+    if missing := int(pd.isna(pd.Series(list(groups), dtype=object)).sum()):
+        raise ValueError(
+            f"{missing} of {len(x)} points have None or NaN for a group; leave the points out, or "
+            "give each a label"
+        )
     table = pd.DataFrame({"x": np.asarray(x, float), "y": np.asarray(y, float), "group": groups})
     table = table[np.isfinite(table[["x", "y"]]).all(axis=1)]
     grouped = table.groupby("group")[["x", "y"]]

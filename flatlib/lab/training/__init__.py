@@ -44,7 +44,9 @@ def train(
     samples. Global random state and thread settings are left alone.
 
     Args:
-        net: a network that :func:`flatlib.measure` can measure.
+        net: a network that :func:`flatlib.measure` can measure. Each module trains in the mode
+            that it is in: after ``net.eval()`` batch norms keep their statistics, and dropout
+            drops nothing.
         data: from :func:`flatlib.lab.data.load`.
         lr: learning rate eta.
         batch_size: samples a step.
