@@ -33,6 +33,12 @@ class Chain:
     C: float  # ||W||_2 times root mean of ||x||^-2 times root mean of ||grad_W f||^2
     C_prime: float  # ||W||_2 times root mean of ||grad_W f||^2 / ||x||^2
     D: float  # C with the sharpness in place of the mean of ||grad_W f||^2
+    proven: bool  # whether A <= B holds for this network by proof: its first layer is dense
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The five numbers by name."""
+        return {name: value for name, value in vars(self).items() if name != "proven"}
 
 
 @dataclass(frozen=True)
@@ -172,14 +178,14 @@ def chain(m: Measurement) -> Chain:
        \sqrt{\tfrac1n\sum_i\lVert\nabla_W f_i\rVert_F^2}
 
     and D, which has S in place of the last mean. W is the first layer's weight. Where that is a
-    convolution, the numbers are had with the reshaped weight and prove nothing: A may be above B.
-    Which inequalities are proven of a network, `evaluate` tells.
+    convolution, the numbers are had with the reshaped weight, A may be above B, and ``proven`` is
+    false. Which other inequalities are proven of a network, `evaluate` tells.
 
     Args:
         m: from `flatlib.measure`.
 
     Returns:
-        `Chain` of floats, in units of output per unit of input.
+        `Chain` of floats, in units of output per unit of input, and whether A <= B is proven.
 
     Raises:
         TypeError: ``m`` is no `Measurement`.
@@ -192,10 +198,13 @@ def chain(m: Measurement) -> Chain:
     >>> c = chain(flatlib.measure(net, torch.eye(2)))
     >>> abs(c.A - c.B) < 1e-15 and abs(c.C - c.D) < 1e-15  # rank one, one layer
     True
+    >>> c.proven
+    True
     """
     _refuse_zero_input(m)
     q = Measured(m)
-    return Chain(*(side(q) for side in (sides.A, sides.B, sides.C, sides.C_prime, sides.D)))
+    terms = (side(q) for side in (sides.A, sides.B, sides.C, sides.C_prime, sides.D))
+    return Chain(*terms, proven=q.meets(given.DENSE))
 
 
 def relative_sharpness(m: Measurement) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +59,7 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
         "n": m.n,
         "max_residual": float(torch.linalg.vector_norm(residual, dim=1).max()),
         **m.summary(),
-        **asdict(chain(m)),
+        **chain(m).terms,
     }
     for k, column in enumerate(m.singular_values.log().mean(dim=0), start=1):
         row[f"mean_log_sigma_{k}"] = float(column)

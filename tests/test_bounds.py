@@ -355,6 +355,7 @@ def test_a_convolution_in_front_proves_nothing_about_the_chain():
 def test_tokens_in_front_prove_nothing_about_the_chain():
     net = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2))
     assert unproven(net, gaussian(3, 4, 3)) == NEEDS_DENSE | NEEDS_ALL_DENSE
+    assert not flatlib.bounds.chain(flatlib.measure(net, gaussian(3, 4, 3))).proven
 
 
 @pytest.mark.parametrize(
@@ -368,6 +369,7 @@ def test_tokens_in_front_prove_nothing_about_the_chain():
 )
 def test_an_input_that_enters_elsewhere_too_proves_nothing_about_the_chain(build):
     assert unproven(build(), gaussian(4, 3)) == NEEDS_DENSE
+    assert not flatlib.bounds.chain(flatlib.measure(build(), gaussian(4, 3))).proven
 
 
 def test_a_frozen_first_weight_has_no_part_in_the_sharpness():
@@ -376,7 +378,7 @@ def test_a_frozen_first_weight_has_no_part_in_the_sharpness():
     labels = unproven(net, gaussian(4, 3))
     assert labels == {"6", "7", "12", "N.3", "13", "27", "N.9", "N.10"}
     c = flatlib.bounds.chain(flatlib.measure(net, gaussian(4, 3)))
-    assert c.A <= c.B <= c.C
+    assert c.A <= c.B <= c.C and c.proven
 
 
 def test_everything_frozen_makes_d_zero_and_unproven():
@@ -490,7 +492,7 @@ def alternating(side: int) -> tuple[nn.Module, Tensor]:
 def test_the_counterexample_breaks_the_chain_and_the_repairs_hold():
     net, x = alternating(4)
     c = flatlib.bounds.chain(flatlib.measure(net, x))
-    assert c.A > 0.1 and c.B < 1e-12 * c.A and c.C < 1e-12 * c.A
+    assert c.A > 0.1 and c.B < 1e-12 * c.A and c.C < 1e-12 * c.A and not c.proven
     found = evaluated(net, x)
     for label in ("5", "25", "28"):
         assert not any(bound.holds or bound.proven for bound in found[label])
