@@ -132,6 +132,18 @@ def comparisons() -> tuple[Claim, ...]:
     )
 
 
+def response_key(population: str, kind: str, first: str, second: str) -> str:
+    """The key of one of `responses`.
+
+    Args:
+        population: its name.
+        kind: ``"plain"``; ``"given"`` the hyper-parameters; or ``"sides"`` of a bound.
+        first: the measure of response, or the bound's left side.
+        second: the outcome, or the bound's right side.
+    """
+    return f"{population}.{kind}.{first}-{second}"
+
+
 def responses(
     name: str, outcomes: Sequence[str], populations: Mapping[str, Drawn]
 ) -> tuple[Claim, ...]:
@@ -154,7 +166,7 @@ def responses(
     pairs += [(SIDES, f"lhs_{bound}", f"rhs_{bound}", ()) for bound in BOUNDS]
     return tuple(
         Claim(
-            f"{name}.{kind}.{first}-{second}",
+            response_key(name, kind, first, second),
             "",
             "",
             first,
@@ -170,6 +182,24 @@ def responses(
         )
         for kind, first, second, given in pairs
     )
+
+
+def held_responses(
+    decided: Mapping[str, Verdict], population: str, kind: str, outcome: str
+) -> list[str]:
+    """The measures of response that are held to go with an outcome.
+
+    Args:
+        decided: verdicts on `responses`, by key.
+        population: its name.
+        kind: ``"plain"`` or ``"given"``.
+        outcome: the second quantity.
+    """
+    return [
+        measure
+        for measure in RESPONSES
+        if decided[response_key(population, kind, measure, outcome)].word == HELD
+    ]
 
 
 def transformers(populations: Mapping[str, Drawn]) -> tuple[Claim, ...]:

@@ -6,11 +6,12 @@ from .curves import ArchiveFigure
 from .inequalities import inequalities, inequality_table
 from .populations import (
     against_baseline,
-    correlation_dots,
     dots,
     measures_and_outcomes,
+    response_dots,
     scatter,
     seed_by_seed,
+    side_dots,
 )
 from .slack import medians, slack
 from .style import (
@@ -51,7 +52,6 @@ __all__ = [
     "between_and_within",
     "both_sides",
     "canvas",
-    "correlation_dots",
     "correlations",
     "dots",
     "ellipse",
@@ -64,9 +64,11 @@ __all__ = [
     "pairs",
     "panels",
     "reproduce",
+    "response_dots",
     "scatter",
     "seed_by_seed",
     "show",
+    "side_dots",
     "slack",
     "through_training",
     "to_html",

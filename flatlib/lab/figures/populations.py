@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from flatlib.lab import claims, verdicts
-from flatlib.lab.drawn import LOSS, MEASURES, OUTCOMES, SIZES, Drawn, at
-from flatlib.lab.hypotheses import key
+from flatlib.lab.drawn import BOUNDS, LOSS, MEASURES, OUTCOMES, SIZES, Drawn, at
+from flatlib.lab.hypotheses import GIVEN, PLAIN, RESPONSES, SIDES, key, response_key
 from flatlib.lab.sentences import OPTIMIZERS, SYMBOLS, effect_words
 from flatlib.lab.verdicts import Verdict
 
@@ -158,15 +158,54 @@ def against_baseline(decided: Mapping[str, Verdict]) -> tuple[Figure, str]:
     return figure, f"Changes against SGD as dots with intervals. {said}."
 
 
-def correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figure, str]:
-    """Correlations over networks as dots with their 95 % intervals.
+def response_dots(
+    decided: Mapping[str, Verdict], population: str, outcomes: Sequence[str]
+) -> tuple[Figure, str]:
+    """Correlations of measures of response with outcomes, as dots with their 95 % intervals.
 
     Args:
-        panels: by title, verdicts by the name of their row; all panels have the same rows.
+        decided: verdicts on `flatlib.lab.hypotheses.responses`, by key.
+        population: its name.
+        outcomes: one panel each.
 
     Returns:
         The figure and an alternative text with every correlation and its word.
     """
+    rows = [
+        (SYMBOLS[measure] + addition, kind, measure)
+        for measure in RESPONSES
+        for kind, addition in ((PLAIN, ""), (GIVEN, ", given"))
+    ]
+    return _correlation_dots(
+        {
+            SYMBOLS[outcome]: {
+                name: decided[response_key(population, kind, measure, outcome)]
+                for name, kind, measure in rows
+            }
+            for outcome in outcomes
+        }
+    )
+
+
+def side_dots(decided: Mapping[str, Verdict], population: str) -> tuple[Figure, str]:
+    """Correlations of the two sides of bounds, as dots with their 95 % intervals.
+
+    Args:
+        decided: verdicts on `flatlib.lab.hypotheses.responses`, by key.
+        population: its name.
+
+    Returns:
+        The figure and an alternative text with every correlation and its word.
+    """
+    rows = {
+        f"({bound})": decided[response_key(population, SIDES, f"lhs_{bound}", f"rhs_{bound}")]
+        for bound in BOUNDS
+    }
+    return _correlation_dots({"left with right side": rows})
+
+
+def _correlation_dots(panels: Mapping[str, Mapping[str, Verdict]]) -> tuple[Figure, str]:
+    """By title, verdicts by the name of their row; all panels have the same rows."""
     figure, axes, said = _rows_of_dots(panels, claims.WEAK.size)
     for ax in axes:
         ax.set(xlim=(-1.02, 1.02))
