@@ -110,7 +110,7 @@ def test_an_equation_without_further_cases_says_so():
         assumptions=("An index is below 2.",),
     )  # fmt: skip
     assert list(two.cases(7, 2)) == [0, 1]
-    says = r"\(B.1\) has no case: none of the 300 from number 2 of seed 7 on .*: An index is below 2"
+    says = r"\(B.1\) has no case: none of the 300 from number 2 of seed 7 on .*: An index is below"
     with pytest.raises(ValueError, match=says):
         list(two.cases(7, 3))
 
