@@ -10,6 +10,7 @@ from torch import nn
 
 import flatlib
 from flatlib import operators
+from flatlib.lab.equations.convolutions import draw_convolution
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 9), (9, 5), (40, 40)])
@@ -35,6 +36,23 @@ def test_operator_norm_of_a_circular_convolution_is_its_largest_fourier_coeffici
     expected = float(torch.fft.fft2(kernel).abs().max())
     m = flatlib.measure(net, gaussian(1, 1, 8, 8))
     assert m.layers[0].operator_norm == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("index", range(24))
+def test_norms_of_a_convolution_are_ordered_up_to_that_of_its_copies(index):
+    """||W||_2 <= ||T_W||_2 <= ||T_W||_F <= sqrt(P) ||W||_F, T_W written out column by column."""
+    case = draw_convolution(0, index)
+    layer = flatlib.measure(case.net, case.x).layers[0]
+    copies = layer.n_positions**0.5 * layer.weight_frobenius_norm
+    frobenius = float(case.T_W.norm())
+    assert layer.operator_norm == pytest.approx(float(case.norm_T_W), rel=1e-9)
+    assert layer.operator_norm <= frobenius * (1 + 1e-12)
+    assert frobenius <= copies * (1 + 1e-12)
+    if max(case.convolution.padding) == 0:  # every patch lies inside the image
+        assert frobenius == pytest.approx(copies, rel=1e-12)
+        assert layer.weight_norm <= layer.operator_norm * (1 + 1e-12)
+    elif case.convolution.kernel_size[0] > 1:
+        assert frobenius < copies * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("sizes", [(20, 6), (6, 20), (6, 20, 9)])

@@ -104,6 +104,17 @@ def test_a_loss_with_a_wrong_factor_is_caught_by_the_gradient_that_is_written_ou
     assert not run(fresh, 0, 3).passed
 
 
+def test_an_equation_without_further_cases_says_so():
+    two = replace(
+        equations.find("B.1"), draw=lambda seed, index: index, applies=lambda index: index < 2,
+        assumptions=("An index is below 2.",),
+    )  # fmt: skip
+    assert list(two.cases(7, 2)) == [0, 1]
+    says = r"\(B.1\) has no case: none of the 300 from number 2 of seed 7 on .*: An index is below"
+    with pytest.raises(ValueError, match=says):
+        list(two.cases(7, 3))
+
+
 def test_a_failure_says_which_case():
     found = equations.find("13")
     result = run(replace(found, check=turned()(found.check)), 4, 20)

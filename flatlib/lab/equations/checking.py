@@ -30,6 +30,7 @@ IDENTITY_TOLERANCE = 1e-9  # relative
 ROUNDING = 1e-12  # relative: some thousands of float64 operations, powers up to 6
 ERRORS = 6.0  # some thousands of entries a check: one false alarm in a thousand runs
 EQUALITY_DRAWS = 3  # random versions of each equality case
+MOST_UNMET = 300  # cases in a row; of those drawn one in three or more meets any assumptions
 LIBRARY_CASES = 25  # at which the library's own numbers are compared as well
 
 Link = tuple  # (lhs, relation, rhs) or (lhs, relation, rhs, scale)
@@ -98,14 +99,23 @@ class Equation:
         return any(link[1] == "~" for link in self.check(next(self.cases(0, 1))))
 
     def cases(self, seed: int, count: int) -> Iterator[Any]:
-        """The first ``count`` cases of the stream that meet the assumptions."""
-        index = 0
+        """The first ``count`` cases of the stream that meet the assumptions.
+
+        Raises:
+            ValueError: of 300 cases in a row none does.
+        """
+        index = last = 0
         while count:
             case = self.draw(seed, index)
             index += 1
             if not self.unmet(case) and self.applies(case):
-                count -= 1
+                count, last = count - 1, index
                 yield case
+            elif index - last == MOST_UNMET:
+                raise ValueError(
+                    f"({self.label}) has no case: none of the {MOST_UNMET} from number {last} of "
+                    f"seed {seed} on meets its assumptions: {' '.join(self.assumptions)}"
+                )
 
     def unmet(self, case: Any) -> tuple[str, ...]:
         """Those of the assumptions that a case does not meet, see `assumptions.unmet`."""
