@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from dataclasses import replace
 
@@ -287,17 +286,9 @@ def share(found: list[bool]) -> float:
     return sum(found) / len(found)
 
 
-@pytest.fixture
-def little_garbage():
-    """Holm's correction in statsmodels collects garbage each time: spare it what is here."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.mark.slow
 def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everything(
-    monkeypatch, little_garbage
+    monkeypatch,
 ):
     """Of 500 populations at most 5 % hold anything after Holm; intervals cover as they say."""
     monkeypatch.setattr(associations, "DRAWS", 100)
@@ -311,7 +302,7 @@ def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everyth
     assert 0.93 <= share(covered) <= 0.97
 
 
-def test_an_effect_is_found(monkeypatch, little_garbage):
+def test_an_effect_is_found(monkeypatch):
     """A partial correlation of 0.7 is held in more than eight of ten populations of 40."""
     monkeypatch.setattr(associations, "DRAWS", 100)
     found = [given[0].word == "held" for _, given in simulated(40, confounding=1.5, effect=1.0)]

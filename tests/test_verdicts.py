@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from dataclasses import replace
 
@@ -692,15 +691,7 @@ FAMILY = [
 ]
 
 
-@pytest.fixture
-def little_garbage():
-    """Holm's correction in statsmodels collects garbage each time: spare it what is here."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def test_without_an_effect_hardly_anything_is_held(little_garbage):
+def test_without_an_effect_hardly_anything_is_held():
     """Of 500 archives without any effect at most 5 % have a *held* after Holm."""
     draws, archives = np.random.default_rng(2026), 500
     wrongly, each = 0, np.zeros(len(FAMILY))
@@ -713,7 +704,7 @@ def test_without_an_effect_hardly_anything_is_held(little_garbage):
     assert (each <= 0.05 * archives).all() and each.mean() > 0.015 * archives
 
 
-def test_with_an_effect_it_is_found(little_garbage):
+def test_with_an_effect_it_is_found():
     draws, archives = np.random.default_rng(7), 20
     held = np.zeros(len(FAMILY))
     for _ in range(archives):

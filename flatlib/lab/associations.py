@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy import linalg, stats
+from scipy import linalg, special
 
 DRAWS = 1_000  # of units, behind every interval
 DRAW_SEED = 0
@@ -50,7 +51,7 @@ class Association:
 
     def interval(self, level: float) -> tuple[float, float]:
         """The ends of the interval that misses the truth with this probability."""
-        half = float(stats.t.ppf(1 - level / 2, self.freedom)) * self.error
+        half = float(special.stdtrit(self.freedom, 1 - level / 2)) * self.error
         return self._out(self.z - half), self._out(self.z + half)
 
     def p(self, z: float = 0.0) -> float:
@@ -61,7 +62,7 @@ class Association:
         """Probability of a z below this one where the truth is ``null``."""
         if self.error == 0:
             return float(z >= null) if z != null else 0.5
-        return float(stats.t.cdf((z - null) / self.error, self.freedom))
+        return float(special.stdtr(self.freedom, (z - null) / self.error))
 
     def equivalence(self, margin: float) -> float:
         """p of two one-sided tests that z lies between -margin and margin."""
@@ -162,7 +163,7 @@ class Networks:
     def _z(self, pairs, given, how) -> tuple[np.ndarray, np.ndarray, int]:
         """Fisher's z of each pair, ``(1 + DRAWS, pairs)``; the rows behind; columns held fixed."""
         names = list(dict.fromkeys([*given, *(name for pair in pairs for name in pair)]))
-        absent = [name for name in names if name not in self.table.columns]
+        absent = [name for name in names if name not in self._places]
         if absent:
             raise ValueError(
                 f"the table has no column {absent[0]!r}; it has {list(self.table.columns)[:12]} ..."
@@ -172,12 +173,12 @@ class Networks:
             raise ValueError(f"column {both[0]!r} is held fixed and has no correlation then")
         if how not in (SPEARMAN, PEARSON):
             raise ValueError(f"how must be {SPEARMAN!r} or {PEARSON!r}, got {how!r}")
-        rows = np.isfinite(self.table[names].to_numpy(dtype=float)).all(axis=1)
+        rows = self._defined[:, [self._places[name] for name in names]].all(axis=1)
         if not rows.any():
             return np.full((1 + DRAWS, len(pairs)), np.nan), rows, 0
         columns, C = self._covariances(rows, how)
-        at = [columns.index(name) for name in names]
-        C = C[:, at][:, :, at]
+        at = np.array([columns[name] for name in names])
+        C = C[:, at[:, None], at]
         n_given = len(dict.fromkeys(given))
         C, fixed = _hold_fixed(C, n_given)
         left = [names.index(name) - n_given for pair in pairs for name in pair]
@@ -187,15 +188,31 @@ class Networks:
             r = C[:, first, second] / np.sqrt(variance[:, first] * variance[:, second])
         return np.arctanh(np.clip(r, -NEAREST_ONE, NEAREST_ONE)), rows, fixed
 
-    def _covariances(self, rows: np.ndarray, how: str) -> tuple[list[str], np.ndarray]:
-        """Of all columns that are defined on these rows: over the rows, then over each draw."""
+    @cached_property
+    def _values(self) -> np.ndarray:
+        return self.table.to_numpy(dtype=float)
+
+    @cached_property
+    def _defined(self) -> np.ndarray:
+        return np.isfinite(self._values)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.table)}
+
+    def _covariances(self, rows: np.ndarray, how: str) -> tuple[dict[str, int], np.ndarray]:
+        """Of all columns that are defined on these rows: over the rows, then over each draw.
+
+        Returns:
+            The place of each such column, and ``(1 + DRAWS, columns, columns)``.
+        """
         key = (rows.tobytes(), how)
         if key not in self._found:
-            values = self.table.to_numpy(dtype=float)[rows]
-            whole = np.isfinite(values).all(axis=0)
+            whole = self._defined[rows].all(axis=0)
             weights = _draws(self._labels(rows))
             columns = [name for name, kept in zip(self.table, whole, strict=True) if kept]
-            self._found[key] = columns, _covariance(values[:, whole], weights, how)
+            places = {name: place for place, name in enumerate(columns)}
+            self._found[key] = places, _covariance(self._values[rows][:, whole], weights, how)
         return self._found[key]
 
     def _labels(self, rows: np.ndarray) -> np.ndarray:
