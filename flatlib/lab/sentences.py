@@ -205,18 +205,40 @@ def outcomes(verdicts: Iterable[Verdict]) -> str:
     return listed(clauses)
 
 
-def tally(decided: Mapping[str, Verdict]) -> str:
-    """How many hypotheses are tested and how these come out, in a sentence.
+def tally(decided: Mapping[str, Verdict], on: str = "") -> str:
+    """How many hypotheses are tested, how these come out, and which held, in sentences.
 
-    >>> tally({"one": Verdict(claims.TRANSFORMERS[0])})
-    'Of 1 hypothesis none is tested.'
+    Args:
+        decided: verdicts on correlations over networks, by key.
+        on: what they are about, if the text has to say so.
+
+    >>> tally({"one": Verdict(claims.TRANSFORMERS[0])}, on="transformers")
+    'Of 1 hypothesis on transformers none is tested.'
     """
     tested = [one for one in decided.values() if one.word != NOT_TESTED]
     noun = "hypothesis" if len(decided) == 1 else "hypotheses"
+    whole = f"Of {len(decided)} {noun}{f' on {on}' if on else ''}"
     if not tested:
-        return f"Of {len(decided)} {noun} none is tested."
+        return f"{whole} none is tested."
     verb = "is" if len(tested) == 1 else "are"
-    return f"Of {len(decided)} {noun} {len(tested)} {verb} tested, and of these {outcomes(tested)}."
+    held = [_pair_words(one) for one in tested if one.word == HELD]
+    which = {0: "", 1: f" The one that held is on {''.join(held)}."}.get(
+        len(held), f" Those that held are {'; '.join(held)}."
+    )
+    return f"{whole} {len(tested)} {verb} tested, of which {outcomes(tested)}.{which}"
+
+
+def _pair_words(verdict: Verdict) -> str:
+    """What is correlated with what, and how much."""
+    claim = verdict.claim
+    bound = claim.quantity.removeprefix("lhs_")
+    pair = (
+        f"the two sides of ({bound})"
+        if bound != claim.quantity
+        else f"{SYMBOLS[claim.quantity]} with {SYMBOLS[claim.other]}"
+    )
+    fixed = f" given {_given_words(claim)}" if claim.given else ""
+    return f"{pair}{fixed}, at {effect_words(verdict)}"
 
 
 def sentence(verdict: Verdict) -> str:
