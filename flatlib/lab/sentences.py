@@ -11,6 +11,7 @@ from flatlib.inequalities import COLUMNS
 from flatlib.lab import claims, drawn
 from flatlib.lab.chapter import listed, number
 from flatlib.lab.claims import Claim
+from flatlib.lab.drawn import Drawn
 from flatlib.lab.verdicts import (
     AGAINST,
     CONDITION_UNMET,
@@ -239,6 +240,22 @@ def _pair_words(verdict: Verdict) -> str:
     )
     fixed = f" given {_given_words(claim)}" if claim.given else ""
     return f"{pair}{fixed}, at {effect_words(verdict)}"
+
+
+def obeying_words(population: Drawn | None) -> str:
+    """How many networks at the train loss obey each bound, and which bound none obeys.
+
+    >>> obeying_words(None)
+    'No network has both sides of the bounds yet.'
+    """
+    n = population.reached(drawn.LOSS) if population else 0
+    if not n:
+        return "No network has both sides of the bounds yet."
+    counts = {f"({bound})": population.obeying(drawn.LOSS, bound) for bound in drawn.BOUNDS}
+    never = [bound for bound, count in counts.items() if not count]
+    broken = f" Each of them breaks {listed(never)}." if never else ""
+    many = listed(f"{count} obey {bound}" for bound, count in counts.items())
+    return f"Of the {n} networks at the train loss {many}.{broken}"
 
 
 def sentence(verdict: Verdict) -> str:
