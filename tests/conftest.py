@@ -6,6 +6,8 @@ one again.
 
 from __future__ import annotations
 
+import gc
+
 import chromium
 import pytest
 import torch
@@ -34,6 +36,12 @@ def pytest_collection_modifyitems(items):
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
     items[:] = [*reversed(slow), *quick]
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no collection of garbage looks through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

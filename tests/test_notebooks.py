@@ -186,6 +186,12 @@ def test_it_holds_for_another_seed(path):
     assert ran == len(sources), fault
 
 
+def test_a_cell_that_raises_ends_its_run_and_leaves_nothing_to_the_next():
+    ran, fault = run(["x = 1", "assert x == 2", "x = 3"], ROOT)
+    assert ran == 1 and "AssertionError" in fault
+    assert run(["assert 'x' not in globals()"], ROOT) == (1, "")
+
+
 @each_notebook
 def test_the_page_shows_at_most_eight_short_cells_of_code(path):
     found = [cell.source for cell in cells(path, "code") if kind(cell) is None]
