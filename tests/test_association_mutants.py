@@ -19,7 +19,7 @@ MUTANTS = {  # what is wrong: (the room, its code, the fault, the test that catc
     ),
     "Holm dropped": (
         verdicts,
-        "_stepped_down(np.array([verdict.p for verdict in tested]))",
+        'multipletests([verdict.p for verdict in tested], method="holm")[1]',
         "np.array([verdict.p for verdict in tested])",
         words.test_holm_is_over_all_hypotheses_that_have_an_interval,
     ),

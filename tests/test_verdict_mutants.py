@@ -69,8 +69,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_fitted_is_the_threshold_or_more,
     ),
     "interval of another level": (
-        "1 - level / 2",
-        "1 - level",
+        "test.confidence_interval(1 - level)",
+        "test.confidence_interval(1 - 2 * level)",
         units.test_a_change_is_the_mean_of_seed_means_with_students_interval,
     ),
     "one side of the interval inside the margin": (
@@ -89,13 +89,13 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_a_change_is_the_mean_of_seed_means_with_students_interval,
     ),
     "Holm dropped": (
-        "_stepped_down(np.array([verdict.p for verdict in tested]))",
+        'multipletests([verdict.p for verdict in tested], method="holm")[1]',
         "np.array([verdict.p for verdict in tested])",
         units.test_holm_is_over_all_claims_that_have_an_interval,
     ),
     "Holm does not step down": (
-        "np.arange(len(p), 0, -1)",
-        "len(p)",
+        'method="holm"',
+        'method="bonferroni"',
         units.test_holm_steps_down,
     ),
     "no difference after Holm from the narrow interval": (
@@ -159,13 +159,13 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_a_fall_slows_if_it_is_smaller_in_the_second_half_of_the_part,
     ),
     "trends by levels": (
-        "np.diff([one[run][part], other[run][part]])",
-        "np.array([one[run][part], other[run][part]])",
+        "statistics.pearson(np.diff(one[run][part]), np.diff(other[run][part]))",
+        "statistics.pearson(one[run][part], other[run][part])",
         units.test_a_shared_trend_is_no_correlation_of_changes,
     ),
     "correlations averaged without Fisher's z": (
-        "np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))",
-        "rho",
+        "np.arctanh(np.clip(rho.value, -1 + 1e-12, 1 - 1e-12))",
+        "rho.value",
         units.test_a_trend_is_the_mean_of_fishers_z_within_a_seed,
     ),
     "two seeds are enough": (

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from flatlib.lab import claims, drawn, experiments, statistics
@@ -302,7 +303,7 @@ def _holm(found: Sequence[Verdict], share: float = 1.0) -> list[Verdict]:
     tested = [verdict for verdict in found if not math.isnan(verdict.p)]
     if not tested:
         return list(found)
-    adjusted = _stepped_down(np.array([verdict.p for verdict in tested]))
+    adjusted = multipletests([verdict.p for verdict in tested], method="holm")[1]
     adjusted = np.minimum(1.0, adjusted / share)
     by_key = {v.claim.key: float(p) for v, p in zip(tested, adjusted, strict=True)}
     strict = share * claims.LEVEL / len(tested)
@@ -321,19 +322,6 @@ def _holm(found: Sequence[Verdict], share: float = 1.0) -> list[Verdict]:
         word = _word(verdict.claim, adjusted_p, mean, low, high, margin)
         result.append(replace(verdict, adjusted=adjusted_p, word=word))
     return result
-
-
-def _stepped_down(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p; statsmodels gives the same, and collects garbage each time.
-
-    >>> _stepped_down(np.array([0.03, 0.01, 0.02])).tolist()
-    [0.04, 0.03, 0.04]
-    """
-    order = np.argsort(p)
-    raised = p[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty_like(raised)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raised))
-    return adjusted
 
 
 def _word(claim: Claim, p: float, mean: float, low: float, high: float, margin: float) -> str:
@@ -427,10 +415,9 @@ def _interval(effects: np.ndarray, level: float) -> tuple[float, float, float]:
     if np.ptp(effects) == 0:
         value = float(effects[0])
         return value, value, float(value == 0)
-    mean, freedom = float(effects.mean()), len(effects) - 1
-    error = float(effects.std(ddof=1)) / math.sqrt(len(effects))
-    half = float(special.stdtrit(freedom, 1 - level / 2)) * error
-    return mean - half, mean + half, 2 * float(special.stdtr(freedom, -abs(mean) / error))
+    test = stats.ttest_1samp(effects, 0.0)
+    interval = test.confidence_interval(1 - level)
+    return float(interval.low), float(interval.high), float(test.pvalue)
 
 
 def _equivalence(effects: np.ndarray, margin: float) -> float:
@@ -526,11 +513,9 @@ def _trend(claim: Claim, grid: Grid, threshold: float) -> Effects:
     z = np.full(first.shape, np.nan)
     for run in zip(*np.nonzero(first >= 0), strict=True):
         part = slice(first[run], last[run] + 1)
-        pairs = np.diff([one[run][part], other[run][part]])
-        pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-        if pairs.shape[1] >= FEWEST_DIFFERENCES and np.ptp(pairs, axis=1).all():
-            rho = np.corrcoef(pairs / np.abs(pairs).max(axis=1, keepdims=True))[0, 1]
-            z[run] = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+        rho = statistics.pearson(np.diff(one[run][part]), np.diff(other[run][part]))
+        if rho.n >= FEWEST_DIFFERENCES:
+            z[run] = np.arctanh(np.clip(rho.value, -1 + 1e-12, 1 - 1e-12))
     return _averaged(z)
 
 
