@@ -66,6 +66,7 @@ OPTIMIZERS = {
     "label-noise": "label noise",
 }
 MOVES = {claims.RISES: "rises", claims.FALLS: "falls", claims.LEVEL_OFF: "levels off"}
+FEW = 3  # hypotheses that a sentence names one by one
 CAME_OUT = {HELD: "held", AGAINST: "went against"}
 WHEN = {
     claims.FROM_START: "from the start",
@@ -207,7 +208,7 @@ def outcomes(verdicts: Iterable[Verdict]) -> str:
 
 
 def tally(decided: Mapping[str, Verdict], on: str = "") -> str:
-    """How many hypotheses are tested, how these come out, and which held, in sentences.
+    """How many hypotheses are tested, how these come out, and which held if few did, in sentences.
 
     Args:
         decided: verdicts on correlations over networks, by key.
@@ -223,9 +224,11 @@ def tally(decided: Mapping[str, Verdict], on: str = "") -> str:
         return f"{whole} none is tested."
     verb = "is" if len(tested) == 1 else "are"
     held = [_pair_words(one) for one in tested if one.word == HELD]
-    which = {0: "", 1: f" The one that held is on {''.join(held)}."}.get(
-        len(held), f" Those that held are {'; '.join(held)}."
-    )
+    which = ""
+    if len(held) == 1:
+        which = f" The one that held is on {held[0]}."
+    elif 0 < len(held) <= FEW:
+        which = f" Those that held are {'; '.join(held)}."
     return f"{whole} {len(tested)} {verb} tested, of which {outcomes(tested)}.{which}"
 
 
