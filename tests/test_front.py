@@ -45,6 +45,11 @@ def test_the_readme_counts_the_archived_runs():
     assert promised("archived runs") == len(list(ROOT.glob("results/*/*/manifest.json")))
 
 
+def test_the_readme_counts_the_networks_drawn_at_random():
+    drawn = list(ROOT.glob("results/populations/*/*/manifest.json"))
+    assert promised("networks drawn at random") == len(drawn)
+
+
 def test_the_readme_counts_the_errata():
     cells = json.loads((ROOT / "notebooks" / "09-errata.ipynb").read_text())["cells"]
     headings = [
