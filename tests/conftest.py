@@ -31,15 +31,25 @@ settings.load_profile("reproducible")
 def pytest_collection_modifyitems(items):
     """What takes long comes first: no worker is left with it while the others have ended.
 
-    The longest, the site's pages and the last chapters, come last by name.
+    One that takes minutes says ``slow(first=True)``. The longest of the others, the site's pages
+    and the last chapters, come last by name.
     """
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    quick = [item for item in items if not item.get_closest_marker("slow")]
-    items[:] = [*reversed(slow), *quick]
+    first, slow, quick = [], [], []
+    for item in items:
+        mark = item.get_closest_marker("slow")
+        (quick if mark is None else first if mark.kwargs.get("first") else slow).append(item)
+    items[:] = [*first, *reversed(slow), *quick]
 
 
 def pytest_collection_finish():
     """What is imported by now stays: no collection of garbage looks through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def little_garbage():
+    """Holm's correction in statsmodels collects garbage each time: spare it what is here."""
     gc.collect()
     gc.freeze()
 

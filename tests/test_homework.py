@@ -253,7 +253,7 @@ def returned(given, source, how: str):
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.slow(first=True)
 def test_nbgrader_marks_five_students_by_what_they_know(tmp_path):
     """Right, wrong, empty, edited checking cells, and one that never ends; all chapters at once."""
     course = tmp_path / "course"

@@ -288,7 +288,7 @@ def share(found: list[bool]) -> float:
 
 @pytest.mark.slow
 def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everything(
-    monkeypatch,
+    monkeypatch, little_garbage
 ):
     """Of 500 populations at most 5 % hold anything after Holm; intervals cover as they say."""
     monkeypatch.setattr(associations, "DRAWS", 100)
@@ -302,7 +302,7 @@ def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everyth
     assert 0.93 <= share(covered) <= 0.97
 
 
-def test_an_effect_is_found(monkeypatch):
+def test_an_effect_is_found(monkeypatch, little_garbage):
     """A partial correlation of 0.7 is held in more than eight of ten populations of 40."""
     monkeypatch.setattr(associations, "DRAWS", 100)
     found = [given[0].word == "held" for _, given in simulated(40, confounding=1.5, effect=1.0)]

@@ -57,8 +57,11 @@ UNSEEN_FOCUS = f"""() => {{
 }}"""
 # What scrolls sideways, and neither stops the keyboard nor holds anything that does.
 OUT_OF_REACH = r"""async () => {
-  // The page learns of a new width just before the browser paints.
-  for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
+  // The page learns of a new width just before the browser paints, which is after a frame's
+  // callbacks; and what was just unfolded may have asked for a font.
+  await document.fonts.ready;
+  const painted = done => requestAnimationFrame(() => setTimeout(done));
+  for (const _ of [1, 2]) await new Promise(painted);
   const complaints = [];
   for (const box of document.querySelectorAll("article :not(mjx-container *)")) {
     if (box.scrollWidth <= box.clientWidth || !box.clientWidth) continue;

@@ -691,7 +691,7 @@ FAMILY = [
 ]
 
 
-def test_without_an_effect_hardly_anything_is_held():
+def test_without_an_effect_hardly_anything_is_held(little_garbage):
     """Of 500 archives without any effect at most 5 % have a *held* after Holm."""
     draws, archives = np.random.default_rng(2026), 500
     wrongly, each = 0, np.zeros(len(FAMILY))
@@ -704,7 +704,7 @@ def test_without_an_effect_hardly_anything_is_held():
     assert (each <= 0.05 * archives).all() and each.mean() > 0.015 * archives
 
 
-def test_with_an_effect_it_is_found():
+def test_with_an_effect_it_is_found(little_garbage):
     draws, archives = np.random.default_rng(7), 20
     held = np.zeros(len(FAMILY))
     for _ in range(archives):
