@@ -304,14 +304,13 @@ def iimls(net: nn.Module, x: Tensor) -> Tensor:
     True
     """
     with float64_network(net) as network:
-        planned = plan(network, x, at_layers=False)
+        planned, size = plan(network, x, at_layers=False), part_size(None, x.device)
         check_fits(planned.cost, None, None, x.device)
 
         def measured(rows: Tensor, start: int) -> Tensor:
-            found = differentiate(network, rows, start, planned)
+            found = differentiate(network, rows, start, planned, size)
             J = found.jacobian
             moved = J @ found.x.reshape(len(J), -1, 1)
             return moved.square().sum(dim=(1, 2)) / J.shape[2]
 
-        size = part_size(None, x.device)
         return torch.cat(by_parts(x, planned, size, measured))

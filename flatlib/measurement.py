@@ -429,12 +429,12 @@ def _measure_batch(
     """The measurement of one batch."""
     without = planned.cost_without_layers if planned.at_layers else None
     check_fits(planned.cost, without, max_memory, x.device)
+    size = part_size(max_memory, x.device)
 
     def measure_part(rows: Tensor, first: int) -> Measurement:
-        found = differentiate(network, rows, first, planned, NormSums, bar.done)
+        found = differentiate(network, rows, first, planned, size, NormSums, bar.done)
         return _measure_part(found, network, rows, planned.at_layers)
 
-    size = part_size(max_memory, x.device)
     whole = Measurement.join(by_parts(x, planned, size, measure_part))
     if not all_finite(whole.parameter_gradient_energy):
         sample = planned.start + first_not_finite(whole.parameter_gradient_energy)
@@ -492,12 +492,11 @@ def _measure_layer(
     ``jacobian`` is that of the input, None where the layer has none.
     """
     norms = layer.collected.norms()
-    from_here = None
+    mls = log_volume = None
     if jacobian is not None:
         flat = [gradient.flatten(2) for gradient in layer.input_gradients]
         joined = flat[0] if len(flat) == 1 else torch.cat(flat, dim=2)
-        # The layer that reads the network's input has the network's singular values.
-        from_here = s if _identical(joined, jacobian) else geometry.singular_values(joined)
+        mls, log_volume = _mls_and_log_volume(joined, jacobian, s)
     measured = LayerMeasurement(
         name=layer.name,
         kind=layer.kind,
@@ -506,8 +505,8 @@ def _measure_layer(
         untied_gradient_energy=norms.untied,
         output_gradient_energy=norms.output,
         smallest_patch_norm=norms.smallest_patch.sqrt(),
-        mls=None if from_here is None else geometry.mls(from_here),
-        log_volume=None if from_here is None else geometry.log_volume(from_here),
+        mls=mls,
+        log_volume=log_volume,
         n_positions=norms.n_positions,
         input_dimension=sum(x[0].numel() for x in layer.inputs),
         in_sharpness=layer.owns_weight,
@@ -520,6 +519,17 @@ def _measure_layer(
         else (),
     )
     return measured, norms.bias
+
+
+def _mls_and_log_volume(from_here: Tensor, jacobian: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """MLS and log volume from what a layer reads; ``s`` are those of the input's ``jacobian``."""
+    # The layer that reads the network's input has the network's singular values.
+    if not _identical(from_here, jacobian):
+        if from_here.shape[2] < from_here.shape[1]:
+            mls = geometry.largest_singular_value(from_here)
+            return mls, torch.full_like(mls, -torch.inf)
+        s = geometry.singular_values(from_here)
+    return geometry.mls(s), geometry.log_volume(s)
 
 
 def _is_dense_at_input(

@@ -65,25 +65,27 @@ class NormSums:
         self.triangle: Tensor | None = None  # of the patches, made when first needed
         self.energy: Tensor | None = None  # of delta, (n, groups, C, P), summed over outputs
         self.weight: Tensor | None = None  # to be summed over all axes but the first
-        self.bias: list[Tensor] = []  # the bias's gradients, (n, groups, C) for each output
+        self.bias: list[Tensor] = []  # the bias's gradients, (n, k groups C) for k outputs
         # Where patches of delta overlap, what is written has norms of its own, (n,).
         self.written = 0.0
 
     def add(self, gradients: Sequence[Tensor]) -> None:
-        """Take in one output's gradients at what the layer returned, one a call."""
+        """Take in those of k outputs at what the layer returned, ``(n, k, ...)`` for each call."""
+        n, k = gradients[0].shape[:2]
         pairs = zip(gradients, self.shapes, strict=True)
-        delta = _joined([output_positions(self.module, *pair) for pair in pairs])
-        self.energy = _plus_product(self.energy, delta, delta)
+        # (n, groups, k C, P): the outputs side by side, as one output of k times the channels
+        delta = _joined([_side_by_side(self.module, *pair) for pair in pairs])
+        self.energy = _plus_squares(self.energy, delta, k)
         at_channels = delta.sum(dim=-1)  # at the first column as well, see below
         if is_transposed(self.module):
-            self.bias.append(sum(each.flatten(2).sum(dim=2)[:, None] for each in gradients))
+            self.bias.append(sum(each.flatten(3).sum(dim=3).flatten(1) for each in gradients))
             self.written = self.written + sum(each.flatten(1).square().sum(1) for each in gradients)
         elif delta.shape[-1] > 1:  # see `norms`
-            self.bias.append(at_channels)
+            self.bias.append(at_channels.flatten(1))
         if delta.shape[-1] == 1:
             return
         X, N = self.patches, self.n_outputs
-        C, (K, P) = delta.shape[2], X.shape[2:]
+        C, (K, P) = delta.shape[2] // k, X.shape[2:]
         # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
         if P * (2 * K + N * C) < N * C * K:
             if self.triangle is None:
@@ -93,7 +95,7 @@ class NormSums:
             gradient[..., 0] += at_channels * R[..., 0, :1]
         else:
             gradient = delta @ X.mT
-        self.weight = _plus_product(self.weight, gradient, gradient)
+        self.weight = _plus_squares(self.weight, gradient, k)
 
     def norms(self) -> GradientNorms:
         """The sums so far."""
@@ -104,7 +106,7 @@ class NormSums:
         return GradientNorms(
             # For a single position the weight's gradient is delta x^T, the bias's is delta.
             weight=self.weight.sum(dim=(1, 2, 3)) if several else untied,
-            bias=torch.stack(self.bias).square().sum(dim=(0, 2, 3)) if self.bias else output,
+            bias=torch.cat(self.bias, dim=1).square().sum(dim=1) if self.bias else output,
             untied=untied,
             output=self.written if is_transposed(self.module) else output,
             smallest_patch=patch.amin(dim=(1, 2)),
@@ -122,9 +124,20 @@ def _triangle(X: Tensor) -> Tensor:
     return torch.linalg.qr(torch.cat([x, X - x], dim=3), mode="r").R
 
 
-def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """``total + a * b`` elementwise, in place where there is a total already."""
-    return a * b if total is None else total.addcmul_(a, b)
+def _side_by_side(module: nn.Module, gradients: Tensor, read: torch.Size) -> Tensor:
+    """`output_positions` of k outputs, ``(n, k, ...)``, as ``(n, groups, k C, P)``."""
+    apart = output_positions(module, gradients.flatten(0, 1), read).unflatten(
+        0, (len(gradients), -1)
+    )
+    return apart.transpose(1, 2).flatten(2, 3)
+
+
+def _plus_squares(total: Tensor | None, a: Tensor, k: int) -> Tensor:
+    """``total`` and the squares of ``a``, ``(n, groups, k C, P)``, summed over the k outputs."""
+    if k == 1:
+        return a * a if total is None else total.addcmul_(a, a)
+    squares = a.square().unflatten(2, (k, -1)).sum(dim=2)
+    return squares if total is None else total.add_(squares)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -51,6 +51,35 @@ def net_with(values: Tensor, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
 # --- singular values ---------------------------------------------------------------------------
 
 
+@given(
+    span=st.floats(0, 12),
+    outputs=st.integers(2, 12),
+    more=st.integers(1, 30),
+    scale=st.sampled_from([1e-300, 1e-180, 1e-90, 1.0, 1e90, 1e180, 1e300]),
+    seed=st.integers(0, 2**16),
+)
+def test_singular_values_are_those_of_the_decomposition_at_any_span_and_scale(
+    span, outputs, more, scale, seed
+):
+    values = torch.logspace(0, -span, outputs, dtype=torch.float64)
+    J = torch.stack([matrix_with(values, outputs + more, seed + k) for k in range(3)])
+    J[1] = matrix_with(torch.ones(outputs, dtype=torch.float64), outputs + more, seed + 9)
+    expected = torch.linalg.svdvals(J)
+    found = geometry.singular_values(J * scale) / scale
+    # Where the squares span a thousand at most, 13 digits are kept; else rounding of the largest.
+    few = expected[:, :1] ** 2 < 1e3 * expected[:, -1:] ** 2
+    off = (found - expected).abs()
+    assert bool((off <= torch.where(few, 1e-12 * expected, 2e-14 * expected[:, :1])).all())
+    largest = geometry.largest_singular_value(J * scale) / scale
+    torch.testing.assert_close(largest, expected[:, 0], rtol=1e-14, atol=0)
+    across = geometry.largest_singular_value(J.mT * scale) / scale
+    torch.testing.assert_close(across, expected[:, 0], rtol=1e-14, atol=0)
+
+
+def test_the_largest_singular_value_of_nothing_is_nothing():
+    assert geometry.largest_singular_value(torch.zeros(2, 3, 4).double()).tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("columns", [5, 6, 784])
 def test_prescribed_singular_values_are_found(columns):
     J = torch.stack([matrix_with(PRESCRIBED, columns, seed) for seed in range(4)])

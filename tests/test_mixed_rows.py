@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import flatlib
 from flatlib.derivatives import mixing
 from flatlib.derivatives.float64 import float64_network
-from flatlib.derivatives.mixing import Watched, find_rows, pulled_back, weighted_pass
+from flatlib.derivatives.mixing import Watched, find_rows, weighted_pass
+from flatlib.derivatives.outputs import gradients_of_outputs
 from flatlib.derivatives.recording import run_recorded
 from flatlib.derivatives.rows import FACTORS, Rows
 
@@ -93,9 +94,12 @@ def test_a_mixture_that_begins_beyond_the_samples_of_the_probe():
     st.sampled_from([None, *sorted(MIXINGS)]),
     st.sampled_from([2, 5, 40]),
     st.integers(1, 3),
+    st.sampled_from([1, 2, 3]),
     st.integers(0, 99),
 )
-def test_one_weighted_pass_and_those_of_the_outputs_find_what_two_passes_find(name, n, depth, seed):
+def test_one_weighted_pass_and_those_of_the_outputs_find_what_two_passes_find(
+    name, n, depth, outputs_at_once, seed
+):
     net = Conditioned(MIXINGS.get(name, lambda rows: rows), depth, seed)
     with float64_network(net) as network:
         forward = run_recorded(network, gaussian(n, 5, seed=seed), range(n))
@@ -103,14 +107,7 @@ def test_one_weighted_pass_and_those_of_the_outputs_find_what_two_passes_find(na
         mixed = find_rows(*how)
         sure = {name: [call.rows for call in made] for name, made in forward.calls.items()}
         at_once, watched = weighted_pass(*how)
-        for k in range(forward.output.shape[1]):
-            direction = torch.zeros_like(forward.output)
-            direction[:, k] = 1.0
-            edges, shapes = [w.edge for w in watched], [w.shape for w in watched]
-            for place, gradient in zip(
-                watched, pulled_back(forward.output, direction, edges, shapes), strict=True
-            ):
-                place.add(k, gradient)
+        gradients_of_outputs(forward.output, n, [], [], watched, list, outputs_at_once, int)
     assert (mixed is None) == (name is None)
     assert (at_once is None and all(place.holds() for place in watched)) == (mixed is None)
     found = {name: [call.rows for call in made] for name, made in forward.calls.items()}

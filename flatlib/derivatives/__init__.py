@@ -113,7 +113,7 @@ def input_jacobian(net: nn.Module, x: Tensor, max_memory: int = 2**28) -> Tensor
         planned = plan(network, x, at_layers=False)
 
         def jacobian(rows: Tensor, start: int) -> Tensor:
-            return differentiate(network, rows, start, planned).jacobian
+            return differentiate(network, rows, start, planned, max_memory).jacobian
 
         return torch.cat(by_parts(x, planned, max_memory, jacobian))
 

@@ -11,6 +11,7 @@ import torch
 from .float64 import OutOfMemory
 
 PART = 2**27  # bytes that a part of the batch takes on a CPU: larger parts are no faster there
+PASS = 2**26  # bytes that one backward pass of several outputs takes: larger ones are no faster
 UNKNOWN = 2**33  # bytes taken to be free where the system does not tell
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -21,6 +22,12 @@ class Cost:
 
     each: int  # a sample of many
     one_sample: int  # a single sample, which runs as two rows
+    each_output: int = 0  # a sample, for every further output of a backward pass
+
+    def outputs_at_once(self, n: int, max_memory: float) -> int:
+        """How many outputs of n samples one backward pass takes beside the n samples' cost."""
+        left = min(max_memory - n * self.each, PASS)
+        return 1 + max(0, int(left // (n * self.each_output)))
 
     def samples_at_once(self, max_memory: float) -> float:
         """How many samples fit; at least one."""

@@ -133,11 +133,11 @@ class Watched:
     plain: Tensor  # (n,)
     size: Tensor  # (n,) of what ``plain`` is a sum of
 
-    def add(self, k: int, gradient: Tensor) -> None:
-        """Take in the plain pass of output k."""
-        found = self.outputs[k] * self.rows.flat(gradient).mv(self.along)
-        self.plain += found
-        self.size += found.abs()
+    def add(self, outputs: slice, gradients: Tensor) -> None:
+        """Take in the plain passes of K outputs, ``(n, K, ...)``."""
+        found = gradients.reshape(*gradients.shape[:2], -1) @ self.along * self.outputs[outputs]
+        self.plain += found.sum(dim=1)
+        self.size += found.abs().sum(dim=1)
 
     def holds(self) -> bool:
         """Whether every row holds one sample alone, after all N passes."""

@@ -9,16 +9,16 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
-from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
+from flatlib.checks import all_finite, first_not_finite
 from flatlib.patches import is_transposed
 
 from .attention import are_apart
 from .choosing import chosen_layers
 from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost
-from .mixing import Watched, find_rows, pulled_back, refuse_mixed, weighted_pass
+from .mixing import Watched, find_rows, refuse_mixed, weighted_pass
+from .outputs import Target, gradients_of_outputs
 from .probing import Probe, probed, run_checked
 from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
 from .rows import Rows
@@ -36,7 +36,7 @@ class Collector(Protocol):
     """What is made of the gradients at a layer's output, which nobody keeps."""
 
     def add(self, gradients: Sequence[Tensor]) -> None:
-        """Take in those of one of the N outputs, ``(n, *output_shape)`` for each call."""
+        """Take in those of k of the N outputs, ``(n, k, *output_shape)`` for each call."""
 
 
 # Makes a collector from a layer, what its calls read, and N.
@@ -215,157 +215,65 @@ def _kept(
     return kept
 
 
-def _is_batched(network: Float64Network, forward: Forward) -> bool:
-    """Whether the N backward passes are run as one."""
-    # Measured: matrix products gain from batching, convolutions lose to memory traffic.
-    return all(network.kinds[name] == "Linear" for name in forward.calls)
-
-
 def _cost(network: Float64Network, forward: Forward, at_layers: frozenset[str]) -> Cost:
     """Memory that derivatives take, patches of convolutions included."""
     n, N = forward.output.shape
-    at_output = N + 3 if _is_batched(network, forward) else 4
-    passing = 0
+    at_input = forward.x[0].numel()
+    passing, each_output = 0, 2 * at_input
     kept = [
-        N * forward.x[0].numel(),
+        N * at_input,
         *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers)),
     ]
     for name, made in forward.calls.items():
         weight = forward.weights[name]
         for call in made:
-            written = call.output_shape.numel() // n
+            read, written = call.value.numel() // n, call.output_shape.numel() // n
             # A weight's axis 0 is what is written, or what a transposed convolution reads.
             transposed = is_transposed(network.layers[name])
-            n_positions = (call.value.numel() // n if transposed else written) // weight.shape[0]
+            n_positions = (read if transposed else written) // weight.shape[0]
             patches = weight[0].numel() * n_positions if weight.dim() > 2 else 0
-            passing += 3 * call.value.numel() // n + at_output * written + 2 * patches
-    passing += sum((at_output + 2) * use.shape.numel() // n for use in forward.uses)
+            passing += 3 * read + 4 * written + 2 * patches
+            each_output += 2 * read + 4 * written
+    for use in forward.uses:
+        passing += 6 * use.shape.numel() // n
+        each_output += 3 * use.shape.numel() // n
     return Cost(
-        each=FLOAT64_BYTES * (sum(kept) + passing + N * forward.x[0].numel()),
+        each=FLOAT64_BYTES * (sum(kept) + passing + N * at_input),
         # The largest Jacobian is copied twice when it is decomposed.
         one_sample=FLOAT64_BYTES * (sum(kept) + 2 * max(passing, *kept)),
+        each_output=FLOAT64_BYTES * each_output,
     )
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where gradients are taken, and how the rows there belong to the samples."""
+class _Recorded:
+    """A checked forward pass of one part of the batch, and whose gradients will be taken."""
 
-    edge: Tensor | GradientEdge
-    shape: torch.Size
-    rows: Rows | None
+    forward: Forward
+    graph: Graph
+    calls: dict[str, list[Call]]  # of the layers that are measured
+    find_rows: Callable[[], str | None]  # tells for sure how rows belong to samples
+    watched: list[Watched]  # places where this is still to be held against the N passes
 
+    def rows_are_sure(self) -> bool:
+        """Whether, after the N passes, the rows belong where they were taken to belong.
 
-def _all_at_once(output: Tensor, targets: list[Target | Watched]) -> list[Tensor]:
-    """The N backward passes as one batched pass: for each target ``(N, *shape)``."""
-    n, N = output.shape
-    directions = torch.eye(N, dtype=output.dtype, device=output.device)
-    found = torch.autograd.grad(
-        output,
-        [target.edge for target in targets],
-        directions[:, None, :].expand(N, n, N),
-        is_grads_batched=True,
-        retain_graph=True,  # for `_one`, should an operation not batch
-        allow_unused=True,
-    )
-    return [
-        output.new_zeros((N, *target.shape)) if gradient is None else gradient
-        for gradient, target in zip(found, targets, strict=True)
-    ]
+        Raises:
+            ValueError: rows are mixed.
+        """
+        if all(place.holds() for place in self.watched):
+            return True
+        calls = [call for made in self.calls.values() for call in made]
+        places = [*calls, *self.forward.uses]
+        rows = [place.rows for place in places]
+        refuse_mixed(self.find_rows())
+        return rows == [place.rows for place in places]
 
 
-def _one(output: Tensor, k: int, targets: list[Target | Watched]) -> list[Tensor]:
-    """The backward pass of output k, any operation: for each target ``shape``."""
-    direction = torch.zeros_like(output)
-    direction[:, k] = 1.0
-    edges, shapes = [target.edge for target in targets], [target.shape for target in targets]
-    return pulled_back(output, direction, edges, shapes)
-
-
-def _gradients(
-    output: Tensor,
-    n: int,
-    kept: list[Target],
-    shown: list[Target],
-    watched: list[Watched],
-    see: Callable[[Sequence[Tensor]], None],
-    batched: bool,
-    done: Callable[[int], object],
-) -> list[Tensor]:
-    """The N outputs' gradients: ``(n, N, *shape)`` at the targets ``kept``.
-
-    Those at the targets ``shown`` are shown to ``see``, one output's at a time, and forgotten, as
-    are those at the places ``watched``.
-    """
-    N = output.shape[1]
-    targets, found = [*kept, *shown, *watched], None
-    first, last = len(kept), len(kept) + len(shown)
-
-    def look(k: int, gradients: Sequence[Tensor]) -> None:
-        see(gradients[first:last])
-        for place, gradient in zip(watched, gradients[last:], strict=True):
-            place.add(k, gradient)
-
-    if batched:
-        try:
-            found = _all_at_once(output, targets)
-        except RuntimeError as error:  # an operation that cannot be batched, a hook that looks
-            if is_out_of_memory(error):
-                raise
-    if found is not None:
-        for k in range(N):
-            look(k, [gradient[k] for gradient in found])
-        done(n * N)
-        pairs = zip(found, kept, strict=False)
-        return [_sample_first(each, target.rows)[:n] for each, target in pairs]
-    made = [output.new_empty((n, N, *t.rows.shape(t.shape)[1:])) for t in kept]
-    for k in range(N):
-        found = _one(output, k, targets)
-        for own, gradient, target in zip(made, found, kept, strict=False):
-            own[:, k] = target.rows.arranged(gradient)[:n]
-        look(k, found)
-        done(n)
-    return made
-
-
-def _sample_first(gradients: Tensor, rows: Rows) -> Tensor:
-    """``(N, *shape)`` as ``(n, N, ...)``."""
-    if rows.place == "first":
-        return gradients.transpose(0, 1)
-    return torch.stack([rows.arranged(gradient) for gradient in gradients], dim=1)
-
-
-class _Energies:
-    """Squared norms of the gradients of parameters that uses count, added up over outputs."""
-
-    def __init__(self, uses: list[Use], output: Tensor, n: int):
-        self.uses, self.n = uses, n
-        self.total = output.new_zeros(n)
-
-    def add(self, gradients: Sequence[Tensor]) -> None:
-        """Take in one output's gradients, at the edge of each use."""
-        whole: dict[str, Tensor] = {}
-        for use, delta in zip(self.uses, gradients, strict=True):
-            for name, gradient in use.gradients(delta, self.n):
-                whole[name] = whole[name] + gradient if name in whole else gradient
-        for gradient in whole.values():
-            self.total += gradient.square().sum(dim=1)
-
-
-def _backward(
-    network: Float64Network,
-    x: Tensor,
-    start: int,
-    planned: Plan,
-    collect: Collect | None,
-    done: Callable[[int], object],
-    surely: bool = False,
-) -> Derivatives | None:
-    """One recorded forward pass on ``x`` and one backward pass for each output.
-
-    One pass more tells of mixed rows, and two further ones tell a mixture from rounding. None where
-    these find the samples elsewhere, so that all must be done again, ``surely``.
-    """
+def _recorded(
+    network: Float64Network, x: Tensor, start: int, planned: Plan, at_layers: bool, surely: bool
+) -> _Recorded:
+    """Run ``network`` on ``x``, its layers measured if ``at_layers``, and refuse what is wrong."""
     n = len(x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     planned.probe.check(forward.output[:n].detach(), start)
@@ -375,7 +283,7 @@ def _backward(
     forward.check_source()
     check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
-    calls = {} if collect is None else forward.calls
+    calls = forward.calls if at_layers else {}
     uses = forward.uses if calls else []
     how = (forward, network.kinds, calls, uses, planned.probe.places)
     mixed, watched = (find_rows(*how), []) if surely else weighted_pass(*how)
@@ -383,77 +291,116 @@ def _backward(
         if all(call.rows for call in made):
             planned.probe.check_inputs(name, [call.read(n) for call in made], start)
     refuse_mixed(mixed)  # last, since the others say more of why
-    calls = {
+    measured = {
         name: made
         for name, made in calls.items()
         if name not in planned.probe.excluded and all(call.rows for call in made)
     }
-    excluded = frozenset(forward.calls) - frozenset(calls)
-    if collect is not None and not calls:
+    if at_layers and not measured:
         raise ValueError(
-            f"the rows of no layer are the samples (of {', '.join(map(repr, excluded))}); keep the "
+            f"the rows of no layer are the samples (of {', '.join(map(repr, calls))}); keep the "
             "batch as the first axis, as in (n, T, d) instead of (n * T, d)"
         )
-    owners = _owners(network, forward, calls, graph)
-    each = [call for made in calls.values() for call in made]
+    return _Recorded(forward, graph, measured, lambda: find_rows(*how), watched)
+
+
+class _Seen:
+    """What is made of the gradients on the way, which nobody keeps."""
+
+    def __init__(
+        self, network: Float64Network, part: _Recorded, uses: list[Use], n: int, collect: Collect
+    ):
+        self.calls, self.uses = part.calls, uses
+        self.inputs = {
+            name: tuple(call.read(n) for call in made) for name, made in part.calls.items()
+        }
+        N = part.forward.output.shape[1]
+        self.collectors = {
+            name: collect(network.layers[name], self.inputs[name], N) for name in part.calls
+        }
+        self.energy = part.forward.output.new_zeros(n)  # of the gradients that uses count
+
+    def targets(self) -> list[Target]:
+        """Where `see` shall see them."""
+        calls = [call for made in self.calls.values() for call in made]
+        return [
+            *(Target(call.output_edge, call.output_shape, call.rows) for call in calls),
+            *(Target(use.edge, use.shape, use.rows) for use in self.uses),
+        ]
+
+    def see(self, gradients: Sequence[Tensor]) -> None:
+        """Take in those of k outputs at the targets, ``(n, k, ...)``."""
+        gradients = iter(gradients)
+        for name, collector in self.collectors.items():
+            collector.add([next(gradients) for _ in self.calls[name]])
+        # A parameter that is used at several places has the sum for its gradient.
+        whole: dict[str, Tensor] = {}
+        for use, delta in zip(self.uses, gradients, strict=True):
+            for name, gradient in use.gradients(delta):
+                whole[name] = whole[name] + gradient if name in whole else gradient
+        for gradient in whole.values():
+            self.energy += gradient.square().sum(dim=(1, 2))
+
+
+def _backward(
+    network: Float64Network,
+    x: Tensor,
+    start: int,
+    planned: Plan,
+    max_memory: float,
+    collect: Collect | None,
+    done: Callable[[int], object],
+    surely: bool = False,
+) -> Derivatives | None:
+    """One recorded forward pass on ``x`` and the backward passes of its outputs.
+
+    One pass more tells of mixed rows, and two further ones tell a mixture from rounding. None where
+    these find the samples elsewhere, so that all must be done again, ``surely``.
+    """
+    n = len(x)
+    part = _recorded(network, x, start, planned, collect is not None, surely)
+    forward, calls = part.forward, part.calls
+    owners = _owners(network, forward, calls, part.graph)
+    seen = _Seen(network, part, owners.uses, n, collect)
     at_calls = _kept(network, calls, planned.at_layers)
     kept = [
         Target(forward.source, forward.x.shape, Rows(len(forward.x), "first")),
         *(Target(call.input_edge, call.value.shape, call.rows) for call in at_calls),
     ]
-    shown = [
-        *(Target(call.output_edge, call.output_shape, call.rows) for call in each),
-        *(Target(use.edge, use.shape, use.rows) for use in owners.uses),
-    ]
-    N = forward.output.shape[1]
-    inputs = {name: tuple(call.read(n) for call in made) for name, made in calls.items()}
-    collectors = {name: collect(network.layers[name], inputs[name], N) for name in calls}
-    energies = _Energies(owners.uses, forward.output, n)
-
-    def see(gradients: Sequence[Tensor]) -> None:
-        gradients = iter(gradients)
-        for name, collector in collectors.items():
-            collector.add([call.rows.arranged(next(gradients))[:n] for call in calls[name]])
-        energies.add(list(gradients))
-
-    batched = _is_batched(network, forward)
-    jacobian, *at_inputs = _gradients(forward.output, n, kept, shown, watched, see, batched, done)
-    if not all(place.holds() for place in watched):
-        places = [*each, *forward.uses]
-        rows = [place.rows for place in places]
-        refuse_mixed(find_rows(*how))
-        if rows != [place.rows for place in places]:
-            return None
+    at_once = planned.cost.outputs_at_once(len(forward.x), max_memory)
+    how = (kept, seen.targets(), part.watched, seen.see, at_once, done)
+    jacobian, *at_inputs = gradients_of_outputs(forward.output, n, *how)
+    if not part.rows_are_sure():
+        return None
     jacobian = jacobian.flatten(2)
     if not all_finite(jacobian):
         raise ValueError(
             f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
             "values, though its output does not; look for a square root or division at 0"
         )
-    at_inputs = {id(call): found for call, found in zip(at_calls, at_inputs, strict=True)}
-    layers = tuple(
-        LayerDerivatives(
-            name,
-            network.kinds[name],
-            network.layers[name],
-            forward.weights[name],
-            inputs[name],
-            tuple(at_inputs[id(call)] for call in made if id(call) in at_inputs),
-            collectors[name],
-            tuple(call.output_shape for call in made),
-            (name, "weight") in owners.by_layer,
-            (name, "bias") in owners.by_layer,
-        )
-        for name, made in calls.items()
-    )
+    by_call = {id(call): found for call, found in zip(at_calls, at_inputs, strict=True)}
     return Derivatives(
         forward.x[:n].detach(),
         forward.output[:n].detach(),
         jacobian,
-        layers,
-        energies.total,
+        tuple(
+            LayerDerivatives(
+                name,
+                network.kinds[name],
+                network.layers[name],
+                forward.weights[name],
+                seen.inputs[name],
+                tuple(by_call[id(call)] for call in made if id(call) in by_call),
+                seen.collectors[name],
+                tuple(call.output_shape for call in made),
+                (name, "weight") in owners.by_layer,
+                (name, "bias") in owners.by_layer,
+            )
+            for name, made in calls.items()
+        ),
+        seen.energy,
         owners.others,
-        _other_layers(network, forward, excluded, graph),
+        _other_layers(network, forward, frozenset(forward.calls) - frozenset(calls), part.graph),
     )
 
 
@@ -485,6 +432,7 @@ def differentiate(
     x: Tensor,
     start: int,
     planned: Plan,
+    max_memory: float,
     collect: Collect | None = None,
     done: Callable[[int], object] = int,
 ) -> Derivatives:
@@ -495,6 +443,7 @@ def differentiate(
         x: ``(n, *input_shape)``, any floating dtype.
         start: the index of its first row among all samples.
         planned: from `plan`.
+        max_memory: bytes that the derivatives may take; what is left takes more outputs at once.
         collect: sees the gradients at each layer's output; without it they are not taken.
         done: is told the number of samples whenever one output has its gradients.
 
@@ -503,8 +452,8 @@ def differentiate(
             the input; output or gradient not finite; no layer is called; what `plan` refuses, in
             a part of the network that it did not reach.
     """
-    found = _backward(network, x, start, planned, collect, done)
-    return found or _backward(network, x, start, planned, collect, int, surely=True)
+    how = (network, x, start, planned, max_memory, collect)
+    return _backward(*how, done) or _backward(*how, int, surely=True)
 
 
 def trainable_names(network: Float64Network) -> tuple[str, ...]:

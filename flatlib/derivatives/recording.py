@@ -64,13 +64,13 @@ class Use:
     terms: list[tuple[str, torch.Size, Tensor | None]]
     rows: Rows | None = None
 
-    def gradients(self, delta: Tensor, n: int) -> Iterator[tuple[str, Tensor]]:
-        """Each parameter's gradient ``(n, m)`` for each sample, from that at the edge."""
-        delta = self.rows.arranged(delta)[:n]
+    def gradients(self, delta: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter's gradients ``(n, k, m)``, from ``(n, k, ...)`` of k outputs here."""
+        n, k = delta.shape[:2]
         for name, shape, factor in self.terms:
-            product = delta if factor is None else delta * self.rows.arranged(factor)[:n]
-            axes = self.rows.shared_axes(shape)
-            yield name, (product.sum(dim=axes) if axes else product).reshape(n, -1)
+            product = delta if factor is None else delta * self.rows.arranged(factor)[:n, None]
+            axes = [axis + 1 for axis in self.rows.shared_axes(shape)]
+            yield name, (product.sum(dim=axes) if axes else product).reshape(n, k, -1)
 
 
 @dataclass
@@ -111,19 +111,20 @@ class Lookup(Use):
     indices: Tensor = field(kw_only=True)  # of shape ``shape[:-1]``
     padding: int | None = field(kw_only=True)  # the row that is not trained
 
-    def gradients(self, delta: Tensor, n: int) -> Iterator[tuple[str, Tensor]]:
-        """The table's gradient for each sample, rows that are not looked up left out."""
+    def gradients(self, delta: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The table's gradients ``(n, k, m)``, rows that are not looked up left out."""
         ((name, _, _),) = self.terms
+        n, k = delta.shape[:2]
         indices = self.rows.arranged(self.indices)[:n].reshape(n, -1)
-        delta = self.rows.arranged(delta)[:n].reshape(n, indices.shape[1], -1)
+        delta = delta.reshape(n, k, indices.shape[1], -1)
         if self.padding is not None:
-            delta = delta.masked_fill((indices == self.padding)[..., None], 0.0)
+            delta = delta.masked_fill((indices == self.padding)[:, None, :, None], 0.0)
         # Places that look up the same row add up: number the different rows of each sample.
         ordered, order = indices.sort(dim=1)
         new = torch.nn.functional.pad(ordered.diff(dim=1) != 0, (1, 0))
         number = torch.empty_like(indices).scatter_(1, order, new.cumsum(dim=1))
-        summed = torch.zeros_like(delta).scatter_add_(1, number[..., None].expand_as(delta), delta)
-        yield name, summed.flatten(1)
+        number = number[:, None, :, None].expand_as(delta)
+        yield name, torch.zeros_like(delta).scatter_add_(2, number, delta).flatten(2)
 
 
 def twice_if_single(x: Tensor) -> Tensor:

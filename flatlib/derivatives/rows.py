@@ -28,6 +28,12 @@ class Rows:
         """The rows of each sample as one row, ``(n, m)``."""
         return self.arranged(tensor).reshape(self.n, -1)
 
+    def outputs(self, gradients: Tensor) -> Tensor:
+        """Gradients of K outputs, ``(K, *shape)``, with the samples in front: ``(n, K, ...)``."""
+        if self.place == "first":
+            return gradients.transpose(0, 1)
+        return torch.stack([self.arranged(gradient) for gradient in gradients], dim=1)
+
     def shape(self, shape: torch.Size) -> torch.Size:
         """The shape of a tensor of ``shape`` once it is arranged."""
         return self.arranged(torch.empty(shape, device="meta")).shape

@@ -19,6 +19,14 @@ def test_as_many_samples_as_fit_and_at_least_one():
     assert [cost.samples_at_once(limit) for limit in (1, 100, 250, 1000)] == [1, 1, 2.5, 10]
 
 
+def test_a_pass_takes_as_many_outputs_as_what_is_left_holds_and_at_least_one(monkeypatch):
+    cost = Cost(each=100, one_sample=250, each_output=10)
+    found = [cost.outputs_at_once(3, limit) for limit in (1, 300, 329, 330, 389, 390)]
+    assert found == [1, 1, 1, 2, 3, 4]
+    monkeypatch.setattr(memory, "PASS", 60)
+    assert cost.outputs_at_once(3, 10**9) == 3
+
+
 def test_what_is_free_is_no_more_than_there_is():
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < free_memory(CPU) <= there

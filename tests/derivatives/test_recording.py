@@ -51,13 +51,16 @@ def test_a_gains_gradient_for_each_sample_is_that_of_plain_autograd():
     (use,) = forward.uses
     use.rows = Rows(4, "first")
     (delta,) = torch.autograd.grad(forward.output, [use.edge], along, retain_graph=True)
-    ((name, found),) = use.gradients(delta, 4)
+    # Two outputs' gradients at a time: here one and its double.
+    ((name, found),) = use.gradients(torch.stack([delta, 2 * delta], dim=1))
     assert name == "gain" and delta.shape == use.shape
     gain = network.parameters["gain"]
     for sample in range(4):
         value = forward.output[sample] @ along[sample]
         (expected,) = torch.autograd.grad(value, [gain], retain_graph=True)
-        torch.testing.assert_close(found[sample].detach(), expected, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(
+            found[sample].detach(), torch.stack([expected, 2 * expected]), rtol=1e-12, atol=1e-15
+        )
 
 
 def test_how_often_the_graph_uses_each_parameter():

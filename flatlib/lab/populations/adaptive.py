@@ -33,7 +33,11 @@ class _Products:
         self.weight_energy = self.bias_energy = self.patches.new_zeros(len(self.patches))
 
     def add(self, gradients: Sequence[Tensor]) -> None:
-        """Take in one output's gradients at what the layer returned, one a call."""
+        """Take in those of k outputs at what the layer returned, ``(n, k, ...)`` for each call."""
+        for output in zip(*(each.unbind(dim=1) for each in gradients), strict=True):
+            self._add_one(output)
+
+    def _add_one(self, gradients: Sequence[Tensor]) -> None:
         pairs = zip(gradients, self.shapes, strict=True)
         delta = torch.cat([output_positions(self.module, *pair) for pair in pairs], dim=-1)
         if delta.shape[-1] == 1:  # the gradient is an outer product
@@ -92,10 +96,10 @@ def adaptive(net: nn.Module, x: Tensor) -> Adaptive:
     True
     """
     with float64_network(net) as network:
-        planned = plan(network, x, at_layers=False)
+        planned, size = plan(network, x, at_layers=False), part_size(None, x.device)
 
         def part(rows: Tensor, start: int) -> Adaptive:
-            found = differentiate(network, rows, start, planned, _Products)
+            found = differentiate(network, rows, start, planned, size, _Products)
             total = torch.zeros(len(rows), dtype=torch.float64)
             left = set(trainable_names(network))
             for layer in found.layers:
@@ -123,7 +127,7 @@ def adaptive(net: nn.Module, x: Tensor) -> Adaptive:
                 and torch.equal(read.flatten(1), found.x.flatten(1)),
             )
 
-        parts = by_parts(x, planned, part_size(None, x.device), part)
+        parts = by_parts(x, planned, size, part)
     return Adaptive(
         *(
             torch.cat([getattr(each, name) for each in parts])
