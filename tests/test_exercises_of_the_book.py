@@ -131,17 +131,19 @@ def test_wrong_answers_fail_with_the_kind_of_mistake_and_two_hints_in_turn(key):
     assert shifted.passed is False and shifted.message.endswith(hints[0])
     nan = mark(key, changed(lambda value: value * math.nan))
     assert nan.passed is False and nan.message.endswith(hints[1])
-    if EXERCISES[key].accepts is None:
-        assert "contains nan" in nan.message
-        flat = [torch.as_tensor(a).double().flatten() for _, a in EXERCISES[key].questions(0)]
-        wanted = torch.cat(flat)
-        if float(wanted.abs().max()) > 0:
-            negative = mark(key, changed(lambda value: -value))
-            assert "right but for the sign" in negative.message
-        if len(wanted.unique()) > 1 and float(wanted.abs().min()) > 0:
-            assert "2 times the right one" in mark(key, changed(lambda v: 2 * v)).message
-        wrong_shape = mark(key, changed(lambda v: torch.stack([v.flatten()] * 3)))
-        assert "has shape (3, " in wrong_shape.message
+    assert "contains nan" in nan.message
+    flat = [torch.as_tensor(a).double().flatten() for _, a in EXERCISES[key].questions(0)]
+    wanted = torch.cat(flat)
+    if float(wanted.abs().max()) > 0:
+        negative = mark(key, changed(lambda value: -value))
+        assert "right but for the sign" in negative.message
+    doubled = mark(key, changed(lambda value: 2 * value))
+    if doubled.passed:
+        assert EXERCISES[key].accepts is not None
+    elif len(wanted.unique()) > 1 and float(wanted.abs().min()) > 0:
+        assert "2 times the right one" in doubled.message
+    wrong_shape = mark(key, changed(lambda v: torch.stack([v.flatten()] * 3)))
+    assert "has shape (3, " in wrong_shape.message
 
 
 @each_exercise
@@ -171,6 +173,30 @@ def test_a_singular_value_may_be_zero():
     ones = [1.0] * 4
     assert mark("mlp-two-volumes", lambda: [[2.0, 1.0, 1.0, 0.0], ones]).passed
     assert not mark("mlp-two-volumes", lambda: [[2.0, 1.0, 1.0, -0.1], ones]).passed
+
+
+def test_the_kind_of_mistake_is_told_where_many_answers_are_right():
+    def said(key: str, answer) -> str:
+        exercises._wrong.clear()
+        return mark(key, lambda: answer).message
+
+    lists = torch.tensor([[2.0, 1.0, 1.0, 0.01], [1.0] * 4])
+    hint = EXERCISES["mlp-two-volumes"].hints[0]
+    for answer, kind in (
+        (lists.T, "right but transposed; "),
+        (lists[:, :3], "your answer has shape (2, 3), and the right one has (2, 4); "),
+        (lists.flip(0), ""),
+    ):
+        assert said("mlp-two-volumes", answer) == f"not yet; {kind}{hint}"
+    pair = torch.tensor(solution("reparametrization-target")(), dtype=torch.float64)
+    hint = EXERCISES["reparametrization-target"].hints[0]
+    for answer, kind in (
+        (pair[:1], "your answer has shape (1,), and the right one has (2,); "),
+        (1 / pair, "every number is one over the right one; "),
+        (pair / 3, "every number is 0.3333 times the right one; "),
+        (pair.flip(0), ""),
+    ):
+        assert said("reparametrization-target", answer) == f"not yet; {kind}{hint}"
 
 
 def test_a_right_answer_clears_the_attempts():

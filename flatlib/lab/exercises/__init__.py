@@ -28,7 +28,7 @@ from flatlib.lab.exercises import (
     volume,
     weights_to_inputs,
 )
-from flatlib.lab.exercises.checking import Missing, Verdict, answers, close, mistake
+from flatlib.lab.exercises.checking import Missing, Verdict, answers, mistake
 from flatlib.lab.exercises.exercise import Exercise
 
 CHAPTERS = (
@@ -91,25 +91,15 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0, variant: int = 0
     given = answers(function, [case for case, _ in questions])
     if isinstance(given, Missing):
         return Verdict(None, given.value)
-    if exercise.accepts is not None:
-        numbers = exercise.own(variant)
-        right, kind = all(_accepted(exercise.accepts, one, *numbers) for one in given), ""
-    else:
-        expected = [answer for _, answer in questions]
-        pairs = zip(given, expected, strict=True)
-        right = all(close(answer, wanted, exercise.tolerance) for answer, wanted in pairs)
-        kind = "" if right else mistake(given, expected, exercise.tolerance)
-    if right:
+    expected = [answer for _, answer in questions]
+
+    def fits(answer: Any, wanted: Any) -> bool:
+        return exercise.fits(answer, wanted, variant)
+
+    if all(map(fits, given, expected)):
         _wrong.pop(key, None)
         return Verdict(True, "right")
+    kind = mistake(given, expected, exercise.tolerance, None if exercise.accepts is None else fits)
     hint = exercise.retold(exercise.hints[min(_wrong[key], len(exercise.hints) - 1)], variant)
     _wrong[key] += 1
     return Verdict(False, "; ".join(part for part in ("not yet", kind, hint) if part))
-
-
-def _accepted(accepts: Callable[..., Any], *given: Any) -> bool:
-    """What it says, but for an answer that it cannot read, which is wrong."""
-    try:
-        return bool(accepts(*given))
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        return False

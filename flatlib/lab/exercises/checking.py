@@ -80,13 +80,19 @@ def close(answer: Any, expected: Any, tolerance: float = RELATIVE_TOLERANCE) -> 
     return bool(((got - want).abs() <= max(tolerance * scale, ROUNDING)).all())
 
 
-def mistake(given: list, expected: list, tolerance: float = RELATIVE_TOLERANCE) -> str:
+def mistake(
+    given: list,
+    expected: list,
+    tolerance: float = RELATIVE_TOLERANCE,
+    accepts: Callable[[Any, Any], bool] | None = None,
+) -> str:
     """What kind of mistake the wrong answers to all cases have in common; empty if none is seen.
 
     Args:
         given: one answer a case.
         expected: the right ones.
         tolerance: as for `close`.
+        accepts: whether an answer is right, where the expected one is one of many.
 
     >>> mistake([4.0, 6.0], [2.0, 3.0])
     'every number is 2 times the right one'
@@ -95,6 +101,10 @@ def mistake(given: list, expected: list, tolerance: float = RELATIVE_TOLERANCE) 
     >>> mistake([torch.zeros(3)], [torch.zeros(2, 3)])
     'your answer has shape (3,), and the right one has (2, 3)'
     """
+
+    def fits(answer: Any, wanted: Any) -> bool:
+        return close(answer, wanted, tolerance) if accepts is None else accepts(answer, wanted)
+
     got, want = [_numbers(each) for each in given], [_numbers(each) for each in expected]
     for one in got:
         if one is None:
@@ -103,21 +113,21 @@ def mistake(given: list, expected: list, tolerance: float = RELATIVE_TOLERANCE) 
         if not one.isfinite().all():
             return f"your answer contains {float(one[~one.isfinite()].flatten()[0])}"
     pairs = list(zip(got, want, strict=True))
-    if all(a.ndim == 2 and close(a.mT, b, tolerance) for a, b in pairs):
+    if all(a.ndim == 2 and fits(a.mT, b) for a, b in pairs):
         return "right but transposed"
     for a, b in pairs:
         if a.shape != b.shape and a.numel() * b.numel() != 1:
             return f"your answer has shape {tuple(a.shape)}, and the right one has {tuple(b.shape)}"
-    if all(close(-a, b, tolerance) for a, b in pairs):
+    if all(fits(-a, b) for a, b in pairs):
         return "right but for the sign"
     a, b = (torch.cat([each.flatten() for each in side]) for side in (got, want))
     if len(b.unique()) > 1 and float(b.abs().min()) > 0:
-        if close(1 / a, b, tolerance):
+        if all(fits(1 / one, right) for one, right in pairs):
             return "every number is one over the right one"
-        factors = a / b
-        if float((factors - factors[0]).abs().max()) <= tolerance * float(factors[0].abs()):
-            return f"every number is {_plain(float(factors[0]))} times the right one"
-    return _right_and_wrong(pairs, tolerance)
+        factor = float(a[0] / b[0])
+        if factor and all(fits(one / factor, right) for one, right in pairs):
+            return f"every number is {_plain(factor)} times the right one"
+    return _right_and_wrong(pairs, tolerance) if accepts is None else ""
 
 
 def _right_and_wrong(pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> str:

@@ -37,10 +37,39 @@ def _ratio_says(m: int) -> tuple[str, ...]:
     )
 
 
-def _quotient() -> float:
-    disjoint = nn.Sequential(nn.Conv2d(1, 3, 2, stride=2), nn.Flatten(), nn.Linear(12, 1)).double()
-    first = measure(disjoint, torch.ones(1, 1, 4, 4)).layers[0]
-    return first.operator_norm / first.weight_norm
+def _quotient(patches: int | None) -> float:
+    """Of the spectral norms, or of the Frobenius norms for a number of patches."""
+    if patches is None:
+        convolution = nn.Conv2d(1, 3, 2, stride=2)
+        disjoint = nn.Sequential(convolution, nn.Flatten(), nn.Linear(12, 1)).double()
+        first = measure(disjoint, torch.ones(1, 1, 4, 4)).layers[0]
+        return first.operator_norm / first.weight_norm
+    convolution = nn.Conv2d(1, 3, 2, stride=2).double()
+    row = torch.zeros(1, 1, 2, 2 * patches).double()
+    T = torch.autograd.functional.jacobian(convolution, row)
+    return float(T.norm() / convolution.weight.detach().norm())
+
+
+def _quotient_says(patches: int | None) -> tuple[str, ...]:
+    if patches is None:
+        return (
+            "cuts the image into $P$ disjoint patches",
+            "with $P$ copies",
+            r"$\lVert T_W\rVert_2/\lVert W\rVert_2$",
+            "are those of its blocks, so the quotient is 1.",
+            "lambda: 1.0",
+            "and every block here is W",
+        )
+    return (
+        f"cuts an image into {patches} disjoint patches",
+        f"with {patches} copies",
+        r"$\lVert T_W\rVert_F/\lVert W\rVert_F$",
+        f"are those of its blocks, so each value of $W$ stands {patches} times and the quotient is "
+        rf"$\sqrt{patches}$.",
+        f"lambda: math.sqrt({patches})",
+        f"and every one of the {patches} blocks is W; the Frobenius norm is the root of the sum of "
+        "squared singular values",
+    )
 
 
 EXERCISES = (
@@ -65,5 +94,7 @@ EXERCISES = (
             "those of its blocks, and every block here is W",
         ),
         asked=once(_quotient),
+        numbers=((None,), *((patches,) for patches in range(2, 10))),
+        says=_quotient_says,
     ),
 )

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from flatlib import geometry, measure, toys
-from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, between, each, once, power
+from flatlib.lab.exercises.exercise import COUNTS, FROM_1_TO_9, Exercise, between, each, once, power
 
 
 def _of_three(n: int) -> float:
@@ -23,16 +23,52 @@ def _of_three_says(n: int) -> tuple[str, ...]:
     )
 
 
-def _largest_share(D: float, N: int) -> float:
-    """The largest share of N at a given D, by search."""
+def _upper_cases(seed: int, k: int) -> list[tuple]:
+    return between((k + 0.1, k + 1.9), (k + 2, k + 5))(seed)
+
+
+def _largest_share(D: float, N: int, k: int) -> float:
+    """The largest share that k of N have together at a given D, by search."""
     rules = [
         {"type": "eq", "fun": lambda p: p.sum() - 1},
         {"type": "eq", "fun": lambda p: (p**2).sum() - 1 / D},
     ]
     start = torch.arange(N, 0, -1).double() / sum(range(N + 1))
     bounds = [(0, 1)] * N
-    found = minimize(lambda p: -p[0], start.numpy(), bounds=bounds, constraints=rules)
-    return float(found.x[0])
+    found = minimize(
+        lambda p: -p[:k].sum(),
+        start.numpy(),
+        bounds=bounds,
+        constraints=rules,
+        options={"ftol": 1e-10, "maxiter": 500},
+    )
+    return float(found.x[:k].sum())
+
+
+def _upper_says(k: int) -> tuple[str, ...]:
+    if k == 1:
+        return (
+            "For $N$ outputs and a given $D$, how large can $p_1$ be",
+            "The bound $D^{-1/2}$ is reached at $D=1$ only.",
+            r"For a given $p_1$ the sum $\sum_{k\ge2}p_k^2$ is smallest, and $D$ largest, when the "
+            r"rest is spread evenly, so $1/D\ge p_1^2+(1-p_1)^2/(N-1)$.",
+            r"p_1=\frac1N\Big(1+\sqrt{(N-1)\Big(\frac ND-1\Big)}\Big)",
+            "return (1 + math.sqrt((N - 1) * (N / D - 1))) / N",
+            "which other shares make D largest for a given p_1?",
+            "equal ones, so 1/D = p_1^2 + (1 - p_1)^2 / (N - 1): solve",
+        )
+    together = {2: "p_1+p_2", 3: "p_1+p_2+p_3"}.get(k, rf"p_1+\dots+p_{k}")
+    return (
+        rf"For $N$ outputs and a given $D\ge{k}$, how large can ${together}$ be",
+        rf"The bound $\sqrt{{{k}/D}}$ is reached at $D={k}$ only.",
+        rf"For a given $q={together}$ the sum of all $p_j^2$ is smallest, and $D$ largest, when "
+        rf"$q$ and the rest are each spread evenly, so $1/D\ge q^2/{k}+(1-q)^2/(N-{k})$.",
+        rf"q=\frac1N\Big({k}+\sqrt{{{k}(N-{k})\Big(\frac ND-1\Big)}}\Big)",
+        f"return ({k} + math.sqrt({k} * (N - {k}) * (N / D - 1))) / N",
+        f"which shares make D largest when the first {COUNTS[k]} add up to a given q?",
+        f"equal ones among these and among the others, so 1/D = q^2 / {k} + (1 - q)^2 / "
+        f"(N - {k}): solve",
+    )
 
 
 def _factor(c: float, p: int) -> float:
@@ -75,7 +111,9 @@ EXERCISES = (
             "which other shares make D largest for a given p_1?",
             "equal ones, so 1/D = p_1^2 + (1 - p_1)^2 / (N - 1): solve for the larger root",
         ),
-        asked=each(between((1.1, 2.9), (3, 6)), _largest_share),
+        asked=each(_upper_cases, _largest_share),
+        numbers=FROM_1_TO_9[:7],
+        says=_upper_says,
     ),
     Exercise(
         "dimensionality-family",

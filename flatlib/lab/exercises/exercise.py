@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flatlib.lab.exercises.checking import RELATIVE_TOLERANCE
+from flatlib.lab.exercises.checking import RELATIVE_TOLERANCE, close
 
 Cases = Callable[..., list[tuple]]  # of a seed and the exercise's numbers
 Asked = Callable[..., list[tuple[tuple, Any]]]  # the same, each case with the right answer
@@ -62,8 +62,8 @@ class Exercise:
     minutes: int
     hints: tuple[str, str]  # for the first wrong answer, and for those after it
     # A seed's arguments, each with the right answer, found in another way than the reader's.
-    asked: Asked = once(lambda *numbers: None)
-    accepts: Callable[..., Any] | None = None  # instead of answers where many are right
+    asked: Asked
+    accepts: Callable[..., Any] | None = None  # where many answers are right, and `asked` has one
     tolerance: float = RELATIVE_TOLERANCE
     numbers: tuple[tuple, ...] = ((),)  # the book's, then those of other variants
     # What the chapter and the hints say in their place, one text a place.
@@ -77,6 +77,15 @@ class Exercise:
     def questions(self, seed: int, variant: int = 0) -> list[tuple[tuple, Any]]:
         """A seed's arguments, each with the right answer."""
         return self.asked(seed, *self.own(variant))
+
+    def fits(self, answer: Any, expected: Any, variant: int = 0) -> bool:
+        """Whether an answer is right; one that `accepts` cannot read is not."""
+        if self.accepts is None:
+            return close(answer, expected, self.tolerance)
+        try:
+            return bool(self.accepts(answer, *self.own(variant)))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
 
     def retold(self, text: str, variant: int) -> str:
         """A text of the book with a variant's numbers."""

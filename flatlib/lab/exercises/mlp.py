@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from flatlib import bounds, measure, nets
-from flatlib.lab.exercises.exercise import COUNTS, FROM_1_TO_9, Exercise, between, each, times
+from flatlib.lab.exercises.exercise import COUNTS, FROM_1_TO_9, Exercise, between, each, once, times
 
 
 def _rate(rate: float, N: int, k: int) -> float:
@@ -46,6 +46,11 @@ def _disagree_says(N: int) -> tuple[str, ...]:
     )
 
 
+def _disagreeing(N: int) -> list[list[float]]:
+    """One of many right answers."""
+    return [[2.0] * (N - 1) + [1e-3], [1.0] * N]
+
+
 def _disagree(lists: Any, N: int) -> bool:
     s = torch.as_tensor(lists, dtype=torch.float64)
     top, full = s[:, : N - 1].prod(dim=1), s.prod(dim=1)
@@ -53,15 +58,29 @@ def _disagree(lists: Any, N: int) -> bool:
     return s.shape == (2, N) and ordered and bool(top[0] > top[1] and full[0] < full[1])
 
 
-def _shares(seed: int) -> list[tuple[tuple, float]]:
-    """Of three drawn networks, the ratio of D to C and the share that the first weights lack."""
+def _shares(seed: int, p: int) -> list[tuple[tuple, float]]:
+    """Of three drawn networks, a power of D over C and the share that the first weights lack."""
     generator = torch.Generator().manual_seed(seed)
     x, found = torch.randn(5, 4, dtype=torch.float64, generator=generator), []
     for k in range(3):
         m = measure(nets.mlp((4, 6 + 4 * k, 3), seed=seed + k), x)
         chain, by_W = bounds.chain(m), float(m.layers[0].weight_gradient_energy.mean())
-        found.append(((chain.D / chain.C,), (m.sharpness - by_W) / m.sharpness))
+        found.append((((chain.D / chain.C) ** p,), (m.sharpness - by_W) / m.sharpness))
     return found
+
+
+def _shares_say(p: int) -> tuple[str, ...]:
+    return (
+        "you read $D/C=r$." if p == 1 else f"you read $(D/C)^{p}=r$.",
+        f"weights is $1/{_root(p)}$,",
+        f"parameters is $1-1/{_root(p)}$.",
+        "return 1 - 1 / r**2" if p == 1 else f"return 1 - 1 / r ** (2 / {p})",
+    )
+
+
+def _root(p: int) -> str:
+    """The square of the ratio whose power p is r, as TeX."""
+    return {1: "r^2", 2: "r"}.get(p, f"r^{{2/{p}}}")
 
 
 EXERCISES = (
@@ -86,6 +105,7 @@ EXERCISES = (
             "which singular value stands in one of the two products only?",
             "make the fourth value of the first list very small",
         ),
+        asked=once(_disagreeing),
         accepts=_disagree,
         numbers=((4,), *((N,) for N in (3, 5, 6, 7, 8, 9))),
         says=_disagree_says,
@@ -99,5 +119,7 @@ EXERCISES = (
             "(D/C)^2 is S over the first layer's part of S",
         ),
         asked=_shares,
+        numbers=FROM_1_TO_9,
+        says=_shares_say,
     ),
 )

@@ -6,9 +6,20 @@ import math
 from typing import Any
 
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 
-from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, between, each, times
+from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, between, each, once, times
+
+
+def _pair(S_1: int, S_rest: int, wanted: int) -> list[float]:
+    """The factors on either side of the flattest one, by search."""
+
+    def missing(c: float) -> float:
+        return S_1 / c**2 + S_rest + c**2 - wanted
+
+    flattest = S_1**0.25
+    sides = ((1e-3 * flattest, flattest), (flattest, 1e3 * flattest))
+    return [brentq(missing, *side, xtol=1e-12) for side in sides]
 
 
 def _sharp_enough(pair: Any, S_1: int, S_rest: int, wanted: int) -> bool:
@@ -61,6 +72,7 @@ EXERCISES = (
             "S(c) times c^2 is a quadratic polynomial in c^2",
             "4 - 99 c^2 + c^4 = 0 has two solutions for c^2: return their roots, the smaller first",
         ),
+        asked=once(_pair),
         accepts=_sharp_enough,
         numbers=((4, 1, 100), *((s, o, S) for S in (60, 150) for o in (2, 3) for s in (9, 16, 25))),
         says=_target_says,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flatlib import derivatives, measure, nets
-from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, each, times
+from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, Scaled, each, times
 from flatlib.measurement import Measurement
 
 WIDTHS = (4, 6, 5, 3)
@@ -17,13 +17,38 @@ def _inputs(seed: int) -> Tensor:
     return torch.randn(5, WIDTHS[0], dtype=torch.float64, generator=generator)
 
 
-def _measurements(seed: int) -> list[tuple]:
-    return [(measure(nets.mlp(WIDTHS, "tanh", seed=seed + k), _inputs(seed)),) for k in range(2)]
+def _radii(seed: int, k: int) -> list[tuple[tuple, Tensor]]:
+    """Of two networks f their measurement, and the radius of k f, which is measured too."""
+    x, found = _inputs(seed), []
+    for one in range(2):
+        net = nets.mlp(WIDTHS, "tanh", seed=seed + one)
+        found.append(((measure(net, x),), _radius(measure(Scaled(net, k), x))))
+    return found
 
 
 def _radius(m: Measurement) -> Tensor:
     first = m.layers[0]
     return first.weight_norm * first.weight_gradient_energy.sqrt() / m.input_norm
+
+
+def _radius_says(k: int) -> tuple[str, ...]:
+    if k == 1:
+        return (
+            "for each sample, from the record `m` that `measure` returns.",
+            "||grad_W f||_F",
+            "`m.layers[0].weight_norm *",
+            "return (first.weight_norm",
+            "the root of weight_gradient_energy, and input_norm",
+        )
+    return (
+        f"for each sample and for the network ${k}f$, from the record `m` that `measure` returns "
+        "for $f$.",
+        f"||grad_W ({k} f)||_F",
+        f"`{k} * m.layers[0].weight_norm *",
+        f"return ({k} * first.weight_norm",
+        f"the root of weight_gradient_energy, and input_norm; the gradient of {k} f is {k} times "
+        "that of f",
+    )
 
 
 def _jacobians(seed: int, k: int) -> list[tuple]:
@@ -69,7 +94,9 @@ EXERCISES = (
             "you need three fields of m and of m.layers[0]",
             "weight_norm, the root of weight_gradient_energy, and input_norm",
         ),
-        asked=each(_measurements, _radius),
+        asked=_radii,
+        numbers=FROM_1_TO_9,
+        says=_radius_says,
     ),
     Exercise(
         "ex-weights-bias",
