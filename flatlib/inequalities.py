@@ -694,7 +694,7 @@ _state(
         "Dimensionality by effective rank",
         "Ours; beside (14), with the effective rank of Roy and Vetterli (2007) for squares",
     ),
-    r"D_{\mathrm{PR}}\le\exp\Big(-\sum_{k=1}^Np_k\log p_k\Big),\qquad"
+    r"D_{\mathrm{PR}}\le\exp\Big(-\sum_{k=1}^Np_k\log p_k\Big),\qquad "
     r"p_k=\frac{\sigma_k^2}{\sum_j\sigma_j^2}",
     (MOVING, "The term of a singular value of 0 is 0.", SMOOTH),
     {"isotropic": (0,), "neuron": (0,)},

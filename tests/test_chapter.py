@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from flatlib.lab.chapter import check_parameters, table_html
+from flatlib.lab.chapter import check_parameters, say, table_html
 
 DECLARED = """\
 widths: list = [3, 4, 2]  # M, hidden widths, N
@@ -171,3 +171,10 @@ def test_a_folded_table_shows_its_caption_and_keeps_its_cells():
     assert f"<caption>{caption}</caption>" in shown and "<details>" not in shown
     assert folded.startswith(f"<details><summary>{caption}</summary>") and "<caption>" not in folded
     assert Cells(shown).of("td") == Cells(folded).of("td")
+
+
+def test_a_percent_sign_that_begins_a_line_is_no_comment(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    say("It rises by 2.8\n% of its size, and 5 % more,\n  % in all.")
+    assert shown[0].data == "It rises by 2.8\n\\% of its size, and 5 % more,\n  \\% in all."

@@ -94,6 +94,57 @@ def test_the_document_is_numbered_and_its_contents_name_the_pages(browser, site,
     assert [entry.title for entry in PdfReader(file).outline if not isinstance(entry, list)]
 
 
+def test_pages_keep_their_style_sheets_and_cells_whose_code_was_folded_leave_no_gap(site):
+    page = site / "chapters" / "first.html"
+    sheets = "".join(
+        f'<link rel="stylesheet" href="{s}">' for s in ("../_static/a.css?v=1", "b.css")
+    )
+    cells = (
+        '<div class="cell"><details class="hide above-input">x = 1</details></div>'
+        '<div class="cell"><details class="hide above-input">x</details><p>seen</p></div>'
+    )
+    text = page.read_text().replace("</head>", f"{sheets}</head>")
+    page.write_text(text.replace("<h1>First</h1>", f"<h1>First</h1>{cells}"))
+    chosen = pdf.entries(site)
+    made = BeautifulSoup(pdf.document(site, chosen), "html.parser")
+    assert [link["href"] for link in made.select("link[rel=stylesheet]")] == [
+        (site / "_static" / "a.css").as_uri(),
+        (site / "chapters" / "b.css").as_uri(),
+    ]
+    assert [cell.get_text() for cell in made.select("div.cell")] == ["seen"]
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        '<h2>alone</h2><div class="cell"><details class="hide above-input">x</details></div>',
+        "<details><summary>alone</summary>",
+        "<p>alone</p><!-- a list follows --><ul><li>",
+    ],
+)
+def test_nothing_that_heads_what_follows_is_left_at_the_foot_of_a_page(
+    heads, browser, site, tmp_path
+):
+    page = site / "chapters" / "first.html"
+    tall = '<div style="height: 300px; break-inside: avoid">followed</div>'
+    above = '<div style="height: 1050px">above</div>'
+    page.write_text(PAGE.format(title="A book", text=f"<h1>First</h1>{above}{heads}{tall}"))
+    assert pdf.make(site, pdf.entries(site), tmp_path / "book.pdf", browser) == []
+    pages = [text for text in texts(tmp_path / "book.pdf") if "above" in text or "alone" in text]
+    assert len(pages) == 2 and "alone" not in pages[0]
+    assert re.search(r"alone\s.*followed", pages[1], re.DOTALL)
+
+
+def test_a_formula_that_is_not_typeset_is_named(browser, site, tmp_path):
+    page = site / "chapters" / "first.html"
+    formulas = r"""<span class="math notranslate">\(left alone\)</span>
+<span class="math notranslate"><mjx-container><mjx-mtext style="color: red;">\unheard</mjx-mtext>
+</mjx-container></span>"""
+    page.write_text(page.read_text().replace("a still", formulas))
+    faults = pdf.make(site, pdf.entries(site), tmp_path / "book.pdf", browser)
+    assert [fault.strip() for fault in faults] == [r"\(left alone\)", r"\unheard"]
+
+
 def test_a_line_of_code_that_the_paper_would_clip_is_named(browser, site, tmp_path):
     page = site / "chapters" / "first.html"
     clipping = '<pre style="white-space: pre !important; overflow: hidden !important">'
@@ -121,6 +172,18 @@ def test_two_chapters_on_paper(browser, tmp_path):
     assert [text.split()[-1] for text in pages] == [str(n + 1) for n in range(len(pages))]
     whole = " ".join(" ".join(pages).split())
     assert "A, B and C stay, and D rises" in whole, "the caption of the still picture"
+    with_front = [pdf.entries(SITE)[0], *chosen]
+    (tmp_path / "book.html").write_text(pdf.document(SITE, with_front), encoding="utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "book.html").as_uri(), wait_until="domcontentloaded")
+    sizes = [
+        page.locator(f"article:last-of-type {one}").first.evaluate(
+            "one => parseFloat(getComputedStyle(one).fontSize)"
+        )
+        for one in ("h1", "h2", "legend", "p")
+    ]
+    page.close()
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3], "titles, sections, questions of a quiz, text"
     stills = BeautifulSoup(pdf.document(SITE, chosen), "html.parser").select(
         ".explorable-still img"
     )

@@ -43,7 +43,8 @@ FOLDED_CODE = "details:not([class]):has(> div[class^=highlight-])"  # of the reg
 STYLE = """
 article { break-before: page; max-width: none !important; padding: 0 !important; }
 body, html { background: #fff !important; display: block !important; overflow: visible !important; }
-h1, h2, h3, h4 { break-after: avoid; }
+h1, h2, h3, h4, summary, caption, p:has(+ table, + ul, + ol), p:has(+ div > table) {
+  break-after: avoid; }
 figure, img, svg, mjx-container[display=true], .equation-box, tr { break-inside: avoid; }
 .bd-article pre, .bd-content div.cell_output pre {
   white-space: pre-wrap !important; overflow: visible !important; overflow-wrap: anywhere; }
@@ -52,8 +53,10 @@ figure, img, svg, mjx-container[display=true], .equation-box, tr { break-inside:
 img, svg { max-width: 100%; height: auto; }
 .claims-picture svg { min-width: 0; max-height: 1150px; }
 .title-page { break-after: page; padding-top: 30vh; }
-.contents p { margin: 1em 0 0.2em; font-weight: 700; }
-.contents a { display: flex; gap: 1em; color: inherit; text-decoration: none; line-height: 1.7; }
+.contents { padding: 0 !important; border: 0 !important; background: none !important;
+  box-shadow: none !important; }
+.contents p { margin: 0.7em 0 0.1em; font-weight: 700; }
+.contents a { display: flex; gap: 1em; color: inherit; text-decoration: none; line-height: 1.55; }
 .contents .number { margin-left: auto; min-width: 3em; text-align: right; }
 """
 # A formula or a table that is wider than the column becomes as small as the column asks for.
@@ -65,18 +68,23 @@ FIT = r"""() => {
   for (const box of document.querySelectorAll("mjx-container[display=true]")) shrink(box, box);
   for (const box of document.querySelectorAll("article table")) shrink(box, box);
 }"""
-# What of the document is wider than the place that shows it, and images that show nothing.
+# What of the document is wider than the place that shows it, images that show nothing, and formulas
+# that MathJax left alone or has no words for, which it writes in red.
 FAULTS = r"""() => [...document.querySelectorAll("article pre, article table, article img, "
-    + "article div.math, mjx-container[display=true]")]
+    + "article .math.notranslate, mjx-container[display=true], mjx-merror, "
+    + "mjx-mtext[style*='color: red']")]
   .filter(box => {
     if (box.matches("img") && !box.naturalWidth) return true;
+    if (box.matches("mjx-merror, mjx-mtext")) return true;
+    if (box.matches(".math") && !box.querySelector("mjx-container")) return true;
     const right = document.querySelector("article").getBoundingClientRect().right;
     const cuts = getComputedStyle(box).overflowX !== "visible";
     const hidden = cuts && box.scrollWidth > box.clientWidth;
     return hidden || box.getBoundingClientRect().right > right + 1
       || (box.matches("pre") && box.scrollWidth > box.clientWidth + 1);
   })
-  .map(box => box.outerHTML.slice(0, 160))"""
+  .map(box => (box.closest("mjx-container") ?? box).textContent.slice(0, 80) || box.outerHTML
+    .slice(0, 160))"""
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,9 @@ def article(site: Path, page: str, pages: set[str]) -> Tag:
     text = parsed.select_one("article.bd-article")
     for one in text.select(f"{SCREEN_ONLY}, {FOLDED_CODE}"):
         one.decompose()
+    for one in text.select("div.cell"):
+        if not one.find(True):  # its code was folded; between a heading and what it heads
+            one.decompose()
     for one in text.select("details"):
         one["open"] = ""
     for one in text.select("[id]"):
@@ -147,15 +158,20 @@ def link(one: Tag, name: str, site: Path, page: str, pages: set[str]) -> None:
         del one[name]
 
 
+def stylesheets(site: Path, page: str) -> list[str]:
+    """The style sheets of a page of the site; a quiz and an explorable have their own."""
+    parsed = BeautifulSoup((site / page).read_text(encoding="utf-8"), "html.parser")
+    hrefs = [one["href"].partition("?")[0] for one in parsed.select("link[rel=stylesheet]")]
+    return [((site / page).parent / href).resolve().as_uri() for href in hrefs]
+
+
 def document(site: Path, chosen: list[Entry]) -> str:
     """HTML of the whole document: title, contents, and every chosen page after the other."""
     pages = {one.page for one in chosen}
     front = BeautifulSoup((site / FRONT).read_text(encoding="utf-8"), "html.parser")
     title = html.escape(front.title.get_text())
-    styles = "".join(
-        f'<link rel="stylesheet" href="{(site / one["href"].partition("?")[0]).as_uri()}">'
-        for one in front.select("link[rel=stylesheet]")
-    )
+    sheets = dict.fromkeys(sheet for one in chosen for sheet in stylesheets(site, one.page))
+    styles = "".join(f'<link rel="stylesheet" href="{sheet}">' for sheet in sheets)
     mathjax = (site / "_static" / "mathjax" / "tex-chtml-full.js").as_uri()
     texts = [str(article(site, one.page, pages)) for one in chosen]
     return f"""<!DOCTYPE html><html lang="en" data-theme="light" data-mode="light"><head>
@@ -202,7 +218,8 @@ def make(site: Path, chosen: list[Entry], pdf: Path, browser) -> list[str]:
         browser: a running Chromium.
 
     Returns:
-        What is wider than the paper, and images that show nothing, as HTML; empty where all fits.
+        What is wider than the paper, images that show nothing, and formulas that are not typeset;
+        empty where all is well.
     """
     pdf.parent.mkdir(parents=True, exist_ok=True)
     source = pdf.with_suffix(".html")
@@ -246,7 +263,7 @@ def main() -> int:
         print(f"make pdf: {error}", file=sys.stderr)
         return 1
     for one in faults:
-        print(f"wider than the paper, or an image that shows nothing: {one}", file=sys.stderr)
+        print(f"wider than the paper, empty, or not typeset: {one}", file=sys.stderr)
     count = len(PdfReader(PDF).pages)
     print(f"{count} pages in {time.perf_counter() - start:.0f} s: {PDF}")
     return int(bool(faults))

@@ -106,7 +106,8 @@ def say(text: str) -> None:
     """
     from IPython.display import Markdown, display
 
-    display(Markdown(text))
+    # The book takes a line that begins with a percent sign for a comment.
+    display(Markdown(re.sub(r"^([ \t]*)%", r"\1\\%", text, flags=re.MULTILINE)))
 
 
 def answer(text: str) -> None:
