@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_population
 from IPython.core.interactiveshell import InteractiveShell
 
 from flatlib.lab import figures
@@ -299,3 +300,14 @@ def test_style_survives_a_caller_who_changed_matplotlib(drawing):
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "other"}):
         assert figures.to_svg(drawing) == before
     assert io.StringIO(before).readline().startswith("<?xml")
+
+
+def test_clouds_of_every_pair_lie_on_their_page_with_all_labels():
+    names = ("root_sharpness", "mls", "nmls", "generalization_gap")
+    conditions = {"loss": "at one loss", "step": "at one step"}
+    figure, alt = figures.scatter(synthetic_population.drawn(), names, conditions)
+    figure.draw_without_rendering()
+    drawn, page = figure.get_tightbbox(), figure.bbox_inches
+    assert drawn.x0 >= page.x0 and drawn.y0 >= page.y0
+    assert drawn.x1 <= page.x1 and drawn.y1 <= page.y1
+    assert "test minus train loss" in alt

@@ -390,8 +390,9 @@ def faults_of_rendering(page) -> list[str]:
     bare = page.locator(".math.notranslate:not(:has(mjx-container))").count()
     if bare:
         faults.append(f"{bare} formulas are not rendered")
-    for fault in page.locator("mjx-merror").evaluate_all("all => all.map(e => e.title)"):
-        faults.append(f"MathJax says {fault}")
+    unheard = page.locator("mjx-merror, mjx-mtext[style*='color: red']")  # or no command of TeX
+    for fault in unheard.evaluate_all("all => all.map(e => e.title || e.parentElement.innerHTML)"):
+        faults.append(f"MathJax says {fault[:80]}")
     raw = re.findall(r"\\[\[\](]|\$\$|\\(?:frac|lVert|sum|nabla|theta)\b", page.evaluate(READ_TEXT))
     if raw:
         faults.append(f"raw TeX {raw[:3]}")

@@ -304,6 +304,7 @@ def scatter(
         ax.yaxis.label.set_size(8)
         for each in (ax.xaxis, ax.yaxis):
             each.set_major_locator(MaxNLocator(3))
+    grid.figure.set_layout_engine("constrained")  # seaborn has laid out the panels in another size
     counts = points["condition"].value_counts()
     shown = ", ".join(f"{counts.get(title, 0)} {title}" for title in conditions.values())
     return grid.figure, f"Scatter plots of {', '.join(labels.values())}: networks {shown}."
