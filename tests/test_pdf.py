@@ -114,6 +114,24 @@ def test_pages_keep_their_style_sheets_and_cells_whose_code_was_folded_leave_no_
     assert [cell.get_text() for cell in made.select("div.cell")] == ["seen"]
 
 
+def test_a_picture_taller_than_a_page_is_cut_between_its_lines(site):
+    page = site / "chapters" / "first.html"
+    at = [20.0 + 13 * k for k in range(150)]
+    lines = "".join(f'<text x="5" y="{y}">line</text>' for y in at)
+    svg = f'<svg viewBox="0 0 720 2000" width="720pt" height="2000pt">{lines}</svg>'
+    page.write_text(
+        page.read_text().replace("a still", f'<figure class="claims-picture">{svg}</figure>')
+    )
+    text = pdf.article(site, "chapters/first.html", set())
+    windows = [list(map(float, one["viewbox"].split())) for one in text.select("svg")]
+    assert len(windows) == 3 and all(height <= 1.2 * 720 for _, _, _, height in windows)
+    assert all(not one.has_attr("height") and len(one.select("text")) == 150 for one in text("svg"))
+    assert windows[0][1] == 0 and sum(height for _, _, _, height in windows) == 2000
+    for _, begin, _, height in windows[:-1]:
+        end = begin + height
+        assert any(y + 3 < end < y + 13 - 7 for y in at)  # below the tails, above the next capitals
+
+
 @pytest.mark.parametrize(
     "heads",
     [

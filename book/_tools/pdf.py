@@ -5,11 +5,14 @@ python book/_tools/pdf.py    # after `make book`; writes book/_build/book.pdf
 
 from __future__ import annotations
 
+import copy
 import html
+import math
 import re
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -39,6 +42,7 @@ PAPER = {
 }
 # What a page of the site has for a screen: dark pictures, and code that the page folds.
 SCREEN_ONLY = ".only-dark, .headerlink, .colab-lines, details.hide.above-input, script"
+TALL = 1.2  # how many times as high as wide a picture may be, to fit a page with its caption
 FOLDED_CODE = "details:not([class]):has(> div[class^=highlight-])"  # of the register's checks
 STYLE = """
 article { break-before: page; max-width: none !important; padding: 0 !important; }
@@ -51,7 +55,7 @@ figure, img, svg, mjx-container[display=true], .equation-box, tr { break-inside:
 .card-table, .bd-article div.math, span.math, .output, .claims-picture {
   overflow: visible !important; }
 img, svg { max-width: 100%; height: auto; }
-.claims-picture svg { min-width: 0; max-height: 1150px; }
+.claims-picture svg { min-width: 0; display: block; }
 .title-page { break-after: page; padding-top: 30vh; }
 .contents { padding: 0 !important; border: 0 !important; background: none !important;
   box-shadow: none !important; }
@@ -127,6 +131,8 @@ def article(site: Path, page: str, pages: set[str]) -> Tag:
     for one in text.select("div.cell"):
         if not one.find(True):  # its code was folded; between a heading and what it heads
             one.decompose()
+    for one in text.select(".claims-picture svg"):
+        one.replace_with(*slices(one))
     for one in text.select("details"):
         one["open"] = ""
     for one in text.select("[id]"):
@@ -143,6 +149,26 @@ def article(site: Path, page: str, pages: set[str]) -> Tag:
             link(one, name, site, page, pages)
     text["id"] = anchor(page)
     return text
+
+
+def slices(picture: Tag) -> list[Tag]:
+    """A picture of many lines of text, cut between two lines wherever a page would end."""
+    left, top, width, height = map(float, picture["viewbox"].split())
+    count = math.ceil(height / (TALL * width))
+    lines = sorted({float(one["y"]) for one in picture.select("text")})
+    cuts = [top]
+    for k in range(1, count):
+        even = top + k * height / count
+        above = max(y for y in lines if y <= even)
+        below = min(y for y in lines if y > even)
+        cuts.append(above + 0.35 * (below - above))  # a line stands on its y, and is mostly above
+    found = []
+    for begin, end in pairwise([*cuts, top + height]):
+        one = copy.copy(picture)
+        one["viewbox"] = f"{left} {begin} {width} {end - begin}"
+        del one["width"], one["height"]
+        found.append(one)
+    return found
 
 
 def link(one: Tag, name: str, site: Path, page: str, pages: set[str]) -> None:
