@@ -198,10 +198,12 @@ def test_two_chapters_on_paper(browser, tmp_path):
         page.locator(f"article:last-of-type {one}").first.evaluate(
             "one => parseFloat(getComputedStyle(one).fontSize)"
         )
-        for one in ("h1", "h2", "legend", "p")
+        for one in ("h1", "h2", "legend", "label")
     ]
     page.close()
-    assert sizes[0] > sizes[1] > sizes[2] == sizes[3], "titles, sections, questions of a quiz, text"
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3], (
+        "titles, sections, questions of a quiz, its choices"
+    )
     stills = BeautifulSoup(pdf.document(SITE, chosen), "html.parser").select(
         ".explorable-still img"
     )

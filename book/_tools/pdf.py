@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import chromium
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup, SoupStrainer, Tag
 from pypdf import PdfReader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,8 +186,9 @@ def link(one: Tag, name: str, site: Path, page: str, pages: set[str]) -> None:
 
 def stylesheets(site: Path, page: str) -> list[str]:
     """The style sheets of a page of the site; a quiz and an explorable have their own."""
-    parsed = BeautifulSoup((site / page).read_text(encoding="utf-8"), "html.parser")
-    hrefs = [one["href"].partition("?")[0] for one in parsed.select("link[rel=stylesheet]")]
+    source = (site / page).read_text(encoding="utf-8")
+    links = BeautifulSoup(source, "html.parser", parse_only=SoupStrainer("link"))
+    hrefs = [one["href"].partition("?")[0] for one in links.select("[rel=stylesheet]")]
     return [((site / page).parent / href).resolve().as_uri() for href in hrefs]
 
 
