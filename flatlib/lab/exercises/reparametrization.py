@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from scipy.optimize import brentq, minimize
 
-from flatlib.lab.exercises.exercise import FROM_1_TO_9, Exercise, between, each, once, times
+from flatlib import bounds, measure, toys
+from flatlib.lab.exercises.exercise import (
+    FROM_1_TO_9,
+    Exercise,
+    between,
+    each,
+    grouped,
+    once,
+    times,
+)
+from flatlib.sharpness import adaptive_sharpness
 
 
 def _pair(S_1: int, S_rest: int, wanted: int) -> list[float]:
@@ -63,6 +73,33 @@ def _smallest_says(k: int) -> tuple[str, ...]:
     )
 
 
+def _three_numbers(w: float, v: float, x: float, units: int) -> list[float]:
+    """Sharpness, relative and adaptive sharpness of the network with equal units, measured."""
+    ones = torch.ones(units, 1, dtype=torch.float64)
+    net = toys.from_weights([w * ones, v * ones.T], "relu")
+    sample = torch.tensor([[x]], dtype=torch.float64)
+    m = measure(net, sample)
+    return [m.sharpness, bounds.relative_sharpness(m), adaptive_sharpness(net, sample)]
+
+
+def _three_numbers_say(units: int) -> tuple[str, ...]:
+    relative, adaptive = 2 * units**2, 2 * units
+    return (
+        rf"\sum_{{h=1}}^{grouped(units)}v",
+        f"{units} hidden units",
+        f"$S={units}(v^2+w^2)x^2$",
+        rf"$\lVert W_1\rVert_2^2={units}w^2$",
+        rf"$\lVert W_2\rVert_2^2={units}v^2$",
+        f"${units}v^2x^2$",
+        f"${units}w^2x^2$",
+        rf"${relative}\,v^2w^2x^2$",
+        rf"${adaptive}\,v^2w^2x^2$",
+        f"[{units} * (v**2",
+        f"{relative} * invariant",
+        f"{adaptive} * invariant",
+    )
+
+
 EXERCISES = (
     Exercise(
         "reparametrization-target",
@@ -88,5 +125,17 @@ EXERCISES = (
         asked=each(between((0.3, 9.0), (0.3, 9.0), (0.3, 9.0)), _smallest),
         numbers=FROM_1_TO_9,
         says=_smallest_says,
+    ),
+    Exercise(
+        "reparametrization-alike",
+        stars=2,
+        minutes=10,
+        hints=(
+            "each unit has the derivatives v x and w x with respect to its two weights",
+            "the norm of a layer of k equal weights is the root of k times one of them",
+        ),
+        asked=each(between((0.3, 3.0), (0.3, 3.0), (0.3, 3.0)), _three_numbers),
+        numbers=((4,), *((units,) for units in (2, 3, 5, 6, 7, 8, 9))),
+        says=_three_numbers_say,
     ),
 )
