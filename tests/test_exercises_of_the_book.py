@@ -68,8 +68,6 @@ def solution(key: str):
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "exercises.mark"
     )
-    if ast.unparse(call.args[1]) == "lambda: best_ratio":  # measured in the cell, to 0.5
-        return lambda: 0.5
     return eval(ast.unparse(call.args[1]), names)
 
 

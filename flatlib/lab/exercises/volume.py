@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor, nn
@@ -147,55 +146,6 @@ def _ratio_says(m: int) -> tuple[str, ...]:
     )
 
 
-def _best_ratio(longer: int) -> float:
-    """Largest left over right side of Eq. (12) that a search over W and two samples finds, one of
-    them at least so many times as long as the other.
-    """
-
-    def minus_ratio(numbers):
-        W, samples = numbers[:8].reshape(2, 2, 2)
-        samples = samples / np.linalg.norm(samples, axis=1, keepdims=True)
-        samples = samples * [[1.0], [longer + numbers[8] ** 2]]
-        lengths = (samples**2).sum(axis=1)
-        gradients = np.kron(samples, np.eye(2))
-        right = (W**2).sum() / lengths.min() * (gradients**2).sum() / 4
-        return -abs(np.linalg.det(W)) / right
-
-    reached = _gaussian(0, 9).numpy()
-    for _ in range(4):  # each search goes on where the last one stopped
-        found = scipy.optimize.minimize(
-            minus_ratio,
-            reached,
-            method="Nelder-Mead",
-            options=dict(maxiter=20_000, maxfev=20_000, fatol=1e-7),
-        )
-        reached = found.x
-    return -found.fun
-
-
-def _best_ratio_says(longer: int) -> tuple[str, ...]:
-    if longer == 1:
-        return (
-            "(neither of them zero)",
-            "The ratio $1/2$ is reached",
-            "costs nothing if both inputs have one norm",
-            r"\le\frac12 .",
-            "and this map attains the whole chain.",
-            "lambda: 0.5",
-            "to the power N = 2",
-        )
-    factor, best = f"the factor $2/(1+{longer}^2)$", 1 + longer**2
-    return (
-        f"(neither of them zero, and one at least {longer} times as long as the other)",
-        f"The lengths of the inputs lose {factor} more, so the ratio $1/{best}$ is reached",
-        f"costs {factor} if one input is {longer} times as long as the other",
-        rf"\le\frac1{{{best}}} .",
-        "and what the lengths cost is left.",
-        f"lambda: 1 / {best}",
-        "to the power N = 2; the smallest length costs more",
-    )
-
-
 def _singular_values(seed: int, base: float) -> list[tuple]:
     lists = [_gaussian(seed + count, count).abs() + 0.1 for count in (3, 2, 4)]
     return [(values.sort(descending=True).values,) for values in lists]
@@ -279,20 +229,6 @@ EXERCISES = (
         asked=each(_dimensionalities, _ratio_at),
         numbers=FROM_1_TO_9,
         says=_ratio_says,
-    ),
-    Exercise(
-        "volume-attain",
-        stars=3,
-        minutes=20,
-        hints=(
-            "which of (11), (5), (18) and (21) can be an equality, and which never?",
-            "J is the identity, so the Frobenius form of (5) loses the root of 2, and (12) takes "
-            "the loss to the power N = 2",
-        ),
-        asked=once(_best_ratio),
-        numbers=FROM_1_TO_9,
-        says=_best_ratio_says,
-        tolerance=1e-3,
     ),
     Exercise(
         "volume-jensen",
