@@ -20,6 +20,7 @@ ROOMS = (
     "measurement",
     "nets",
     "operators",
+    "representations",
     "sharpness",
     "toys",
 )

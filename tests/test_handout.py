@@ -135,5 +135,5 @@ def test_the_command(tmp_path, capsys):
     target = tmp_path / "homework.ipynb"
     volume = next(chapter for chapter in CHAPTERS if chapter.stem == "03-volume")
     assert cli.main(["handout", str(volume), str(target)]) == 0
-    assert capsys.readouterr().out == f"{target}: 6 exercises, no solutions\n"
+    assert capsys.readouterr().out == f"{target}: 5 exercises, no solutions\n"
     assert target.exists()

@@ -215,21 +215,23 @@ def tally(decided: Mapping[str, Verdict], on: str = "") -> str:
         on: what they are about, if the text has to say so.
 
     >>> tally({"one": Verdict(claims.TRANSFORMERS[0])}, on="transformers")
-    'Of 1 hypothesis on transformers none is tested.'
+    'Of 1 hypothesis on transformers, none is tested.'
     """
     tested = [one for one in decided.values() if one.word != NOT_TESTED]
     noun = "hypothesis" if len(decided) == 1 else "hypotheses"
     whole = f"Of {len(decided)} {noun}{f' on {on}' if on else ''}"
     if not tested:
-        return f"{whole} none is tested."
+        return f"{whole}, none is tested."
+    whole_number = "all " * (len(tested) == len(decided) > 1)
     verb = "is" if len(tested) == 1 else "are"
     held = [_pair_words(one) for one in tested if one.word == HELD]
     which = ""
     if len(held) == 1:
         which = f" The one that held is on {held[0]}."
     elif 0 < len(held) <= FEW:
-        which = f" Those that held are {'; '.join(held)}."
-    return f"{whole} {len(tested)} {verb} tested, of which {outcomes(tested)}.{which}"
+        which = f" The {len(held)} that held are on {'; on '.join(held)}."
+    how = f"{whole_number}{len(tested)} {verb} tested, and of these {outcomes(tested)}"
+    return f"{whole}, {how}.{which}"
 
 
 def _pair_words(verdict: Verdict) -> str:
@@ -246,7 +248,7 @@ def _pair_words(verdict: Verdict) -> str:
 
 
 def obeying_words(population: Drawn | None) -> str:
-    """How many networks at the train loss obey each bound, and which bound none obeys.
+    """How many networks at the train loss obey each bound.
 
     >>> obeying_words(None)
     'No network has both sides of the bounds yet.'
@@ -255,10 +257,9 @@ def obeying_words(population: Drawn | None) -> str:
     if not n:
         return "No network has both sides of the bounds yet."
     counts = {f"({bound})": population.obeying(drawn.LOSS, bound) for bound in drawn.BOUNDS}
-    never = [bound for bound, count in counts.items() if not count]
-    broken = f" Each of them breaks {listed(never)}." if never else ""
-    many = listed(f"{count} obey {bound}" for bound, count in counts.items())
-    return f"Of the {n} networks at the train loss {many}.{broken}"
+    verbs = {0: "none obeys", n: f"all {n} obey", 1: "1 obeys"}
+    many = listed(f"{verbs.get(count, f'{count} obey')} {bound}" for bound, count in counts.items())
+    return f"Of the {n} networks at the train loss, {many}."
 
 
 def sentence(verdict: Verdict) -> str:
