@@ -201,6 +201,15 @@ def test_the_page_shows_at_most_eight_short_cells_of_code(path):
 
 
 @each_notebook
+def test_no_exercise_stands_after_the_summary(path):
+    texts = [cell.source for cell in cells(path, "markdown")]
+    told = "\n".join(texts).partition("## Summary")
+    assert "{exercise" not in told[2]
+    if path.stem != "00-one-hour":  # a page of its own kind, without a summary
+        assert told[1], "a chapter has a summary"
+
+
+@each_notebook
 def test_folded_cells_are_folded_in_jupyterlab_too(path):
     for cell in cells(path, "code"):
         folded = kind(cell) not in (None, "parameters", *SHOWN)
