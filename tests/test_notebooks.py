@@ -233,6 +233,14 @@ def test_no_takeaway_is_typed_beside_the_run_that_it_speaks_of(path):
     assert [cell.source for cell in cells(path, "markdown") if "**Takeaway" in cell.source] == []
 
 
+@each_notebook
+def test_no_whole_number_that_ends_a_sentence_starts_a_line(path):
+    """Markdown takes "1. The" at the start of a line for a list."""
+    whole = re.compile(r"^\s*\{[^{}]*:(?:,|,?\.0f|d)\}[.)] ", re.M)
+    said = [cell.source for cell in cells(path, "code") if kind(cell) == "numbers"]
+    assert [found[0] for source in said for found in whole.finditer(source)] == []
+
+
 def calls(path: Path, *names: str) -> list[ast.Call]:
     """Calls of functions by these names, in the order in which they stand in the notebook."""
     return [
