@@ -14,55 +14,82 @@ AXE_RULES = r"""() => [
     .map(rule => rule.id)
     .filter(id => !["color-contrast", "link-in-text-block"].includes(id)),
 ]"""
-RUN_AXE = r"""async ([rules, where]) => {
-  const options = {runOnly: rules, resultTypes: ["violations"], preload: false};
-  const {violations} = await axe.run(where, options);
-  return violations.map(({id, nodes}) => `${id}: ${nodes.map(node => node.html.slice(0, 200))}`);
-}"""
-# Texts in the same colours and size on the same ground have the same contrast: axe judges `often`
-# of each kind, those with the fewest parts. `known` counts what it judged on the pages before.
-CONTRASTS = r"""async ([theme, known, often]) => {
-  document.documentElement.dataset.theme = theme;
-  const grounds = new Map();
-  const ground = box => {
-    if (!box) return "";
-    if (!grounds.has(box)) {
-      const {backgroundColor, backgroundImage, opacity, filter} = getComputedStyle(box);
-      const own = [backgroundColor, backgroundImage, opacity, filter].join();
-      const plain = own === "rgba(0, 0, 0, 0),none,1,none";
-      grounds.set(box, ground(box.parentElement) + (plain ? "" : own + ";"));
-    }
-    return grounds.get(box);
-  };
-  const kinds = new Map(), boxes = new Set();
+# What axe finds on the page, or of it within `where`. Texts in the same colours and size on the same
+# ground have the same contrast: axe judges `often` of each kind, those with the fewest parts, in
+# light and in dark colours; `known` counts what it judged on the pages before.
+#
+# Each run of axe looks at every element of the page, most of which are the words of highlighted
+# code. Where none of them is to be judged, code becomes plain text before axe runs.
+FAULTS = r"""async ([where, known, often]) => {
+  const turn = theme => { document.documentElement.dataset.theme = theme; };
+  const boxes = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
-    if (walker.currentNode.data.trim()) boxes.add(walker.currentNode.parentElement);
+    const {data, parentElement} = walker.currentNode;
+    if (data.trim() && !parentElement.closest("script, .math")) boxes.add(parentElement);
   }
-  for (const box of boxes) {
-    if (!box.checkVisibility({visibilityProperty: true}) || box.closest("script, .math")) continue;
-    const {color, fontSize, fontWeight, textShadow, textDecorationLine} = getComputedStyle(box);
-    const beside = box.matches("a") ? getComputedStyle(box.parentElement).color : "";
-    const look = [color, fontSize, fontWeight, textShadow, textDecorationLine, beside];
-    const kind = [theme, ...look, ground(box)].join("|");
-    if (!kinds.has(kind)) kinds.set(kind, []);
-    kinds.get(kind).push(box);
-  }
-  const asked = [];
-  for (const [kind, all] of kinds) {
+  const chosen = theme => {
+    turn(theme);
+    const grounds = new Map();
+    const ground = box => {
+      if (!box) return "";
+      if (!grounds.has(box)) {
+        const {backgroundColor, backgroundImage, opacity, filter} = getComputedStyle(box);
+        const own = [backgroundColor, backgroundImage, opacity, filter].join();
+        const plain = own === "rgba(0, 0, 0, 0),none,1,none";
+        grounds.set(box, ground(box.parentElement) + (plain ? "" : own + ";"));
+      }
+      return grounds.get(box);
+    };
+    const kinds = new Map();
+    for (const box of boxes) {
+      if (!box.checkVisibility({visibilityProperty: true})) continue;
+      const {color, fontSize, fontWeight, textShadow, textDecorationLine} = getComputedStyle(box);
+      const beside = box.matches("a") ? getComputedStyle(box.parentElement).color : "";
+      const look = [color, fontSize, fontWeight, textShadow, textDecorationLine, beside];
+      const kind = [theme, ...look, ground(box)].join("|");
+      if (!kinds.has(kind)) kinds.set(kind, []);
+      kinds.get(kind).push(box);
+    }
     const parts = box => box.getElementsByTagName("*").length;
-    all.sort((one, other) => parts(one) - parts(other));
-    const picked = all.slice(0, Math.max(0, often - (known[kind] ?? 0)));
-    if (picked.length) known[kind] = (known[kind] ?? 0) + picked.length;
-    asked.push(...picked);
+    const asked = [];
+    for (const [kind, all] of kinds) {
+      const left = Math.max(0, often - (known[kind] ?? 0));
+      if (!left) continue;
+      const picked = all.sort((one, other) => parts(one) - parts(other)).slice(0, left);
+      known[kind] = (known[kind] ?? 0) + picked.length;
+      asked.push(...picked);
+    }
+    return asked;
+  };
+  const asked = {light: chosen("light"), dark: chosen("dark")};
+  const judged = new Set([...asked.light, ...asked.dark]);
+  const plain = part => part.matches("span") && !judged.has(part)
+    && [...part.attributes].every(({name}) => name === "class");
+  for (const code of document.querySelectorAll("pre")) {
+    if ([...code.querySelectorAll("*")].every(plain)) code.textContent = code.textContent;
   }
-  if (!asked.length) return [known, []];
-  const rules = ["color-contrast", "link-in-text-block"];
-  const options = {runOnly: rules, resultTypes: ["violations"], preload: false};
-  const {violations} = await axe.run({include: asked}, options);
-  const fault = ({id, nodes}) => `${theme}: ${id}: ${nodes.map(node => node.html.slice(0, 200))}`;
-  return [known, violations.map(fault)];
-}"""
+  const run = async (rules, where) => {
+    const options = {runOnly: rules, resultTypes: ["violations"], preload: false, elementRef: true};
+    return (await axe.run(where, options)).violations;
+  };
+  const told = ({id, nodes}) => `${id}: ${nodes.map(node => node.html.slice(0, 200))}`;
+  const faults = [];
+  for (const theme of ["dark", "light"]) {
+    if (!asked[theme].length) continue;
+    turn(theme);
+    const found = await run(["color-contrast", "link-in-text-block"], {include: asked[theme]});
+    faults.push(...found.map(fault => `${theme}: ${told(fault)}`));
+  }
+  const rules = (AXE_RULES)();
+  // Formulas stand there as TeX: the test of formulas sees them typeset. To leave them out here is
+  // faster than to have axe compare each element with each formula.
+  for (const {id, nodes} of await run(rules, where ?? document)) {
+    const others = nodes.filter(({element}) => !element.closest(".math"));
+    if (others.length) faults.push(told({id, nodes: others}));
+  }
+  return [known, faults];
+}""".replace("(AXE_RULES)", f"({AXE_RULES})")
 # Goes to another part of the page, and waits until the page has heard of it.
 FOLLOW = r"""part => new Promise(done => {
   addEventListener("hashchange", () => done(), {once: true});
