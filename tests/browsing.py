@@ -14,13 +14,13 @@ AXE_RULES = r"""() => [
     .map(rule => rule.id)
     .filter(id => !["color-contrast", "link-in-text-block"].includes(id)),
 ]"""
-# What axe finds on the page, or of it within `where`. Texts in the same colours and size on the same
+# What axe finds on the page, or within `where`. Texts in the same colours and size on the same
 # ground have the same contrast: axe judges `often` of each kind, those with the fewest parts, in
 # light and in dark colours; `known` counts what it judged on the pages before.
 #
 # Each run of axe looks at every element of the page, most of which are the words of highlighted
 # code. Where none of them is to be judged, code becomes plain text before axe runs.
-FAULTS = r"""async ([where, known, often]) => {
+JUDGE = r"""async ([where, known, often]) => {
   const turn = theme => { document.documentElement.dataset.theme = theme; };
   const boxes = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

@@ -14,7 +14,7 @@ import explorables
 import numpy as np
 import pytest
 import torch
-from browsing import FAULTS, FOLLOW, Reader
+from browsing import FOLLOW, JUDGE, Reader
 from playwright.sync_api import expect
 from sphinx.cmd.build import build_main
 
@@ -450,7 +450,7 @@ def test_no_reader_is_shut_out(open_page, name):
     page.clock.resume()  # axe waits for timers of its own
     page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
     where = {"include": [[f"#explorable-{name}"]]}
-    _, faults = page.evaluate(FAULTS, [where, {}, 9])
+    _, faults = page.evaluate(JUDGE, [where, {}, 9])
     assert not [fault for fault in faults if "explorable" in fault or "svg" in fault], faults
 
 

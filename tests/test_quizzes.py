@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from browsing import FAULTS, Reader
+from browsing import JUDGE, Reader
 from quizzes import read_quiz
 from sphinx.cmd.build import build_main
 
@@ -217,7 +217,7 @@ def test_a_reader_answers_by_keyboard_and_hears_of_it(browser, site):
     assert page.locator("fieldset").nth(1).locator("[role=status]").inner_text() == ""
 
     page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
-    _, faults = page.evaluate(FAULTS, [{"include": [[".quiz"]]}, {}, 9])
+    _, faults = page.evaluate(JUDGE, [{"include": [[".quiz"]]}, {}, 9])
     assert not [fault for fault in faults if "quiz" in fault], faults
     page.emulate_media(media="print")
     printed = question.inner_text()

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urldefrag, urljoin
 
 import pytest
-from browsing import AT_REST, FAULTS, FOLLOW, Reader
+from browsing import AT_REST, FOLLOW, JUDGE, Reader
 from playwright.sync_api import expect
 from quizzes import read_quiz
 
@@ -494,7 +494,7 @@ def visits(browser, pages, sub_path) -> Visits:
             continue
         page.add_style_tag(content=AT_REST)
         page.locator("details").evaluate_all("all => all.forEach(folded => folded.open = true)")
-        known, faults = page.evaluate(FAULTS, [None, known, 2])
+        known, faults = page.evaluate(JUDGE, [None, known, 2])
         page.keyboard.press("Tab")  # from now on the browser shows where the focus is
         faults += [f"no sign of focus on {box}" for box in page.evaluate(UNSEEN_FOCUS)]
         shut_out += [f"{name}: {fault}" for fault in faults]
