@@ -268,10 +268,12 @@ MEASURES, OUTCOMES = (claims.S, claims.MLS), (claims.GAP, drawn.ERROR_PGD)
 
 def simulated(populations: int, **truth):
     """Of many populations of 40 one verdict over all networks, and four given the settings."""
-    n = 40
-    tables = [synthetic_population.table(n=n, seed=100 + k, **truth) for k in range(populations)]
-    merged = [table.assign(index=table["index"] + n * k) for k, table in enumerate(tables)]
-    whole = Drawn.of(pd.concat(merged), NAME, "", n, 0.015, 2_000)
+    n, tables = 40, []
+    for k in range(populations):
+        table = synthetic_population.table(n=n, seed=100 + k, **truth)
+        tables.append(table.assign(index=table["index"] + n * k))
+    whole = Drawn.of(pd.concat(tables), NAME, "", n, 0.015, 2_000)
+    tables.clear()  # or each collection of garbage looks through them
     columns = [at(LOSS, name) for name in (*MEASURES, *OUTCOMES)]
     columns = whole.networks.table[[*whole.hyperparameters, *columns]]
     made = {one.key: one for one in hypotheses.hypotheses(whole)}

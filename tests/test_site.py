@@ -424,7 +424,7 @@ def test_every_page_shows_its_formulas_whole_and_its_images(browser, pages):
     """At every width: nothing is wider than the screen, a formula's left edge is seen at once and
     the rest by scrolling to the right, and the keyboard reaches all that scrolls.
     """
-    one = Reader(browser, SITE.as_uri() + "/")
+    one = Reader(browser, SITE.as_uri() + "/", width=WIDTHS[0])
     wrong, formulas = [], 0
     for name in articles(pages):
         page = one.open(name)

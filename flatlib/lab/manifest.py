@@ -68,13 +68,22 @@ def decode(content: bytes, path: Path, scale: str, run: str) -> dict:
         RecordError: the bytes are no manifest, are of another format, do not bear their seal,
             or contradict themselves or the names of the folders.
     """
-    manifest = _sealed(content, path)
-    for fault in faults(manifest, scale, run):
-        raise RecordError(f"{path} is not of this run: {fault}. {REMEDY}")
-    return manifest
+    _refuse_faulty(content, path, scale, run)
+    return _without_seal(json.loads(content))
 
 
 REMEDY = "Restore it, or delete the run's folder and run it again."
+
+
+@lru_cache(maxsize=512)
+def _refuse_faulty(content: bytes, path: Path, scale: str, run: str) -> None:
+    """Look through a file's bytes once, as a page reads the same files often."""
+    for fault in faults(_sealed(content, path), scale, run):
+        raise RecordError(f"{path} is not of this run: {fault}. {REMEDY}")
+
+
+def _without_seal(manifest: Mapping) -> dict:
+    return {name: value for name, value in manifest.items() if name not in ("seal", "format")}
 
 
 def _sealed(content: bytes, path: Path) -> dict:
@@ -84,8 +93,8 @@ def _sealed(content: bytes, path: Path) -> dict:
         raise RecordError(f"{path} is altered: {fault}. {REMEDY}") from fault
     if not isinstance(manifest, dict):
         raise RecordError(f"{path} is altered: it holds no manifest. {REMEDY}")
-    seal, found = manifest.pop("seal", None), manifest.pop("format", None)
-    if found == UNSEALED_FORMAT and seal is None:
+    found = manifest.get("format")
+    if found == UNSEALED_FORMAT and "seal" not in manifest:
         raise UnsealedError(
             f"{path} has format {found}, from before manifests were sealed. "
             "results/seal.py checks such a record and seals it."
@@ -94,21 +103,14 @@ def _sealed(content: bytes, path: Path) -> dict:
         raise RecordError(
             f"{path} has format {found!r:.40}, this version of flatlib reads {FORMAT}. {REMEDY}"
         )
+    manifest = _without_seal(manifest)
     try:
-        whole = _bears_its_seal(content)
+        whole = content == encode(manifest)
     except (ValueError, RecursionError) as fault:
         raise RecordError(f"{path} is altered: {fault}. {REMEDY}") from fault
     if not whole:
         raise RecordError(f"{path} is altered: its content does not bear its seal. {REMEDY}")
     return manifest
-
-
-@lru_cache(maxsize=512)
-def _bears_its_seal(content: bytes) -> bool:
-    """Whether a file is what `encode` makes of what it says; kept, as a page reads it often."""
-    manifest = json.loads(content)
-    rest = {name: value for name, value in manifest.items() if name not in ("seal", "format")}
-    return content == encode(rest)
 
 
 def faults(manifest: Mapping, scale: str, run: str) -> Iterator[str]:

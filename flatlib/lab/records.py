@@ -22,6 +22,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ class Record:
         manifest = self.read_manifest()
         if manifest is None:
             raise RecordError(f"there is no record {self.folder}")
-        return pd.read_csv(io.StringIO(self.read_table_text(manifest)))
+        return _parsed(self.read_table_text(manifest)).copy()
 
     def read_rows(self, manifest: Mapping) -> list[dict[str, str]]:
         """The rows that the manifest vouches for, each cell the text that `render` made of it.
@@ -294,6 +295,12 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.{DIGITS}g}"
     return str(value)
+
+
+@lru_cache(maxsize=128)
+def _parsed(text: str) -> pd.DataFrame:
+    """The rows of a table's text; kept, as a page reads the same runs often."""
+    return pd.read_csv(io.StringIO(text))
 
 
 def _table_faults(text: str, manifest: Mapping) -> Iterator[str]:
