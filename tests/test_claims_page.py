@@ -6,6 +6,7 @@ import html
 import re
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import claims_page
 import held
@@ -15,6 +16,7 @@ from docutils.nodes import make_id
 from synthetic_archive import SEED_SHIFT, write
 
 from flatlib.lab import claims, verdicts
+from flatlib.lab.figures.verdicts import chart
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
@@ -91,6 +93,17 @@ def test_an_empty_archive_tests_nothing(tmp_path):
     data = held.gather(tmp_path)
     assert {one["word"] for one in data["claims"]} == {"not tested"}
     assert data["tested"] == 0 and data["line"] == {} and data["checks"] == []
+
+
+def test_the_picture_has_room_for_every_claims_name():
+    at = dict(word="held", p=0.5, value=0.0, low=-1.0, high=1.0, margin=1.0)
+    decided = [SimpleNamespace(claim=claim, **at) for claim in claims.CLAIMS]
+    links = {claim.key: "#" for claim in claims.CLAIMS}
+    figure = chart(decided, links, {claim.network: claim.network for claim in claims.CLAIMS})
+    figure.draw_without_rendering()
+    names = figure.axes[0].texts
+    assert len(names) > len(decided)
+    assert [name.get_text() for name in names if name.get_window_extent().x0 < 0] == []
 
 
 def test_the_picture_has_a_link_and_a_shape_for_each_claim_with_an_interval(tmp_path):

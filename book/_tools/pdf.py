@@ -49,7 +49,8 @@ article { break-before: page; max-width: none !important; padding: 0 !important;
 body, html { background: #fff !important; display: block !important; overflow: visible !important; }
 h1, h2, h3, h4, summary, caption, p:has(+ table, + ul, + ol), p:has(+ div > table) {
   break-after: avoid; }
-figure, img, svg, mjx-container[display=true], .equation-box, tr { break-inside: avoid; }
+figure, img, svg, div.math, mjx-container[display=true], .equation-box, tr {
+  break-inside: avoid; }
 .bd-article pre, .bd-content div.cell_output pre {
   white-space: pre-wrap !important; overflow: visible !important; overflow-wrap: anywhere; }
 .card-table, .bd-article div.math, span.math, .output, .claims-picture {

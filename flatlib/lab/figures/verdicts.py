@@ -26,7 +26,7 @@ MARKS = {  # word: colour and shape
     verdicts.NO_DIFFERENCE: ("green", "s"),
     verdicts.NOT_DECIDED: ("muted", "D"),
 }
-WIDE, ROW, HEAD = 720.0, 13.0, 90.0  # points
+WIDE, ROW, HEAD = 800.0, 13.0, 90.0  # points
 TICKS = (-100, -10, -1, 0, 1, 10, 100)
 
 
@@ -61,7 +61,8 @@ def chart(
     top, bottom = 1 - 14 / height, 60 / height
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDE / POINTS_PER_INCH, height / POINTS_PER_INCH))
-        ax = figure.add_axes((0.48, bottom, 0.5, top - bottom))
+        # On the left there is room for the longest name of a claim.
+        ax = figure.add_axes((0.56, bottom, 0.42, top - bottom))
         _draw(ax, lines, links)
         _axis(ax, drawn, len(lines))
         for word, (color, shape) in MARKS.items():
