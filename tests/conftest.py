@@ -7,6 +7,7 @@ one again.
 from __future__ import annotations
 
 import gc
+import os
 
 import chromium
 import pytest
@@ -14,6 +15,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# The tests start some hundred processes: what one compiled of the library, the next one reads.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile(
     "reproducible",
