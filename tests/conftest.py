@@ -51,6 +51,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_of_before():
+    """Nor through what the tests of other modules have left, such as what they imported."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def little_garbage():
     """Holm's correction in statsmodels collects garbage each time: spare it what is here."""
