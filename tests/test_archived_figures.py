@@ -16,6 +16,7 @@ from synthetic_archive import SEED_SHIFT, STEPS, level, write
 
 import flatlib
 from flatlib import bounds, nets
+from flatlib.inequalities import COLUMNS
 from flatlib.lab import claims, figures
 from flatlib.lab.archive import label, read
 from flatlib.lab.experiments import EXPERIMENTS
@@ -447,6 +448,28 @@ def test_a_figure_of_inequalities_explains_its_titles(archive):
     # Both sides are above 0, and logarithms all the same.
     assert top.get_yscale() == low.get_yscale() == "linear"
     np.testing.assert_allclose(lines(low)["gap"].get_ydata(), 1 / math.log(10))
+
+
+def test_the_longest_title_of_an_inequality_fits_into_its_figure(archive):
+    runs = read("correlations-mlp", "laptop", archive)
+    keys = ("5.1", "5.2", "7.2")
+    bounds_there = {
+        key: {"label": COLUMNS[key].label, "name": COLUMNS[key].step.name, "proven": False}
+        for key in keys
+    }
+    sides = {f"{side}_{key}": 2.0 for key in keys for side in ("lhs", "rhs")}
+    runs = replace(
+        runs,
+        manifests=(runs.manifests[0] | {"bounds": bounds_there},),
+        table=runs.table.assign(**sides),
+    )
+    figure = figures.inequalities("weights to inputs", runs).figure
+    figures.to_svg(figure)  # lays it out
+    titles = [ax._left_title for ax in figure.axes if ax.get_title(loc="left")]
+    assert len(titles) == len(keys)
+    for title in titles:
+        assert "not proven here" in title.get_text()
+        assert title.get_window_extent().x1 <= figure.bbox.x1, title.get_text()
 
 
 def test_no_recorded_name_shows_markup():

@@ -1,14 +1,18 @@
-"""flatlib.lab.chapter: the parameters that a chapter takes, and its tables."""
+"""flatlib.lab.chapter: the parameters that a chapter takes, its sentences and its tables."""
 
 from __future__ import annotations
 
 import math
+import re
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from markdown_it.renderer import RendererHTML
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
 
-from flatlib.lab.chapter import check_parameters, say, table_html
+from flatlib.lab.chapter import answer, check_parameters, say, table_html
 
 DECLARED = """\
 widths: list = [3, 4, 2]  # M, hidden widths, N
@@ -173,8 +177,22 @@ def test_a_folded_table_shows_its_caption_and_keeps_its_cells():
     assert Cells(shown).of("td") == Cells(folded).of("td")
 
 
-def test_a_percent_sign_that_begins_a_line_is_no_comment(monkeypatch):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$D$ rises by 2.3\n%, in each of the 5 seeds.",
+        "The dimensionalities are 5 and\n1. They differ.",
+        "It rises by 2.8\n% of its size, and 5 % more,\n  % in all.",
+    ],
+)
+def test_no_line_break_of_a_sentence_means_anything_to_markdown(text, monkeypatch):
+    """A line that begins with % would be a comment, and one that begins with 1. a list."""
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    say("It rises by 2.8\n% of its size, and 5 % more,\n  % in all.")
-    assert shown[0].data == "It rises by 2.8\n\\% of its size, and 5 % more,\n  \\% in all."
+    say(text)
+    answer(text)
+    plain = " ".join(text.split())
+    for each in shown:
+        html = create_md_parser(MdParserConfig(), RendererHTML).render(each.data)
+        assert plain in " ".join(re.sub("<[^>]+>", "", html).split())
+        assert "<ol>" not in html

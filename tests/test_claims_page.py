@@ -13,10 +13,13 @@ import held
 import nbformat
 import pytest
 from docutils.nodes import make_id
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.text import Text
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib.lab import claims, verdicts
-from flatlib.lab.figures.verdicts import chart
+from flatlib.lab import claims, figures, verdicts
+from flatlib.lab.figures import verdicts as drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "book" / "claims.md").read_text(encoding="utf-8")
@@ -99,7 +102,9 @@ def test_the_picture_has_room_for_every_claims_name():
     at = dict(word="held", p=0.5, value=0.0, low=-1.0, high=1.0, margin=1.0)
     decided = [SimpleNamespace(claim=claim, **at) for claim in claims.CLAIMS]
     links = {claim.key: "#" for claim in claims.CLAIMS}
-    figure = chart(decided, links, {claim.network: claim.network for claim in claims.CLAIMS})
+    figure = drawing.chart(
+        decided, links, {claim.network: claim.network for claim in claims.CLAIMS}
+    )
     figure.draw_without_rendering()
     names = figure.axes[0].texts
     assert len(names) > len(decided)
@@ -111,7 +116,58 @@ def test_the_picture_has_a_link_and_a_shape_for_each_claim_with_an_interval(tmp_
     data = held.gather(tmp_path)
     links = {one["link"] for one in data["claims"] if one["uncorrected"] != "not tested"}
     drawn = re.findall(r'xlink:href="(chapters/[^"]+)"', data["picture"])
-    assert data["tested"] > 0 and len(drawn) == 2 * data["tested"] and set(drawn) <= links
+    # A dot and a name, in the picture for a screen and in that for a telephone.
+    assert data["tested"] > 0 and len(drawn) == 4 * data["tested"] and set(drawn) <= links
+    ids = re.findall(r' id="([^"]+)"', data["picture"])
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', data["picture"])) <= set(ids)
     label = html.unescape(re.search(r'aria-label="([^"]+)"', data["picture"]).group(1))
     assert label.startswith(f"{data['tested']} claims with their intervals")
     assert not re.search(r"#[0-9a-f]{6}[;\"]", data["picture"].split("<svg")[1])
+
+
+def texts(figure) -> list[Text]:
+    """What is written on a figure, laid out."""
+    FigureCanvasAgg(figure).draw()
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_no_name_in_the_picture_is_cut_off(narrow):
+    links = {key: "" for key in decided()}
+    figure = drawing.chart(list(decided().values()), links, held.NETWORKS, narrow)
+    written = texts(figure)
+    for text in written:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, text.get_text()
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, text.get_text()
+    names = [text.get_text() for text in written if text.get_url() is not None]
+    assert len(names) == sum(one.p == one.p for one in decided().values())
+    assert sum(text.get_text().startswith("change in margins") for text in written) == 2
+    ticks = [text for text in written if re.fullmatch("−?10*|0", text.get_text())]
+    assert len(ticks) == 2 * len({text.get_text() for text in ticks}) >= 10
+    boxes = [text.get_window_extent() for text in ticks]
+    assert not any(box.count_overlaps(boxes[:i]) for i, box in enumerate(boxes))
+
+
+@pytest.mark.parametrize("group", ["fall", "misclassified"])
+def test_no_band_and_no_line_stands_behind_a_title(group):
+    own = verdicts.of_group(decided(), "vgg10", group)
+    figure, _, _ = figures.intervals({"First title": own, "Second title": own[:2]})
+    (ax,) = figure.axes
+    titles = [text for text in texts(figure) if "title" in text.get_text()]
+    spans = [each for each in ax.collections if not isinstance(each, PathCollection)]  # no dots
+    behind = [path.vertices[:, 1] for each in spans for path in each.get_paths()]
+    assert len(titles) == 2 and not [line for line in ax.lines if len(set(line.get_xdata())) == 1]
+    for title in titles:
+        row = title.get_position()[1]
+        assert not [rows for rows in behind if rows.min() < row < rows.max()], title.get_text()
+    assert len(behind) == 4  # a band and a line for each of two groups
+
+
+def test_legends_name_the_words_in_one_order():
+    figure, ax = figures.canvas()
+    drawing.legend(figure, ax, [verdicts.NOT_DECIDED, verdicts.AGAINST, verdicts.HELD])
+    (legend,) = figure.legends
+    words = [text.get_text() for text in legend.get_texts()]
+    assert words == [verdicts.HELD, verdicts.AGAINST, verdicts.NOT_DECIDED]

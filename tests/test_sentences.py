@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from matplotlib.collections import PathCollection
 from synthetic_archive import SEED_SHIFT, write
 
 from flatlib.lab import claims, figures, sentences
@@ -86,7 +87,8 @@ def drawn_from(groups):
     """A picture's rows: at each height its dot and bar, and the words beside it."""
     figure, alt, _ = figures.intervals(groups)
     (ax,) = figure.axes
-    dots = {offsets[1]: offsets[0] for mark in ax.collections for offsets in mark.get_offsets()}
+    marks = [mark for mark in ax.collections if isinstance(mark, PathCollection)]
+    dots = {offsets[1]: offsets[0] for mark in marks for offsets in mark.get_offsets()}
     bars = {
         line.get_ydata()[0]: tuple(line.get_xdata()) for line in ax.lines if line.get_gid() is None
     }

@@ -111,7 +111,9 @@ def gather(results: Path | None = None) -> dict:
         + "."
     )
     links = {one["key"]: one["link"] for one in entries}
-    figure = drawing.chart(list(decided.values()), links, NETWORKS)
+    wide, narrow = (
+        drawing.chart(list(decided.values()), links, NETWORKS, narrow) for narrow in (False, True)
+    )
     changing = [
         {"key": key, "claim": sentences.claim_words(decided[key].claim)}
         | {"network": decided[key].claim.network, "words": [words[t][key] for t in words]}
@@ -124,7 +126,7 @@ def gather(results: Path | None = None) -> dict:
         "groups": GROUPS,
         "claims": entries,
         "tested": drawn,
-        "picture": drawing.theme_css() + drawing.chart_html(figure, alt),
+        "picture": drawing.theme_css() + drawing.chart_html(wide, narrow, alt),
         "thresholds": [f"{t:g}" for t in words],
         "changing": changing,
         "fitted": f"{claims.FITTED:g}",

@@ -132,6 +132,8 @@ def article(site: Path, page: str, pages: set[str]) -> Tag:
     for one in text.select("div.cell"):
         if not one.find(True):  # its code was folded; between a heading and what it heads
             one.decompose()
+    for one in text.select(".claims-picture svg.narrow"):  # for a telephone
+        one.decompose()
     for one in text.select(".claims-picture svg"):
         one.replace_with(*slices(one))
     for one in text.select("details"):

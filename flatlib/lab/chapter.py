@@ -106,8 +106,24 @@ def say(text: str) -> None:
     """
     from IPython.display import Markdown, display
 
-    # The book takes a line that begins with a percent sign for a comment.
-    display(Markdown(re.sub(r"^([ \t]*)%", r"\1\\%", text, flags=re.MULTILINE)))
+    display(Markdown(_whole(text)))
+
+
+def _whole(text: str) -> str:
+    r"""A text in which no line break inside a sentence means something to Markdown.
+
+    A line that begins with % would be a comment and a line that begins with "1." a list. So a
+    percent sign stays on the line of its number or is escaped, and "1." stays on the line before
+    it; a list of one's own begins after an empty line.
+
+    >>> _whole("MLS rises by 2.3\n%, in each.")
+    'MLS rises by 2.3\xa0%, in each.'
+    >>> _whole("dimensionalities 5 and\n1. The networks differ.")
+    'dimensionalities 5 and 1. The networks differ.'
+    """
+    text = re.sub(r"(?<=\d)\s+%", "\N{NO-BREAK SPACE}%", text)
+    text = re.sub(r"^([ \t]*)%", r"\1\\%", text, flags=re.MULTILINE)
+    return re.sub(r"(?<=\S)[ \t]*\n[ \t]*(?=1[.)]\s)", " ", text)
 
 
 def answer(text: str) -> None:

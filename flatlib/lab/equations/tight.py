@@ -60,7 +60,7 @@ def neuron_some_dead(draws: Draws) -> Case:
 
 @family
 def neuron_one_live(draws: Draws) -> Case:
-    """`neuron` that answers to a single sample, N >= 3."""
+    """`neuron` that answers to a single sample, N ≥ 3."""
     return _neuron(draws, draws.integer(3, 6), live=1, dead=draws.integer(2, 8))
 
 
@@ -108,20 +108,20 @@ def _isotropic(draws: Draws, n: int, norms: Tensor) -> Case:
 
 @family
 def isotropic(draws: Draws) -> Case:
-    """A linear map with equal singular values, N >= 2; samples of one norm."""
+    """A linear map with equal singular values, N ≥ 2; samples of one norm."""
     return _isotropic(draws, draws.integer(2, 8), draws.uniform(0.1, 10))
 
 
 @family
 def isotropic_any_norm(draws: Draws) -> Case:
-    """A linear map with equal singular values, N >= 2; samples of all norms."""
+    """A linear map with equal singular values, N ≥ 2; samples of all norms."""
     n = draws.integer(2, 8)
     return _isotropic(draws, n, 10 ** draws.uniform(-2, 2, n, 1))
 
 
 @family
 def isotropic_one_live(draws: Draws) -> Case:
-    """ReLU behind equal singular values; all but one sample dead and 10^7 times further out."""
+    """ReLU behind equal singular values; all but one sample dead and 10⁷ times further out."""
     case = _isotropic(draws, 1, draws.uniform(0.5, 2))
     W = case.W
     live = W.T @ draws.uniform(0.5, 1, len(W))
@@ -159,7 +159,7 @@ def curved(draws: Draws) -> Case:
 
 @family
 def repeated_row(draws: Draws) -> Case:
-    """All hidden units alike, H >= 2, so that W_hm J_hk does not depend on h."""
+    """All hidden units alike, H ≥ 2, so that W_hm J_hk does not depend on h."""
     M, H, N = draws.integer(3, 7), draws.integer(2, 5), draws.integer(1, 3)
     W = draws.normal(M).repeat(H, 1)
     readout = draws.normal(N, 1).repeat(1, H)

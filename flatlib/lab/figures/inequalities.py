@@ -82,8 +82,8 @@ def inequalities(group: str, runs: Runs, setting: tuple[float, int] = (0.1, 20))
     figure.legend(handles=handles(looks), loc="outside lower center", ncols=3)
     axes[0][1].set_ylabel("gap, decades", fontsize=7)
     alt = f"Both sides of {len(names)} inequalities against steps, gaps below: {'; '.join(said)}."
-    caption = f"Inequalities on {group}, {label(setting)}. {_how(names)} "
-    caption += here(runs, numbers, settings=[setting])
+    caption = f"{here(runs, numbers, settings=[setting])} Drawn are the inequalities on {group} "
+    caption += f"at {label(setting)}. {_how(names)}"
     links = views(runs, {f"{GAP}{key}": f"gap of ({key})" for key in names}, [setting])
     return ArchiveFigure(figure, runs, numbers, alt, caption, links)
 
@@ -159,9 +159,10 @@ def heading(key: str, proven: bool) -> str:
     column, part = COLUMNS[key], _part(key)
     labels = [f"({column.label})", f"part {part}" if part else ""]
     labels.append(f"$k={column.k}$" if column.inequality.powers else "")
-    labels.append("" if proven else "not proven here")
+    apart = "\n" if column.inequality.powers else " "  # a panel is not wide enough for all four
+    where = "" if proven else f",{apart}not proven here"
     left, by, right = in_symbols(column.step.name).partition(" by ")
-    lines = [f"{', '.join(filter(None, labels))}:", left, by.lstrip() + right]
+    lines = [f"{', '.join(filter(None, labels))}{where}:", left, by.lstrip() + right]
     return "\n".join(filter(None, lines))
 
 

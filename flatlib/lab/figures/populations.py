@@ -21,7 +21,7 @@ from flatlib.lab.verdicts import Verdict
 
 from .correlations import SMALL, heat_map, two_digits
 from .style import COLORS, POINTS_PER_INCH, WIDTH, canvas
-from .verdicts import MARKS
+from .verdicts import MARKS, legend
 
 DECIDED = (verdicts.HELD, verdicts.AGAINST)
 BAND = {"color": COLORS["grid"], "alpha": 0.6, "lw": 0}  # of the margin
@@ -102,7 +102,7 @@ def dots(
                 top = max(known, key=lambda m: abs(known[m].value))
                 said.append(f"{name}, {title}: {SYMBOLS[top]} {two_digits(known[top].value)}")
     axes[-1, len(kinds) // 2].set_xlabel(f"rank correlation with {SYMBOLS[outcome]}", fontsize=9)
-    _legend(figure, axes[0, 0], seen)
+    legend(figure, axes[0, 0], seen)
     strongest = "; ".join(said) or "no population has enough networks"
     return figure, f"Correlations as dots with intervals; the strongest: {strongest}."
 
@@ -127,15 +127,6 @@ def _dots(ax: Axes, rows: Sequence[str], known: Mapping[str, Verdict], scale: fl
     ax.set(ylim=(len(rows) - 0.4, -0.6))
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(labelsize=8)
-
-
-def _legend(figure: Figure, ax: Axes, words: Sequence[str]) -> None:
-    """One entry a word that was seen."""
-    for word in dict.fromkeys(words):
-        color, shape = MARKS.get(word, ("muted", "o"))
-        ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
-    if words:
-        figure.legend(loc="outside lower center", ncols=len(MARKS))
 
 
 def against_baseline(decided: Mapping[str, Verdict]) -> tuple[Figure, str]:
@@ -231,7 +222,7 @@ def _rows_of_dots(
         seen += [one.word for one in known.values()]
         parts = [f"{name} {effect_words(one)}, {one.word}" for name, one in known.items()]
         said.append(f"{title}: {', '.join(parts) or 'not measured yet'}")
-    _legend(figure, axes[0, 0], seen)
+    legend(figure, axes[0, 0], seen)
     return figure, axes[0], "; ".join(said)
 
 

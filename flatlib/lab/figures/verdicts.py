@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import NullLocator
 
-from flatlib.lab import verdicts
-from flatlib.lab.sentences import SYMBOLS, claim_words, effect_words, reason_words
+from flatlib.lab import claims, verdicts
+from flatlib.lab.claims import Claim
+from flatlib.lab.sentences import SYMBOLS, WHEN, claim_words, effect_words, reason_words
 from flatlib.lab.verdicts import Verdict
 
 from .style import COLORS, PAIRS, POINTS_PER_INCH, STYLE, canvas
@@ -26,7 +30,9 @@ MARKS = {  # word: colour and shape
     verdicts.NO_DIFFERENCE: ("green", "s"),
     verdicts.NOT_DECIDED: ("muted", "D"),
 }
-WIDE, ROW, HEAD = 800.0, 13.0, 90.0  # points
+ROW, PLOT, NAME = 13.0, 350.0, 8.5  # points: a line, the plot's width, a name's size
+ABOVE, BELOW, BESIDE = 74.0, 44.0, 16.0  # points around the plot
+AXIS = "change in margins; to the right as the paper says"
 TICKS = (-100, -10, -1, 0, 1, 10, 100)
 
 
@@ -43,7 +49,10 @@ def in_margins(verdict: Verdict) -> tuple[float, float, float]:
 
 
 def chart(
-    decided: Sequence[Verdict], links: Mapping[str, str], titles: Mapping[str, str]
+    decided: Sequence[Verdict],
+    links: Mapping[str, str],
+    titles: Mapping[str, str],
+    narrow: bool = False,
 ) -> Figure:
     """A dot and its 95 % interval for each claim that has one, by network.
 
@@ -51,24 +60,51 @@ def chart(
         decided: verdicts; those without an interval are left out.
         links: by claim, where its dot leads.
         titles: by network, in the order in which they are drawn.
+        narrow: whether each name stands above its dot, as on a telephone, and not beside it.
     """
     drawn = [one for one in decided if not math.isnan(one.p)]
     lines: list[Verdict | str] = []
     for network, title in titles.items():
         own = [one for one in drawn if one.claim.network == network]
-        lines += [title, *own] if own else []
-    height = HEAD + ROW * max(len(lines), 1)
-    top, bottom = 1 - 14 / height, 60 / height
+        if own:
+            lines += ["", title] if lines else [title]
+            lines += [line for one in own for line in (["", one] if narrow else [one])]
+    left = BESIDE if narrow else max([0.0, *map(_points_wide, drawn)]) + BESIDE
+    width, height = left + PLOT + BESIDE, ABOVE + ROW * max(len(lines), 1) + BELOW
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDE / POINTS_PER_INCH, height / POINTS_PER_INCH))
-        # On the left there is room for the longest name of a claim.
-        ax = figure.add_axes((0.56, bottom, 0.42, top - bottom))
-        _draw(ax, lines, links)
-        _axis(ax, drawn, len(lines))
-        for word, (color, shape) in MARKS.items():
-            ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
-        figure.legend(loc="lower center", ncols=len(MARKS))
+        figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
+        box = (left / width, BELOW / height, PLOT / width, 1 - (ABOVE + BELOW) / height)
+        ax = figure.add_axes(box)
+        _draw(ax, lines, links, narrow)
+        _axis(ax, drawn, lines)
+        # The picture is longer than a screen: its axis is named at both ends, its legend on top.
+        ax.tick_params(top=True, labeltop=True)
+        ax.set_title(AXIS, loc="center", size=STYLE["axes.labelsize"])
+        legend(figure, ax, list(MARKS), loc="upper center", columns=2 if narrow else 4)
     return figure
+
+
+def _short(claim: Claim) -> str:
+    """A claim in a clause, without the checkpoints that its group has in common."""
+    return claim_words(claim).removesuffix(f", {WHEN[claims.LAST_TEN]}")
+
+
+def _points_wide(one: Verdict) -> float:
+    """Width of a claim's name in the picture."""
+    font = FontProperties(family=STYLE["font.family"], size=NAME)
+    return TextToPath().get_text_width_height_descent(_short(one.claim), font, False)[0]
+
+
+def legend(
+    figure: Figure, ax: Axes, words: Iterable[str], loc="outside lower center", columns=4
+) -> None:
+    """An entry for each of some verdicts' words, in the order of ``MARKS``."""
+    seen = list(words)
+    for word in sorted(set(seen), key=[*MARKS, *seen].index):
+        color, shape = MARKS.get(word, ("muted", "o"))
+        ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
+    if seen:
+        figure.legend(loc=loc, ncols=columns)
 
 
 def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str, dict[str, str]]:
@@ -103,12 +139,8 @@ def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str, dic
             ax.text(0.98, row, why, ha="right", color=COLORS["muted"], **across)
             continue
         _dot(ax, row, one)
-    _axis(ax, drawn, len(lines))
-    for word in dict.fromkeys(one.word for one in drawn):
-        color, shape = MARKS[word]
-        ax.scatter([], [], marker=shape, color=COLORS[color], label=word)
-    if drawn:
-        figure.legend(loc="outside lower center", ncols=len(MARKS))
+    _axis(ax, drawn, lines)
+    legend(figure, ax, [one.word for one in drawn])
     said = "; ".join(
         f"{title}: "
         + ", ".join(f"{SYMBOLS[one.claim.quantity]} {effect_words(one)}, {one.word}" for one in own)
@@ -118,15 +150,16 @@ def intervals(groups: Mapping[str, Sequence[Verdict]]) -> tuple[Figure, str, dic
     return figure, alt, addresses(views_of_verdicts(found))
 
 
-def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str]) -> None:
-    """One line a claim, its name on the left; a network's title on a line of its own."""
-    left = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+def _draw(ax: Axes, lines: Sequence[Verdict | str], links: Mapping[str, str], narrow: bool) -> None:
+    """One line a claim, its name on the left or above; a network's title on a line of its own."""
+    across = {"transform": ax.get_yaxis_transform(), "va": "center"}
+    x, across["ha"] = (0.0, "left") if narrow else (-0.02, "right")
     for row, one in enumerate(lines):
         if isinstance(one, str):
-            ax.text(-0.02, row, one, weight="bold", **left)
+            ax.text(x, row, one, weight="bold", **across)
             continue
         dot = _dot(ax, row, one)
-        name = ax.text(-0.02, row, claim_words(one.claim), size=8.5, **left)
+        name = ax.text(x, row - 0.7 * narrow, _short(one.claim), size=NAME, **across)
         dot.set_urls([links[one.claim.key]])
         name.set_url(links[one.claim.key])
 
@@ -135,37 +168,87 @@ def _dot(ax: Axes, row: int, one: Verdict) -> PathCollection:
     """A claim's interval and its mean, with the colour and the shape of its word."""
     value, low, high = in_margins(one)
     color, shape = MARKS[one.word]
-    ax.plot([low, high], [row, row], color=COLORS[color], lw=1.4, ls="-")
-    return ax.scatter([value], [row], s=34, marker=shape, color=COLORS[color], zorder=3)
+    look = {"color": COLORS[color], "clip_on": False}
+    ax.plot([low, high], [row, row], lw=1.4, ls="-", **look)
+    return ax.scatter([value], [row], s=34, marker=shape, zorder=3, **look)
 
 
-def _axis(ax: Axes, drawn: Sequence[Verdict], lines: int) -> None:
+def _axis(ax: Axes, drawn: Sequence[Verdict], lines: Sequence[Verdict | str]) -> None:
     """Margins on an axis that is linear up to one margin and logarithmic beyond."""
     limit = 1.3 * max([1.0, *(abs(end) for one in drawn for end in in_margins(one))])
     ticks = [tick for tick in TICKS if abs(tick) <= limit]
-    ax.axvspan(-1, 1, color=COLORS["grid"], alpha=0.6, lw=0)
-    ax.axvline(0, color=COLORS["muted"], lw=0.8, ls="-")
+    blocks = [(first - 0.5, last + 0.5) for first, last in _blocks(lines)]
+    bands = [[(-1, low), (1, low), (1, high), (-1, high)] for low, high in blocks]
+    # A title stands on no band and no line.
+    ax.add_collection(PolyCollection(bands, color=COLORS["grid"], alpha=0.6, lw=0, zorder=1))
+    ax.vlines(
+        np.zeros(len(blocks)),
+        *np.transpose(blocks or np.zeros((0, 2))),
+        color=COLORS["muted"],
+        lw=0.8,
+        zorder=1.5,
+    )
     ax.set_xscale("symlog", linthresh=1.0, linscale=0.8)
-    ax.set(xlim=(-limit, limit), ylim=(lines - 0.4, -0.8), yticks=[])
+    ax.set(xlim=(-limit, limit), ylim=(len(lines) - 0.4, -0.8), yticks=[])
     ax.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("change in margins; to the right as the paper says")
+    ax.set_xlabel(AXIS)
     ax.spines["left"].set_visible(False)
 
 
-def chart_html(figure: Figure, alt: str) -> str:
-    """The picture as inline SVG, whose dots are links and whose colours follow the theme."""
+def _blocks(lines: Sequence[Verdict | str]) -> list[tuple[int, int]]:
+    """First and last row of each run of verdicts between titles.
+
+    >>> _blocks(["title", 1, 2, "", "title", 3])
+    [(1, 2), (5, 5)]
+    """
+    rows = [row for row, one in enumerate(lines) if not isinstance(one, str)]
+    firsts = [row for row in rows if row - 1 not in rows]
+    lasts = [row for row in rows if row + 1 not in rows]
+    return list(zip(firsts, lasts, strict=True))
+
+
+def chart_html(wide: Figure, narrow: Figure, alt: str) -> str:
+    """The picture as inline SVG, whose dots are links and whose colours follow the theme.
+
+    Args:
+        wide: of `chart`, for a screen.
+        narrow: of `chart`, for a telephone; the page's style shows one of the two.
+        alt: what both show.
+    """
+    return (
+        f'<figure class="claims-picture">{_svg(wide, alt, "wide")}{_svg(narrow, alt, "narrow")}'
+        "</figure>"
+    )
+
+
+def _svg(figure: Figure, alt: str, name: str) -> str:
+    """A figure as inline SVG of a class, with ids that no other picture on the page has."""
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for name, (light, _) in PAIRS.items():
-        svg = svg.replace(light, f"var(--flatlib-{name})")
+    svg = _slim(re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg))
+    for color, (light, _) in PAIRS.items():
+        svg = svg.replace(light, f"var(--flatlib-{color})")
     label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    svg = svg.replace("<svg ", f'<svg role="group" aria-label="{label}" ', 1)
-    return f'<figure class="claims-picture">{svg}</figure>'
+    return svg.replace("<svg ", f'<svg class="{name}" role="group" aria-label="{label}" ', 1)
+
+
+def _slim(svg: str) -> str:
+    """The drawing without ids that nothing names, turns by no angle, long decimals and indents,
+    and with links that open where the reader is.
+
+    >>> _slim('<g id="a">\\n  <use href="#b" x="1.23456"/><path id="b"/>')
+    '<g>\\n<use href="#b" x="1.23"/><path id="b"/>'
+    """
+    svg = re.sub(r"\s*\n\s*", "\n", svg).replace(' target="_blank"', "")
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", svg)
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    named = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    return re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in named else "", svg)
 
 
 def theme_css() -> str:
