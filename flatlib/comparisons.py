@@ -304,7 +304,8 @@ def iimls(net: nn.Module, x: Tensor) -> Tensor:
     True
     """
     with float64_network(net) as network:
-        planned, size = plan(network, x, at_layers=False), part_size(None, x.device)
+        planned = plan(network, x, at_layers=False)
+        size = part_size(None, x.device, planned.cost)
         check_fits(planned.cost, None, None, x.device)
 
         def measured(rows: Tensor, start: int) -> Tensor:

@@ -351,7 +351,8 @@ def measure(
             ``nvr`` are left out, and memory is what the input's Jacobian takes. Names of modules,
             as in ``["fc1", "blocks.0"]``, keep it at these layers, or at those inside, alone.
         max_memory: bytes that the derivatives may take at once; batches are split to fit. By
-            default parts are of 128 MiB, and one sample may take what the device has free.
+            default parts are of 128 MiB, or of 8 samples where half of what the device has free
+            holds them, and one sample may take all that is free.
         progress: True shows a bar if it takes longer than two seconds, False none; by default
             it shows on a terminal only.
         options: of `flatlib.matrix_free.measure_matrix_free`, for that method alone:
@@ -429,7 +430,7 @@ def _measure_batch(
     """The measurement of one batch."""
     without = planned.cost_without_layers if planned.at_layers else None
     check_fits(planned.cost, without, max_memory, x.device)
-    size = part_size(max_memory, x.device)
+    size = part_size(max_memory, x.device, planned.cost)
 
     def measure_part(rows: Tensor, first: int) -> Measurement:
         found = differentiate(network, rows, first, planned, size, NormSums, bar.done)

@@ -11,6 +11,7 @@ import torch
 from .float64 import OutOfMemory
 
 PART = 2**27  # bytes that a part of the batch takes on a CPU: larger parts are no faster there
+FEW = 8  # samples that a part has even so where free memory lets it: one sample runs as two rows
 PASS = 2**26  # bytes that one backward pass of several outputs takes: larger ones are no faster
 UNKNOWN = 2**33  # bytes taken to be free where the system does not tell
 CGROUP = Path("/sys/fs/cgroup")
@@ -54,11 +55,14 @@ def free_memory(device: torch.device) -> int:
     return min(free)
 
 
-def part_size(max_memory: float | None, device: torch.device) -> float:
-    """Bytes that a part of the batch may take."""
+def part_size(max_memory: float | None, device: torch.device, cost: Cost | None = None) -> float:
+    """Bytes that a part of the batch may take, of which a sample takes ``cost``."""
     if max_memory is not None:
         return max_memory
-    return free_memory(device) / 4 if device.type == "cuda" else min(PART, free_memory(device))
+    free = free_memory(device)
+    if device.type == "cuda":
+        return free / 4
+    return min(max(PART, FEW * cost.each if cost else 0), free / 2)
 
 
 def check_fits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -415,7 +416,8 @@ def by_parts(
     At least one sample, which runs as two, is always taken.
     """
     made, start = [], planned.start
-    for part in x.split(int(min(planned.cost.samples_at_once(max_memory), len(x)))):
+    n_parts = math.ceil(len(x) / int(min(planned.cost.samples_at_once(max_memory), len(x))))
+    for part in x.tensor_split(n_parts):
         size = len(part) * planned.cost.each
         task = (
             f"samples {start} to {start + len(part) - 1} were differentiated at once, planned at "

@@ -44,9 +44,10 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
 def test_a_part_takes_what_it_is_given_or_what_is_free(monkeypatch):
     assert part_size(7.0, CPU) == 7.0
     monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
-    assert part_size(None, CPU) == 1000
+    assert part_size(None, CPU) == 500
     monkeypatch.setattr(memory, "free_memory", lambda device: 2**60)
-    assert part_size(None, CPU) == memory.PART
+    assert part_size(None, CPU) == part_size(None, CPU, Cost(10, 20)) == memory.PART
+    assert part_size(None, CPU, Cost(2**30, 2**31)) == 8 * 2**30
 
 
 @pytest.mark.parametrize("one_sample, fits", [(1000, True), (1001, False)])

@@ -57,7 +57,7 @@ def test_gradients_are_kept_at_the_layers_that_are_asked_for(at_layers, kept):
     assert planned.cost_without_layers.each <= planned.cost.each
 
 
-@pytest.mark.parametrize("fit, sizes", [(1, [1] * 5), (2.9, [2, 2, 1]), (9, [5])])
+@pytest.mark.parametrize("fit, sizes", [(1, [1] * 5), (2.9, [2, 2, 1]), (4.2, [3, 2]), (9, [5])])
 def test_a_batch_is_measured_in_parts_that_fit(fit, sizes):
     with float64_network(small_conv()) as network:
         planned = plan(network, X, start=7)

@@ -96,7 +96,8 @@ def adaptive(net: nn.Module, x: Tensor) -> Adaptive:
     True
     """
     with float64_network(net) as network:
-        planned, size = plan(network, x, at_layers=False), part_size(None, x.device)
+        planned = plan(network, x, at_layers=False)
+        size = part_size(None, x.device, planned.cost)
 
         def part(rows: Tensor, start: int) -> Adaptive:
             found = differentiate(network, rows, start, planned, size, _Products)
