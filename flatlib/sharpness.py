@@ -63,8 +63,9 @@ class NormSums:
         self.shapes = [x.shape for x in inputs]
         self.patches = _joined([patches(module, x) for x in inputs])  # (n, groups, K, P)
         self.triangle: Tensor | None = None  # of the patches, made when first needed
-        self.energy: Tensor | None = None  # of delta, (n, groups, C, P), summed over outputs
-        self.weight: Tensor | None = None  # to be summed over all axes but the first
+        # Of delta, (n, groups, C or 1, P), to be summed over the channels.
+        self.energy: Tensor | float = 0.0
+        self.weight: Tensor | float = 0.0  # (n,)
         self.bias: list[Tensor] = []  # the bias's gradients, (n, k groups C) for k outputs
         # Where patches of delta overlap, what is written has norms of its own, (n,).
         self.written = 0.0
@@ -75,17 +76,22 @@ class NormSums:
         pairs = zip(gradients, self.shapes, strict=True)
         # (n, groups, k C, P): the outputs side by side, as one output of k times the channels
         delta = _joined([_side_by_side(self.module, *pair) for pair in pairs])
-        self.energy = _plus_squares(self.energy, delta, k)
-        at_channels = delta.sum(dim=-1)  # at the first column as well, see below
+        X, N = self.patches, self.n_outputs
+        C, (K, P) = delta.shape[2] // k, X.shape[2:]
         if is_transposed(self.module):
             self.bias.append(sum(each.flatten(3).sum(dim=3).flatten(1) for each in gradients))
             self.written = self.written + sum(each.flatten(1).square().sum(1) for each in gradients)
-        elif delta.shape[-1] > 1:  # see `norms`
-            self.bias.append(at_channels.flatten(1))
-        if delta.shape[-1] == 1:
+        if P == 1:  # see `norms`
+            squares = torch.linalg.vector_norm(delta, dim=2, keepdim=True).square()
+            self.energy = self.energy + squares
             return
-        X, N = self.patches, self.n_outputs
-        C, (K, P) = delta.shape[2] // k, X.shape[2:]
+        if not isinstance(self.energy, Tensor):
+            self.energy = delta.new_zeros((n, delta.shape[1], C, P))
+        for each in delta.unflatten(2, (k, C)).unbind(dim=2):
+            self.energy.addcmul_(each, each)  # in place: to sum over the channels here is slow
+        at_channels = delta.sum(dim=-1)  # at the first column as well, see below
+        if not is_transposed(self.module):
+            self.bias.append(at_channels.flatten(1))
         # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
         if P * (2 * K + N * C) < N * C * K:
             if self.triangle is None:
@@ -95,7 +101,7 @@ class NormSums:
             gradient[..., 0] += at_channels * R[..., 0, :1]
         else:
             gradient = delta @ X.mT
-        self.weight = _plus_squares(self.weight, gradient, k)
+        self.weight = self.weight + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
 
     def norms(self) -> GradientNorms:
         """The sums so far."""
@@ -105,7 +111,7 @@ class NormSums:
         several = patch.shape[-1] > 1
         return GradientNorms(
             # For a single position the weight's gradient is delta x^T, the bias's is delta.
-            weight=self.weight.sum(dim=(1, 2, 3)) if several else untied,
+            weight=self.weight if several else untied,
             bias=torch.cat(self.bias, dim=1).square().sum(dim=1) if self.bias else output,
             untied=untied,
             output=self.written if is_transposed(self.module) else output,
@@ -130,14 +136,6 @@ def _side_by_side(module: nn.Module, gradients: Tensor, read: torch.Size) -> Ten
         0, (len(gradients), -1)
     )
     return apart.transpose(1, 2).flatten(2, 3)
-
-
-def _plus_squares(total: Tensor | None, a: Tensor, k: int) -> Tensor:
-    """``total`` and the squares of ``a``, ``(n, groups, k C, P)``, summed over the k outputs."""
-    if k == 1:
-        return a * a if total is None else total.addcmul_(a, a)
-    squares = a.square().unflatten(2, (k, -1)).sum(dim=2)
-    return squares if total is None else total.add_(squares)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -12,7 +12,6 @@ from .float64 import OutOfMemory
 
 PART = 2**27  # bytes that a part of the batch takes on a CPU: larger parts are no faster there
 FEW = 8  # samples that a part has even so where free memory lets it: one sample runs as two rows
-PASS = 2**26  # bytes that one backward pass of several outputs takes: larger ones are no faster
 UNKNOWN = 2**33  # bytes taken to be free where the system does not tell
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -27,7 +26,7 @@ class Cost:
 
     def outputs_at_once(self, n: int, max_memory: float) -> int:
         """How many outputs of n samples one backward pass takes beside the n samples' cost."""
-        left = min(max_memory - n * self.each, PASS)
+        left = min(max_memory - n * self.each, PART)
         return 1 + max(0, int(left // (n * self.each_output)))
 
     def samples_at_once(self, max_memory: float) -> float:

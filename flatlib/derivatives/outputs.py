@@ -41,13 +41,19 @@ def gradients_of_outputs(
     cannot be batched; ``done`` is told how many samples times outputs each pass was for.
     """
     N = output.shape[1]
-    made = [output.new_empty((n, N, *t.rows.shape(t.shape)[1:])) for t in kept]
+    first, last = len(kept), len(kept) + len(shown)
+    made: list[Tensor] = []
     for outputs, found in _passes(output, [*kept, *shown, *watched], at_once):
-        gradients = iter(found)
-        for own, gradient in zip(made, gradients, strict=False):
-            own[:, outputs] = gradient[:n]
-        see([gradient[:n] for _, gradient in zip(shown, gradients, strict=False)])
-        for place, gradient in zip(watched, gradients, strict=True):
+        if outputs == slice(0, N):
+            made = [gradient[:n] for gradient in found[:first]]
+        else:
+            made = made or [
+                gradient.new_empty((n, N, *gradient.shape[2:])) for gradient in found[:first]
+            ]
+            for own, gradient in zip(made, found, strict=False):
+                own[:, outputs] = gradient[:n]
+        see([gradient[:n] for gradient in found[first:last]])
+        for place, gradient in zip(watched, found[last:], strict=True):
             place.add(outputs, gradient)
         done(n * (outputs.stop - outputs.start))
     return made

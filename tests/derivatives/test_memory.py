@@ -23,7 +23,7 @@ def test_a_pass_takes_as_many_outputs_as_what_is_left_holds_and_at_least_one(mon
     cost = Cost(each=100, one_sample=250, each_output=10)
     found = [cost.outputs_at_once(3, limit) for limit in (1, 300, 329, 330, 389, 390)]
     assert found == [1, 1, 1, 2, 3, 4]
-    monkeypatch.setattr(memory, "PASS", 60)
+    monkeypatch.setattr(memory, "PART", 60)
     assert cost.outputs_at_once(3, 10**9) == 3
 
 
