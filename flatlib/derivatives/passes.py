@@ -272,9 +272,9 @@ class _Recorded:
 
 
 def _recorded(
-    network: Float64Network, x: Tensor, start: int, planned: Plan, at_layers: bool, surely: bool
+    network: Float64Network, x: Tensor, start: int, planned: Plan, with_layers: bool, surely: bool
 ) -> _Recorded:
-    """Run ``network`` on ``x``, its layers measured if ``at_layers``, and refuse what is wrong."""
+    """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     planned.probe.check(forward.output[:n].detach(), start)
@@ -284,7 +284,7 @@ def _recorded(
     forward.check_source()
     check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
-    calls = forward.calls if at_layers else {}
+    calls = forward.calls if with_layers else {}
     uses = forward.uses if calls else []
     how = (forward, network.kinds, calls, uses, planned.probe.places)
     mixed, watched = (find_rows(*how), []) if surely else weighted_pass(*how)
@@ -297,7 +297,7 @@ def _recorded(
         for name, made in calls.items()
         if name not in planned.probe.excluded and all(call.rows for call in made)
     }
-    if at_layers and not measured:
+    if with_layers and not measured:
         raise ValueError(
             f"the rows of no layer are the samples (of {', '.join(map(repr, calls))}); keep the "
             "batch as the first axis, as in (n, T, d) instead of (n * T, d)"
@@ -309,7 +309,12 @@ class _Seen:
     """What is made of the gradients on the way, which nobody keeps."""
 
     def __init__(
-        self, network: Float64Network, part: _Recorded, uses: list[Use], n: int, collect: Collect
+        self,
+        network: Float64Network,
+        part: _Recorded,
+        uses: list[Use],
+        n: int,
+        collect: Collect | None,
     ):
         self.calls, self.uses = part.calls, uses
         self.inputs = {
