@@ -82,8 +82,7 @@ class NormSums:
             self.bias.append(sum(each.flatten(3).sum(dim=3).flatten(1) for each in gradients))
             self.written = self.written + sum(each.flatten(1).square().sum(1) for each in gradients)
         if P == 1:  # see `norms`
-            squares = torch.linalg.vector_norm(delta, dim=2, keepdim=True).square()
-            self.energy = self.energy + squares
+            self.energy = self.energy + torch.linalg.vecdot(delta, delta, dim=2)[:, :, None]
             return
         if not isinstance(self.energy, Tensor):
             self.energy = delta.new_zeros((n, delta.shape[1], C, P))
@@ -101,7 +100,8 @@ class NormSums:
             gradient[..., 0] += at_channels * R[..., 0, :1]
         else:
             gradient = delta @ X.mT
-        self.weight = self.weight + torch.linalg.vector_norm(gradient.flatten(1), dim=1).square()
+        gradient = gradient.flatten(1)
+        self.weight = self.weight + torch.linalg.vecdot(gradient, gradient)
 
     def norms(self) -> GradientNorms:
         """The sums so far."""

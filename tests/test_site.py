@@ -57,19 +57,21 @@ UNSEEN_FOCUS = f"""() => {{
 }}"""
 # What scrolls sideways, and neither stops the keyboard nor holds anything that does.
 OUT_OF_REACH = r"""async () => {
-  // The page learns of a new width just before the browser paints, which is after a frame's
-  // callbacks; and what was just unfolded may have asked for a font.
+  // The page learns of a new width when the browser paints, which a busy machine puts off; and
+  // what was just unfolded may have asked for a font.
   await document.fonts.ready;
   const painted = done => requestAnimationFrame(() => setTimeout(done));
-  for (const _ of [1, 2]) await new Promise(painted);
-  const complaints = [];
-  for (const box of document.querySelectorAll("article :not(mjx-container *)")) {
-    if (box.scrollWidth <= box.clientWidth || !box.clientWidth) continue;
-    if (!/auto|scroll/.test(getComputedStyle(box).overflowX)) continue;
-    const stops = box.tabIndex >= 0 || box.querySelector("a[href], button, [tabindex='0']");
-    if (!stops) complaints.push("out of the keyboard's reach: " + box.outerHTML.slice(0, 160));
+  const outOfReach = box => {
+    if (box.scrollWidth <= box.clientWidth || !box.clientWidth) return false;
+    if (!/auto|scroll/.test(getComputedStyle(box).overflowX)) return false;
+    return !(box.tabIndex >= 0 || box.querySelector("a[href], button, [tabindex='0']"));
+  };
+  let left = document.querySelectorAll("article :not(mjx-container *)");
+  for (let frame = 0; frame < 60 && left.length; frame++) {
+    await new Promise(painted);
+    left = [...left].filter(outOfReach);
   }
-  return complaints;
+  return left.map(box => "out of the keyboard's reach: " + box.outerHTML.slice(0, 160));
 }"""
 LOADED_FONTS = r"""async () => {
   const fonts = await document.fonts.ready;
