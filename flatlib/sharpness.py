@@ -66,7 +66,7 @@ class NormSums:
         # Of delta, (n, groups, C or 1, P), to be summed over the channels.
         self.energy: Tensor | float = 0.0
         self.weight: Tensor | float = 0.0  # (n,)
-        self.bias: list[Tensor] = []  # the bias's gradients, (n, k groups C) for k outputs
+        self.bias: Tensor | float = 0.0  # (n,)
         # Where patches of delta overlap, what is written has norms of its own, (n,).
         self.written = 0.0
 
@@ -79,7 +79,7 @@ class NormSums:
         X, N = self.patches, self.n_outputs
         C, (K, P) = delta.shape[2] // k, X.shape[2:]
         if is_transposed(self.module):
-            self.bias.append(sum(each.flatten(3).sum(dim=3).flatten(1) for each in gradients))
+            self._add_bias(sum(each.flatten(3).sum(dim=3) for each in gradients))
             self.written = self.written + sum(each.flatten(1).square().sum(1) for each in gradients)
         if P == 1:  # see `norms`
             self.energy = self.energy + torch.linalg.vecdot(delta, delta, dim=2)[:, :, None]
@@ -90,7 +90,7 @@ class NormSums:
             self.energy.addcmul_(each, each)  # in place: to sum over the channels here is slow
         at_channels = delta.sum(dim=-1)  # at the first column as well, see below
         if not is_transposed(self.module):
-            self.bias.append(at_channels.flatten(1))
+            self._add_bias(at_channels)
         # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
         if P * (2 * K + N * C) < N * C * K:
             if self.triangle is None:
@@ -103,6 +103,11 @@ class NormSums:
         gradient = gradient.flatten(1)
         self.weight = self.weight + torch.linalg.vecdot(gradient, gradient)
 
+    def _add_bias(self, gradients: Tensor) -> None:
+        """Add up squares: small tensors kept between large ones would break up the memory."""
+        flat = gradients.flatten(1)
+        self.bias = self.bias + torch.linalg.vecdot(flat, flat)
+
     def norms(self) -> GradientNorms:
         """The sums so far."""
         patch = self.patches.square().sum(dim=2)
@@ -112,7 +117,7 @@ class NormSums:
         return GradientNorms(
             # For a single position the weight's gradient is delta x^T, the bias's is delta.
             weight=self.weight if several else untied,
-            bias=torch.cat(self.bias, dim=1).square().sum(dim=1) if self.bias else output,
+            bias=self.bias if several or is_transposed(self.module) else output,
             untied=untied,
             output=self.written if is_transposed(self.module) else output,
             smallest_patch=patch.amin(dim=(1, 2)),

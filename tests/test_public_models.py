@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ import flatlib
 pytest.importorskip("resource", reason="limits processes by Unix's means")
 import public_models  # noqa: E402
 
+# The page says of these two that they disagree in the eighth digit, and why.
+DISAGREE = {"timm/xcit_nano_12_p16_224", "timm/tiny_vit_5m_224"}
 SMALL = ("mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1")
 
 
@@ -25,13 +28,15 @@ def test_a_public_model_is_as_the_table_says(name):
     assert {column: str(found[column]) for column in same} == {c: told[c] for c in same}
 
 
-def test_the_table_holds_only_models_that_agree_or_were_not_run():
+def test_the_table_holds_models_that_agree_or_were_not_run_and_two_that_do_not_agree():
     rows = public_models.read(public_models.TABLE)
     of_timm = {f"timm/{name}" for name in public_models.TIMM}
     assert len(public_models.names()) == 80 and len(of_timm) == 40
     assert set(rows) <= {*public_models.names(), *of_timm}
-    for row in rows.values():
-        if row["result"] == "agrees":
+    for name, row in rows.items():
+        if name in DISAGREE:
+            assert row["result"] == "disagrees" and float(row["largest relative error"]) < 1e-6
+        elif row["result"] == "agrees":
             assert float(row["largest relative error"]) <= public_models.AGREES
             assert int(row["layers"]) > 0 and int(row["parameters"]) > 0
         else:
@@ -52,6 +57,35 @@ def test_the_comparison_of_public_models_sees_a_fault(field):
         changed = getattr(m, field) * fault
     wrong = replace(m, **{field: changed})
     assert public_models.largest_error(wrong, *plain) == pytest.approx(1e-6, rel=1e-3)
+
+
+class PositionsInFront(torch.nn.Module):
+    """Batch normalization whose gradients come with the positions in front, as in LeViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.last = torch.nn.Linear(20, 3)
+        self.register_buffer("mixture", torch.randn(5, 9))
+
+    def forward(self, x):
+        rows = self.norm(x).permute(2, 3, 0, 1).reshape(9, -1).contiguous()
+        return self.last((self.mixture @ rows).unflatten(1, (len(x), 4)).transpose(0, 1).flatten(1))
+
+
+def test_the_comparison_is_right_where_gradients_of_batch_normalization_are_not():
+    torch.manual_seed(0)
+    net, x = PositionsInFront().eval(), gaussian(2, 4, 3, 3)
+    net.norm.running_var.copy_(torch.tensor([0.5, 1.0, 2.0, 3.0]))
+    net.norm.weight.data.copy_(torch.tensor([1.0, -2.0, 3.0, 0.5]))
+    jacobian, energies = public_models.plainly(net, x)
+    twin, step = copy.deepcopy(net).double(), gaussian(2, 4, 3, 3, seed=1).double()
+    with torch.no_grad():  # the network is linear
+        along = twin(x.double() + step) - twin(x.double())
+    found = torch.einsum("nkm,nm->nk", jacobian, step.flatten(1))
+    torch.testing.assert_close(found, along, rtol=1e-12, atol=1e-13)
+    m = flatlib.measure(net, x)
+    assert public_models.largest_error(m, jacobian, energies) < 1e-13
 
 
 def spin(name):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import inspect
 import io
 import multiprocessing
 import resource
@@ -23,7 +24,9 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import flatlib
 from flatlib.checks import is_out_of_memory
@@ -109,6 +112,30 @@ def smallest(name: str) -> tuple[nn.Module, Tensor]:
     raise AssertionError("the last size is taken or raises")
 
 
+class WrittenOut(TorchFunctionMode):
+    """Computes batch normalization, in eval mode, by its formula.
+
+    On the CPU its backward pass takes a gradient in an odd memory layout for another one, see
+    `flatlib.derivatives.float64`: plain gradients of LeViT and XCiT are wrong by more than they are
+    large, as differences along any direction tell.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is not F.batch_norm:
+            return function(*args, **kwargs)
+        given = inspect.signature(F.batch_norm).bind(*args, **kwargs)
+        given.apply_defaults()
+        return self.normalized(**given.arguments)
+
+    @staticmethod
+    def normalized(input, running_mean, running_var, weight, bias, training, momentum, eps):
+        shape = (1, -1, *(1,) * (input.dim() - 2))
+        found = (input - running_mean.view(shape)) / (running_var + eps).sqrt().view(shape)
+        found = found if weight is None else found * weight.view(shape)
+        return found if bias is None else found + bias.view(shape)
+
+
 def plainly(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The Jacobian ``(n, N, M)``, and ``(n,)`` of each parameter's gradient energy, by autograd.
 
@@ -121,7 +148,9 @@ def plainly(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     for i, sample in enumerate(x.double().split(1)):
         sample.requires_grad_()
         rows = []
-        for value in twin(sample)[0]:
+        with WrittenOut():
+            output = twin(sample)[0]
+        for value in output:
             along, *found = torch.autograd.grad(
                 *(value, [sample, *parameters.values()]),
                 retain_graph=True,
