@@ -137,9 +137,8 @@ def _triangle(X: Tensor) -> Tensor:
 
 def _side_by_side(module: nn.Module, gradients: Tensor, read: torch.Size) -> Tensor:
     """`output_positions` of k outputs, ``(n, k, ...)``, as ``(n, groups, k C, P)``."""
-    apart = output_positions(module, gradients.flatten(0, 1), read).unflatten(
-        0, (len(gradients), -1)
-    )
+    n, k = gradients.shape[:2]
+    apart = output_positions(module, gradients.flatten(0, 1), read).unflatten(0, (n, k))
     return apart.transpose(1, 2).flatten(2, 3)
 
 

@@ -15,7 +15,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from traitlets.config import Config
 
 LIBRARIES = (
@@ -41,8 +40,6 @@ def _run(sources: list[str], folder: str) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as scratch:
         # The reader's own IPython start-up files have no say.
         os.environ["IPYTHONDIR"] = scratch
-        # What is drawn is drawn. Where it stands takes as long again; the book shows it.
-        ConstrainedLayoutEngine.execute = lambda engine, figure: {}
         silent = Config({"HistoryManager": {"hist_file": ":memory:"}})
         shell = InteractiveShell.instance(config=silent)
         for place, source in enumerate(sources):

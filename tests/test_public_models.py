@@ -14,7 +14,7 @@ import flatlib
 pytest.importorskip("resource", reason="limits processes by Unix's means")
 import public_models  # noqa: E402
 
-# The page says of these two that they disagree in the eighth digit, and why.
+# The page says that these two disagree in the seventh digit or beyond, and why.
 DISAGREE = {"timm/xcit_nano_12_p16_224", "timm/tiny_vit_5m_224"}
 SMALL = ("mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1")
 
@@ -57,6 +57,19 @@ def test_the_comparison_of_public_models_sees_a_fault(field):
         changed = getattr(m, field) * fault
     wrong = replace(m, **{field: changed})
     assert public_models.largest_error(wrong, *plain) == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_no_forward_pass_has_touched_the_model_that_is_measured(monkeypatch):
+    class Counts(torch.nn.Flatten):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    monkeypatch.setattr(public_models, "build", lambda name, size: Counts())
+    net, x = public_models.smallest("some model")
+    assert net.calls == 0 and x.shape == (2, 3, 32, 32)
 
 
 class PositionsInFront(torch.nn.Module):
