@@ -72,7 +72,7 @@ SCALES: dict[str, dict[str, Scale]] = {
     "laptop": {
         "vgg10": _LAPTOP_VGG10,
         "vgg10-test-set": _LAPTOP_VGG10,
-        "mlp": Scale("mlp", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2)),
+        "mlp": Scale("mlp", "fashion-mnist-first-2000", 180_000, 1_250, 100, (0, 1, 2)),
         "mlp-all-images": Scale("mlp", "fashion-mnist", 60_000, 1_250, 100, (0,)),
         "mlp-relu": Scale(
             "mlp-relu", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2, 3, 4)
