@@ -29,8 +29,8 @@ def test_caption_of_a_whole_archive_names_data_scale_seeds_and_steps(tmp_path):
 
 
 def test_caption_names_settings_seeds_and_steps_that_are_missing(tmp_path):
-    write(tmp_path, "mlp-batch-size", [*BASE, (0.1, 8, 1, 30_000)])
-    runs = archive.read("mlp-batch-size", "laptop", tmp_path)
+    write(tmp_path, "vgg10-batch-size", [*BASE, (0.1, 8, 1, 30_000)])
+    runs = archive.read("vgg10-batch-size", "laptop", tmp_path)
     assert runs.missing == ((0.1, 32),)
     caption = runs.caption()
     assert "Missing, no run archived: lr 0.1, batch 32." in caption

@@ -74,7 +74,7 @@ def test_keys_are_unique_and_every_group_has_a_title():
 
 
 def test_a_record_that_is_not_whole_is_refused_by_name(tmp_path):
-    write(tmp_path, "correlations-mlp", WHOLE)
+    write(tmp_path, "correlations-mlp-relu", WHOLE)
     runs = sorted((tmp_path / "laptop").iterdir())
     with open(runs[0] / "measurements.csv", "r+") as file:
         file.write("broken")
@@ -86,7 +86,7 @@ def test_a_record_that_is_not_whole_is_refused_by_name(tmp_path):
     data = held.gather(tmp_path)
     assert data["refused"] == list(archive.refused)
     words = {one["key"]: one["word"] for one in data["claims"]}
-    assert words["tanh.late.mls"] == "not tested"
+    assert words["relu.late.mls"] == "not tested"
     shown = claims_page.Refused.text(None, data)
     assert runs[0].name in shown and "left out" in shown
     assert claims_page.Refused.text(None, data | {"refused": []}) == ""
@@ -112,7 +112,7 @@ def test_the_picture_has_room_for_every_claims_name():
 
 
 def test_the_picture_has_a_link_and_a_shape_for_each_claim_with_an_interval(tmp_path):
-    write(tmp_path, "correlations-mlp", WHOLE)
+    write(tmp_path, "correlations-mlp-relu", WHOLE)
     data = held.gather(tmp_path)
     links = {one["link"] for one in data["claims"] if one["uncorrected"] != "not tested"}
     drawn = re.findall(r'xlink:href="(chapters/[^"]+)"', data["picture"])

@@ -14,11 +14,10 @@ from flatlib.lab import experiments, figures
 
 STATIC = Path(__file__).resolve().parents[1] / "_static"
 THEMES = ("light", "dark")
-NETWORKS = {  # the paper's MLP with tanh, which meets the theorem's assumptions
-    "trained on 2,000 images": ("correlations-mlp", "blue", "o"),
-    "trained on 60,000 images": ("mlp-all-images", "orange", "s"),
+NETWORKS = {  # the paper's MLP: its archived runs, their scale, and how they are drawn
+    "trained on 2,000 images": ("correlations-mlp-relu", "laptop", "blue", "o"),
+    "trained on 60,000 images": ("mlp-relu-all-images", "paper", "orange", "s"),
 }
-NEAR = (5.0, 6.0)  # limits at which the alternative text compares the two groups
 
 
 def measurements() -> dict[str, pd.DataFrame]:
@@ -28,8 +27,8 @@ def measurements() -> dict[str, pd.DataFrame]:
         ValueError: a response above its limit, which the theorem rules out.
     """
     groups = {}
-    for label, (experiment, _, _) in NETWORKS.items():
-        table = experiments.load(experiment, "laptop")
+    for label, (experiment, scale, _, _) in NETWORKS.items():
+        table = experiments.load(experiment, scale)
         table = table[table["samples"] == "train"]
         above = table[table["A"] > table["D"]]
         if len(above):
@@ -51,7 +50,7 @@ def draw(groups: dict[str, pd.DataFrame]) -> Figure:
     diagonal = np.array([left, high])
     ax.fill_between(diagonal, diagonal, high, color=figures.COLORS["muted"], alpha=0.25, lw=0)
     ax.plot(diagonal, diagonal, color=figures.COLORS["ink"], linestyle="-", linewidth=1.2)
-    for (label, table), (_, color, marker) in zip(groups.items(), NETWORKS.values(), strict=True):
+    for (label, table), (*_, color, marker) in zip(groups.items(), NETWORKS.values(), strict=True):
         runs = table.groupby("run")
         name = f"{label}: {runs.ngroups} runs, {len(table):,} measurements"
         for _, run in runs:
@@ -78,12 +77,12 @@ def alternative_text(groups: dict[str, pd.DataFrame]) -> str:
     """What the picture shows, in numbers."""
     everything = pd.concat(groups.values())
     ratio = everything["D"] / everything["A"]
-    low, high = NEAR
-    near = [
-        table.loc[table["D"].between(low, high), "A"].agg(["min", "max"])
-        for table in groups.values()
-    ]
-    few, many = (f"{found['min']:.2g} to {found['max']:.2g}" for found in near)
+    ends = [table.groupby("run")[["A", "D"]].last() for table in groups.values()]
+    few, many = (
+        f"limits of {end['D'].min():.1f} to {end['D'].max():.1f} and responses of "
+        f"{end['A'].min():.2f} to {end['A'].max():.2f}"
+        for end in ends
+    )
     return (
         f"{len(everything):,} measurements of {everything['run'].nunique()} archived networks "
         "while they learn FashionMNIST: how strongly the output responds to a small change of the "
@@ -91,9 +90,8 @@ def alternative_text(groups: dict[str, pd.DataFrame]) -> str:
         "lengths of the inputs, both on logarithmic axes. "
         f"Every response lies {ratio.min():.1f} to {ratio.max():.0f} times below its limit, and "
         "the shaded region above the limit is empty. "
-        f"The limit does not fix the response: at limits from {low:g} to {high:g}, networks "
-        f"trained on 2,000 images respond with {few}, networks trained on 60,000 images with "
-        f"{many}."
+        f"The limit does not fix the response: networks trained on 2,000 images end at {few}, "
+        f"networks trained on 60,000 images at {many}."
     )
 
 
