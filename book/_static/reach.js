@@ -1,5 +1,5 @@
 // What is wider than its place scrolls: the keyboard reaches just that.
-const wide = "div.math, span.math, pre, .output, .pst-scrollable-table-container, table, .card-table, .claims-picture";
+const wide = "div.math, span.math, pre, .output, .pst-scrollable-table-container, table, .card-table, .claims-picture, .drawing";
 
 function letReach() {
   for (const box of document.querySelectorAll(wide)) {

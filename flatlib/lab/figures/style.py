@@ -241,7 +241,8 @@ def to_html(
         source = f"data:image/svg+xml;base64,{data}"
         images.append(f'<img class="only-{theme}"{hidden} alt="{label}" src="{source}">')
     # The theme hides a caption that is the sibling of an image of the other theme: hence the <div>.
-    drawing = f"<div>{''.join(images)}</div>"
+    width = POINTS_PER_INCH * figure.get_size_inches()[0]
+    drawing = f'<div class="drawing" style="--drawn: {width:.0f}pt">{"".join(images)}</div>'
     below = _figcaption(stamp, caption, number)
     carried = html.escape(json.dumps(dict(views or {}), ensure_ascii=False), quote=True)
     data = f' data-views="{carried}"' if views else ""
