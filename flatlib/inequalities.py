@@ -31,7 +31,8 @@ and its checks find it here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
@@ -79,7 +80,6 @@ class Step:
     lhs: Side
     rhs: Side
     name: str = ""  # what is bounded by what, where that is recorded
-    keys: tuple[str, ...] = ()  # of its columns in the archive: one, or one for each power
     needs: tuple[str, ...] | None = None  # assumptions of this step, where these are not all
     relation: str = "<="
     scale: Side | None = None  # what rounding is relative to, where it is not the larger side
@@ -101,17 +101,35 @@ class Inequality:
     logarithmic: bool = False  # the sides are logarithms
     per_sample: bool = False  # one inequality a sample; the tightest is recorded
     powers: tuple[int, ...] = ()  # k of what is recorded, where k is free
-    is_recorded: Callable[[Any], bool] = field(default=lambda q: True)  # for a network
+    is_recorded: Callable[[Any], bool] = lambda q: True  # for a network
     cases: str = "networks"  # what its check draws
 
 
 TABLE: dict[str, Inequality] = {}  # by label
 
 
+def _equal(lhs: Side, rhs: Side, scale: Side | None = None) -> Step:
+    return Step(lhs, rhs, relation="=", scale=scale)
+
+
 def _state(heading, statement, assumptions, attained, *steps, **options) -> None:
     """Enter an inequality into the table; its heading is its label, its name, and where it is."""
     TABLE[heading[0]] = Inequality(*heading, statement, assumptions, attained, steps, **options)
 
+
+# What the entries of one figure, or about vectors, have in common.
+_of_weights = partial(_state, group="weights to inputs")
+_of_volume = partial(_state, group="volume", logarithmic=True)
+_of_sensitivity = partial(_state, group="sensitivity")
+_of_layers = partial(_state, group="layers and dimensions", is_recorded=attrgetter("has_layer_mls"))
+_of_convolutions = partial(
+    _state,
+    group="convolutions",
+    per_sample=True,
+    is_recorded=attrgetter("convolution_in_front"),
+    cases="convolutions",
+)
+_of_vectors = partial(_state, cases="vectors")
 
 # Where S is computed as the trace of the Hessian, this is Eq. (3), in logarithms.
 IS_SHARPNESS = Step(
@@ -145,32 +163,22 @@ _state(
     r"\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2\Big|\le m\,M_2\,\varepsilon",
     ("theta has m entries.", SMOOTH),
     {"curved": (0, 1)},
-    Step(
-        sides.gap,
-        sides.residual_term,
-        relation="=",
-        scale=lambda q: q.S + sides.residual_term(q).abs(),
-    ),
+    _equal(sides.gap, sides.residual_term, lambda q: q.S + sides.residual_term(q).abs()),
     Step(lambda q: sides.residual_term(q).abs(), sides.gap_bound),
     cases="curved",
 )
-_state(
+_of_weights(
     ("5", "Input gradient by weight gradient", "Sec. 2"),
     r"\lVert\nabla_xf\rVert_F\le\frac{\lVert W\rVert_F}{\lVert x\rVert_2}"
     r"\lVert\nabla_Wf\rVert_F,\qquad\lVert\nabla_xf\rVert_2\le"
     r"\frac{\lVert W\rVert_2}{\lVert x\rVert_2}\lVert\nabla_Wf\rVert_F",
     (DENSE, NONZERO, SMOOTH),
     {"neuron": (0, 1), "rank_one": (0, 1)},
-    Step(
-        sides.grad_x_F, sides.ratio_F, "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||", ("5.1",)
-    ),
-    Step(
-        sides.grad_x_2, sides.ratio_2, "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||", ("5.2",)
-    ),
+    Step(sides.grad_x_F, sides.ratio_F, "||grad_x f||_F by ||W||_F ||grad_W f||_F / ||x||"),
+    Step(sides.grad_x_2, sides.ratio_2, "||grad_x f||_2 by ||W||_2 ||grad_W f||_F / ||x||"),
     per_sample=True,
-    group="weights to inputs",
 )
-_state(
+_of_weights(
     (
         "N.2",
         "Spectral norm of W in place of its Frobenius norm",
@@ -181,11 +189,7 @@ _state(
     {"isotropic": (0, 1), "neuron": (0, 1, 2), "neuron_one_live": (0, 1, 2, 3)},
     Step(lambda q: (q.J @ q.W).flatten(1).norm(dim=1), lambda q: q.norm_W_2 * q.J_F),
     Step(
-        sides.grad_x_F,
-        sides.ratio_2,
-        "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||",
-        ("N.2",),
-        (DENSE,),
+        sides.grad_x_F, sides.ratio_2, "||grad_x f||_F by ||W||_2 ||grad_W f||_F / ||x||", (DENSE,)
     ),
     Step(sides.powers_of_x, sides.by_theta_2),
     Step(
@@ -198,9 +202,8 @@ _state(
         ),
     ),
     per_sample=True,
-    group="weights to inputs",
 )
-_state(
+_of_weights(
     ("6", "Mean powers of the input gradient", "Sec. 2"),
     r"\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_F^k"
     r"\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
@@ -213,20 +216,17 @@ _state(
         sides.powers_of_x,
         sides.by_W,
         "mean of ||grad_x f||_F^k by that of ||grad_W f||_F^k",
-        ("6.1", "6.3"),
         (DENSE,),
     ),
     Step(
         sides.by_W,
         sides.by_theta,
         "mean of ||grad_W f||_F^k by that of ||grad_theta f||_F^k",
-        ("6.2", "6.4"),
         (TRAINABLE,),
     ),
     powers=(1, 2),
-    group="weights to inputs",
 )
-_state(
+_of_weights(
     ("7", "Mean powers of the sensitivity", "Sec. 2"),
     r"\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_2^k"
     r"\le\frac{\lVert W\rVert_2^k}{\min_i\lVert x_i\rVert_2^k}"
@@ -237,35 +237,25 @@ _state(
         lambda q: sides.mean_power(q.grad_x_2, q.k),
         sides.by_theta_2,
         "mean of ||grad_x f||_2^k by that of ||grad_theta f||_F^k",
-        ("7.1", "7.2"),
     ),
     powers=(1, 2),
-    group="weights to inputs",
 )
-_state(
+_of_volume(
     ("11", "Volume by the Frobenius norm", "Sec. 3.1"),
     r"d\mathrm{Vol}\le\Big(\frac{\operatorname{Tr}\nabla_xf^\top\nabla_xf}N\Big)^{N/2}"
     r"=N^{-N/2}\lVert\nabla_xf\rVert_F^N",
     (SMOOTH,),
     {"isotropic": (0,), "rank_one": (0,)},
-    Step(
-        sides.log_volume,
-        sides.log_energies,
-        "log volume by log of ||grad_x f||_F^N / N^(N/2)",
-        ("11",),
-    ),
-    Step(
+    Step(sides.log_volume, sides.log_energies, "log volume by log of ||grad_x f||_F^N / N^(N/2)"),
+    _equal(
         lambda q: (
             q.N / 2 * ((q.grad_x @ q.grad_x.mT).diagonal(dim1=1, dim2=2).sum(dim=1) / q.N).log()
         ),
         sides.log_energies,
-        relation="=",
     ),
-    logarithmic=True,
     per_sample=True,
-    group="volume",
 )
-_state(
+_of_volume(
     ("12", "Mean volume by sharpness", "Sec. 3.1"),
     r"dV\le\frac{N^{-N/2}}n\sum_i\lVert\nabla_xf(x_i)\rVert_F^N"
     r"\le\frac{n^{\max(N/2-1,0)}\lVert W\rVert_F^N}{\min_i\lVert x_i\rVert_2^N}"
@@ -276,17 +266,13 @@ _state(
         sides.log_mean_volume,
         sides.log_mean_energy,
         "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
-        ("12.1",),
         (),
     ),
     Step(
         sides.log_mean_energy,
         lambda q: sides.log_by_sharpness(q, q.N),
         "log mean of ||grad_x f||_F^N / N^(N/2) by sharpness",
-        ("12.2",),
     ),
-    logarithmic=True,
-    group="volume",
 )
 _state(
     ("17", "Powers of the input gradient by the weights' gradient", "App. B"),
@@ -296,11 +282,8 @@ _state(
     r"\lVert\nabla_Wf(x_i)\rVert_F^k",
     (DENSE, NONZERO, POWER, SMOOTH),
     {"neuron": (0, 1), "neuron_some_dead": (0, 1), "rank_one": (0,)},
-    Step(
-        sides.powers_of_x,
-        lambda q: sides.mean_power(q.grad_W_F / q.norm_x, q.k, sides.log(q.norm_W_F)),
-    ),
-    Step(lambda q: sides.mean_power(q.grad_W_F / q.norm_x, q.k, sides.log(q.norm_W_F)), sides.by_W),
+    Step(sides.powers_of_x, sides.by_ratio),
+    Step(sides.by_ratio, sides.by_W),
 )
 _state(
     ("18", "W's gradient is part of the whole", "App. B"),
@@ -311,28 +294,22 @@ _state(
     {"neuron": (0,), "rank_one": (0,)},
     Step(sides.by_W, sides.by_theta),
 )
-_state(
+_of_vectors(
     ("B.1", "Lemma B.1", "App. B"),
     r"\lVert v\rVert_p\ge\lVert v\rVert_q\qquad(1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_entry": (0,)},
-    Step(lambda q: sides.norm(q.v, q.q), lambda q: sides.norm(q.v, q.p)),
-    cases="vectors",
+    Step(sides.norm_q, sides.norm_p),
 )
-_state(
+_of_vectors(
     ("19", "The step behind Lemma B.1", "App. B"),
     r"\Big(\sum_i|v_i|^q\Big)^{1/q}=\Big(\sum_i|v_i|^q\Big)^{\frac pq\cdot\frac1p}"
     r"\le\Big(\sum_i(|v_i|^q)^{p/q}\Big)^{1/p}=\Big(\sum_i|v_i|^p\Big)^{1/p}",
     (FINITE_EXPONENTS,),
     {"one_entry": (1,)},
-    Step(
-        sides.root_of_powers,
-        lambda q: (q.v.abs() ** q.q).sum() ** (q.p / q.q * (1 / q.p)),
-        relation="=",
-    ),
-    Step(sides.root_of_powers, sides.by_terms),
-    Step(sides.by_terms, lambda q: sides.norm(q.v, q.p), relation="="),
-    cases="vectors",
+    _equal(sides.norm_q, lambda q: (q.v.abs() ** q.q).sum() ** (q.p / q.q * (1 / q.p))),
+    Step(sides.norm_q, sides.by_terms),
+    _equal(sides.by_terms, sides.norm_p),
 )
 _state(
     ("20", "Powers k/2 of squared gradient norms, k at least 2", "App. B"),
@@ -345,7 +322,7 @@ _state(
         lambda q: (q.grad_theta_F**2).sum(),
     ),
 )
-_state(
+_of_volume(
     ("21", "Mean powers by sharpness, k at least 2", "App. B"),
     r"\begin{aligned}\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_\theta f(x_i)\rVert_F^k&\le\frac{n^{k/2-1}\lVert W\rVert_F^k}"
@@ -358,33 +335,26 @@ _state(
         lambda q: sides.log_powers(q, q.k_high),
         lambda q: sides.log_powers_bound(q, q.k_high),
         "log mean of ||grad_theta f||_F^N by sharpness",
-        ("21",),
     ),
     IS_SHARPNESS,
-    logarithmic=True,
-    group="volume",
     is_recorded=lambda q: q.N >= 2,
 )
-_state(
+_of_vectors(
     ("B.2", "Lemma B.2", "App. B"),
     r"\lVert v\rVert_p\le n^{1/p-1/q}\lVert v\rVert_q"
     r"\qquad(v\in\mathbb R^n,\ 1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_size": (0,)},
-    Step(lambda q: sides.norm(q.v, q.p), sides.smaller_norm),
-    cases="vectors",
+    Step(sides.norm_p, sides.smaller_norm),
 )
-_state(
+_of_vectors(
     ("22", "The step behind Lemma B.2", "App. B"),
     r"\sum_i|v_i|^p\cdot1\le\Big(\sum_i|v_i|^q\Big)^{p/q}\Big(\sum_i1\Big)^{1-p/q}"
     r"=n^{1-p/q}\lVert v\rVert_q^p",
     (FINITE_EXPONENTS,),
     {"one_size": (0,)},
     Step(lambda q: (q.v.abs() ** q.p).sum(), sides.hoelder),
-    Step(
-        sides.hoelder, lambda q: q.n ** (1 - q.p / q.q) * sides.norm(q.v, q.q) ** q.p, relation="="
-    ),
-    cases="vectors",
+    _equal(sides.hoelder, lambda q: q.n ** (1 - q.p / q.q) * sides.norm(q.v, q.q) ** q.p),
 )
 _state(
     ("23", "Powers k of gradient norms, k below 2", "App. B"),
@@ -397,7 +367,7 @@ _state(
         lambda q: q.n ** (1 / q.k_low - 1 / 2) * (q.grad_theta_F**2).sum().sqrt(),
     ),
 )
-_state(
+_of_volume(
     ("24", "Mean powers by sharpness, k below 2", "App. B"),
     r"\begin{aligned}\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}\frac1n\sum_i"
     r"\lVert\nabla_\theta f_i\rVert_F^k&\le\frac{\lVert W\rVert_F^k}{\min_i\lVert x_i\rVert_2^k}"
@@ -409,14 +379,11 @@ _state(
         lambda q: sides.log_powers(q, q.k_low),
         lambda q: sides.log_powers_bound(q, q.k_low),
         "log mean of ||grad_theta f||_F^N by sharpness",
-        ("24",),
     ),
     IS_SHARPNESS,
-    logarithmic=True,
-    group="volume",
     is_recorded=lambda q: q.N < 2,
 )
-_state(
+_of_volume(
     ("N.3", "Mean log volume by sharpness", "Ours; beside (12)"),
     r"\begin{aligned}\frac1n\sum_i\log d\mathrm{Vol}(x_i)&\le\frac N2\log\Big("
     r"\frac{\lVert W\rVert_2^2}N\,\frac1n\sum_i\frac{\lVert\nabla_Wf(x_i)\rVert_F^2}"
@@ -428,38 +395,27 @@ _state(
         sides.mean_log_volume,
         sides.log_by_weights,
         "mean log volume by ||grad_W f||_F / ||x||",
-        ("N.3.1",),
         (DENSE,),
     ),
-    Step(
-        sides.log_by_weights,
-        sides.log_by_S,
-        "||grad_W f||_F / ||x|| by sharpness",
-        ("N.3.2",),
-        (TRAINABLE,),
-    ),
-    logarithmic=True,
-    group="volume",
+    Step(sides.log_by_weights, sides.log_by_S, "||grad_W f||_F / ||x|| by sharpness", (TRAINABLE,)),
 )
-_state(
+_of_sensitivity(
     ("13", "Mean maximum local sensitivity by sharpness", "Sec. 3.2"),
     r"\overline{\mathrm{MLS}}=\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_2"
     r"\le\lVert W\rVert_2\sqrt{\frac1n\sum_i\frac1{\lVert x_i\rVert_2^2}}\;S(\theta^*)^{1/2}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0,), "orthants": (0,)},
-    Step(sides.A, sides.D, "A <= D", ("13",)),
-    group="sensitivity",
+    Step(sides.A, sides.D, "A <= D"),
 )
-_state(
+_of_sensitivity(
     ("25", "A by B", "App. C"),
     r"\overline{\mathrm{MLS}}\le\lVert W\rVert_2\,\frac1n\sum_i"
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F}{\lVert x_i\rVert_2}",
     (DENSE, NONZERO, SMOOTH),
     {"neuron": (0,), "orthants": (0,), "rank_one": (0,)},
-    Step(sides.A, sides.B, "A <= B", ("25",)),
-    group="sensitivity",
+    Step(sides.A, sides.B, "A <= B"),
 )
-_state(
+_of_sensitivity(
     ("26", "Cauchy-Schwarz over the samples", "App. C"),
     r"\Big(\sum_i\frac{\lVert\nabla_Wf_i\rVert_F}{\lVert x_i\rVert_2}\Big)^2"
     r"\le\Big(\sum_i\frac1{\lVert x_i\rVert_2^2}\Big)\Big(\sum_i\lVert\nabla_Wf_i\rVert_F^2\Big)",
@@ -469,9 +425,8 @@ _state(
         lambda q: (q.grad_W_F / q.norm_x).sum() ** 2,
         lambda q: (q.norm_x**-2).sum() * (q.grad_W_F**2).sum(),
     ),
-    group="sensitivity",
 )
-_state(
+_of_sensitivity(
     ("27", "A by C, C by D", "App. C"),
     r"\begin{aligned}\overline{\mathrm{MLS}}&\le\lVert W\rVert_2"
     r"\sqrt{\frac1n\sum_i\frac1{\lVert x_i\rVert_2^2}}"
@@ -480,11 +435,10 @@ _state(
     r"\end{aligned}",
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0, 1), "orthants": (0, 1)},
-    Step(sides.A, sides.C, "A <= C", ("28",), (DENSE,), label="28"),
-    Step(sides.C, sides.D, "C <= D", ("27",), (TRAINABLE,)),
-    group="sensitivity",
+    Step(sides.A, sides.C, "A <= C", (DENSE,), label="28"),
+    Step(sides.C, sides.D, "C <= D", (TRAINABLE,)),
 )
-_state(
+_of_sensitivity(
     ("28", "The chain A to D", "App. D.1"),
     r"\begin{aligned}A&=\frac1n\sum_i\lVert\nabla_xf(x_i)\rVert_2\\"
     r"&\le B=\frac{\lVert W\rVert_2}n\sum_i\frac{\lVert\nabla_Wf(x_i)\rVert_F}"
@@ -496,19 +450,17 @@ _state(
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"neuron": (0, 1, 2), "orthants": (0, 1, 2), "rank_one": (0, 2)},
     Step(sides.A, sides.B),
-    Step(sides.B, sides.C, "B <= C", ("26",), (), label="26"),
+    Step(sides.B, sides.C, "B <= C", (), label="26"),
     Step(sides.C, sides.D),
-    group="sensitivity",
 )
-_state(
+_of_sensitivity(
     ("N.4", "C', the bound that the printed equality condition describes", "Ours; beside App. D.1"),
     r"A\le B\le C'=\lVert W\rVert_2\sqrt{\frac1n\sum_i"
     r"\frac{\lVert\nabla_Wf(x_i)\rVert_F^2}{\lVert x_i\rVert_2^2}}",
     (DENSE, NONZERO, SMOOTH),
     {"rank_one": (0, 1), "isotropic_any_norm": (1,)},
     Step(sides.A, sides.B),
-    Step(sides.B, sides.C_prime, "B <= C'", ("N.4",), ()),
-    group="sensitivity",
+    Step(sides.B, sides.C_prime, "B <= C'", ()),
 )
 _state(
     ("N.5", "Dimensionality between MLS and gradient energy", "Ours; beside (14)"),
@@ -516,34 +468,26 @@ _state(
     r"\le\lVert\nabla_xf\rVert_F^2",
     (MOVING, SMOOTH),
     {"isotropic": (0,), "neuron": (0, 1)},
+    Step(sides.energy_over_dimension, sides.squared_mls, "||grad_x f||_F^2 / D_PR by MLS^2"),
     Step(
-        sides.energy_over_dimension,
-        lambda q: q.grad_x_2[sides.moving(q)].square(),
-        "||grad_x f||_F^2 / D_PR by MLS^2",
-        ("N.5.1",),
-    ),
-    Step(
-        lambda q: q.grad_x_2[sides.moving(q)].square(),
+        sides.squared_mls,
         lambda q: q.gradient_energy[sides.moving(q)],
         "MLS^2 by ||grad_x f||_F^2",
-        ("N.5.2",),
         (),
     ),
     per_sample=True,
     group="layers and dimensions",
 )
-_state(
+_of_layers(
     ("N.9", "Network MLS by sharpness", "Later versions"),
     r"\mathrm{NMLS}=\frac1n\sum_i\sum_l\lVert\nabla_{x^l}f(x_i)\rVert_2"
     r"\le\sqrt{\frac1n\sum_i\sum_l\frac{\lVert W_l\rVert_2^2}{\lVert x_i^l\rVert_2^2}}"
     r"\;S^{1/2}",
     (DENSE_LAYERS, TRAINABLE_LAYERS, LIVE_LAYERS, SHARPNESS, SMOOTH),
     {"balanced": (0,), "linear_functional": (0,)},
-    Step(sides.nmls, sides.nmls_bound, "NMLS by sharpness", ("N.9",)),
-    group="layers and dimensions",
-    is_recorded=attrgetter("has_layer_mls"),
+    Step(sides.nmls, sides.nmls_bound, "NMLS by sharpness"),
 )
-_state(
+_of_layers(
     ("N.10", "Network volumetric ratio by sharpness", "Later versions"),
     r"\mathrm{NVR}=\frac1n\sum_i\sum_ld\mathrm{Vol}_{x^l\to f}(x_i)"
     r"\le n^{N-1}\Big(\frac SN\;\frac1n\sum_i\sum_l"
@@ -557,12 +501,10 @@ _state(
         SMOOTH,
     ),
     {"isotropic_one_live": (0,), "linear_functional": (0,), "balanced": (0,)},
-    Step(sides.log_nvr, sides.log_nvr_bound, "log NVR by sharpness", ("N.10",)),
+    Step(sides.log_nvr, sides.log_nvr_bound, "log NVR by sharpness"),
     logarithmic=True,
-    group="layers and dimensions",
-    is_recorded=attrgetter("has_layer_mls"),
 )
-_state(
+_of_layers(
     ("N.11", "Layerwise scale-invariant bound", "Later versions"),
     r"\lVert x^l\rVert_2\lVert\nabla_{x^l}f\rVert_2"
     r"\le\lVert W_l\rVert_2\lVert\nabla_{W_l}f\rVert_F\qquad\text{for every layer }l",
@@ -577,37 +519,21 @@ _state(
         sides.inputs_times_sensitivities,
         sides.weights_times_gradients,
         "||x^l|| ||grad_x^l f||_2 by ||W_l||_2 ||grad_W_l f||_F",
-        ("N.11",),
     ),
-    Step(
-        lambda q: sides.inputs_times_sensitivities(q.rescaled),
-        sides.inputs_times_sensitivities,
-        relation="=",
+    _equal(
+        lambda q: sides.inputs_times_sensitivities(q.rescaled), sides.inputs_times_sensitivities
     ),
-    Step(
-        lambda q: sides.weights_times_gradients(q.rescaled),
-        sides.weights_times_gradients,
-        relation="=",
-    ),
+    _equal(lambda q: sides.weights_times_gradients(q.rescaled), sides.weights_times_gradients),
     per_sample=True,
-    group="layers and dimensions",
-    is_recorded=attrgetter("has_layer_mls"),
 )
-_state(
+_of_layers(
     ("N.12", "Normalized NMLS by relative sharpness", "Later versions"),
     r"\frac1n\sum_i\sum_l\lVert x_i^l\rVert_2\lVert\nabla_{x^l}f(x_i)\rVert_2"
     r"\le\sqrt{\#\mathrm{layers}\cdot\frac1n\sum_i\sum_l"
     r"\lVert W_l\rVert_2^2\lVert\nabla_{W_l}f(x_i)\rVert_F^2}",
     (DENSE_LAYERS, SMOOTH),
     {"balanced": (0,), "linear_functional": (0,)},
-    Step(
-        sides.normalized_nmls,
-        sides.relative_bound,
-        "normalized NMLS by relative sharpness",
-        ("N.12",),
-    ),
-    group="layers and dimensions",
-    is_recorded=attrgetter("has_layer_mls"),
+    Step(sides.normalized_nmls, sides.relative_bound, "normalized NMLS by relative sharpness"),
 )
 _state(
     ("N.14", "Adaptive sensitivity by adaptive sharpness", "Later versions"),
@@ -620,7 +546,7 @@ _state(
         lambda q: len(q.W) * (q.W * q.grad_W).square().sum(dim=(1, 2, 3)),
     ),
 )
-_state(
+_of_convolutions(
     ("N.6", "Convolution: operator norm times delta", "Ours"),
     r"\lVert\nabla_xf\rVert_2\le\lVert T_W\rVert_2\,\lVert\delta\rVert_F,"
     r"\qquad\nabla_xf=T_W^\top\delta",
@@ -631,24 +557,16 @@ _state(
         SMOOTH,
     ),
     {"aligned": (1,)},
-    Step(
+    _equal(
         lambda q: q.grad_x,
         lambda q: q.delta.flatten(2) @ q.T_W,
-        relation="=",
-        scale=lambda q: q.grad_x_F[:, None, None],
+        lambda q: q.grad_x_F[:, None, None],
     ),
     Step(
-        sides.grad_x_2,
-        lambda q: q.norm_T_W * q.delta_F,
-        "||grad_x f||_2 by ||T_W||_2 ||delta||_F",
-        ("N.6",),
+        sides.grad_x_2, lambda q: q.norm_T_W * q.delta_F, "||grad_x f||_2 by ||T_W||_2 ||delta||_F"
     ),
-    per_sample=True,
-    group="convolutions",
-    is_recorded=attrgetter("convolution_in_front"),
-    cases="convolutions",
 )
-_state(
+_of_convolutions(
     ("N.7", "Convolution: untied weights", "Ours"),
     r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F^2"
     r"=\sum_p\lVert\delta_p\rVert_F^2\lVert x_p\rVert_2^2,\qquad"
@@ -656,21 +574,14 @@ _state(
     r"\lVert\nabla_{W_{\mathrm{untied}}}f\rVert_F",
     (CONVOLUTION, "Its weights are copied once a position p.", ALL_PATCHES, SMOOTH),
     {"aligned": (1,)},
-    Step(
-        lambda q: q.untied_F**2,
-        lambda q: ((q.delta**2).sum(dim=(1, 2)) * q.norm_X**2).sum(dim=1),
-        relation="=",
+    _equal(
+        lambda q: q.untied_F**2, lambda q: ((q.delta**2).sum(dim=(1, 2)) * q.norm_X**2).sum(dim=1)
     ),
     Step(
         sides.grad_x_2,
         sides.untied_bound,
         "||grad_x f||_2 by ||T_W||_2 ||grad_W f (untied)||_F / min_p ||x_p||",
-        ("N.7",),
     ),
-    per_sample=True,
-    group="convolutions",
-    is_recorded=attrgetter("convolution_in_front"),
-    cases="convolutions",
 )
 _state(
     ("N.8", "Convolution: patches of full column rank", "Ours"),
@@ -678,11 +589,10 @@ _state(
     r"\nabla_Wf=\sum_p\delta_px_p^\top",
     (CONVOLUTION, FULL_RANK_PATCHES, SMOOTH),
     {"cancelling": (1,), "one_position": (1, 2)},
-    Step(
+    _equal(
         lambda q: q.grad_W,
         lambda q: q.delta @ q.X[:, None],
-        relation="=",
-        scale=lambda q: q.grad_W_F[:, None, None, None],
+        lambda q: q.grad_W_F[:, None, None, None],
     ),
     Step(sides.delta_F, lambda q: q.grad_W_F / q.smallest_sigma),
     Step(sides.grad_x_2, lambda q: q.norm_T_W * q.grad_W_F / q.smallest_sigma),
@@ -698,12 +608,7 @@ _state(
     r"p_k=\frac{\sigma_k^2}{\sum_j\sigma_j^2}",
     (MOVING, "The term of a singular value of 0 is 0.", SMOOTH),
     {"isotropic": (0,), "neuron": (0,)},
-    Step(
-        lambda q: q.D_PR.nan_to_num(nan=1.0),
-        sides.effective_rank,
-        "D_PR by effective rank",
-        ("N.15",),
-    ),
+    Step(lambda q: q.D_PR.nan_to_num(nan=1.0), sides.effective_rank, "D_PR by effective rank"),
     per_sample=True,
     group="layers and dimensions",
 )
@@ -713,7 +618,7 @@ _state(
 class Column:
     """An inequality as it is recorded: one step at one power."""
 
-    key: str
+    key: str  # the label, with a number behind it where a label has several
     label: str
     name: str
     inequality: Inequality
@@ -724,21 +629,20 @@ class Column:
 def _columns() -> dict[str, Column]:
     """Every recorded inequality by key, in the order of the labels."""
     found = [
-        Column(
-            key,
-            step.label or inequality.label,
-            f"k={k}: {step.name}" if inequality.powers else step.name,
-            inequality,
-            step,
-            k,
-        )
+        (step.label or inequality.label, inequality, step, k)
         for inequality in TABLE.values()
-        for k, place in zip(inequality.powers or (1,), range(2), strict=False)
+        for k in inequality.powers or (1,)
         for step in inequality.steps
-        for key in step.keys[place : place + 1]
+        if step.name
     ]
-    order = list(TABLE)
-    return {each.key: each for each in sorted(found, key=lambda each: order.index(each.label))}
+    columns = {}
+    for label in TABLE:
+        own = [each for each in found if each[0] == label]
+        for number, (_, inequality, step, k) in enumerate(own, 1):
+            key = f"{label}.{number}" if len(own) > 1 else label
+            name = f"k={k}: {step.name}" if inequality.powers else step.name
+            columns[key] = Column(key, label, name, inequality, step, k)
+    return columns
 
 
 COLUMNS = MappingProxyType(_columns())

@@ -117,6 +117,10 @@ def _log_factor(q: Any, norm_W: float) -> float:
     return log(norm_W) - log(float(q.norm_x.min()))
 
 
+def by_ratio(q: Any) -> float:
+    return mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F))
+
+
 def by_W(q: Any) -> float:
     return mean_power(q.grad_W_F, q.k, _log_factor(q, q.norm_W_F))
 
@@ -186,6 +190,10 @@ def energy_over_dimension(q: Any) -> Tensor:
     return q.gradient_energy[moving(q)] / q.D_PR[moving(q)].nan_to_num(nan=1.0)
 
 
+def squared_mls(q: Any) -> Tensor:
+    return q.grad_x_2[moving(q)].square()
+
+
 def _in_layers(q: Any, name: str) -> Tensor:
     """A quantity of every layer, ``(layers, n)`` or, where it is of none of the samples, 1."""
     like = {"dtype": q.norm_x.dtype, "device": q.norm_x.device}
@@ -241,13 +249,17 @@ def norm(v: Tensor, p: float) -> Tensor:
     return v.abs().max() if math.isinf(p) else (v.abs() ** p).sum() ** (1 / p)
 
 
+def norm_p(q: Any) -> Tensor:
+    return norm(q.v, q.p)
+
+
+def norm_q(q: Any) -> Tensor:
+    return norm(q.v, q.q)
+
+
 def smaller_norm(q: Any) -> Tensor:
     """``n^(1/p-1/q) ||v||_q``."""
-    return q.n ** (1 / q.p - 1 / q.q) * norm(q.v, q.q)
-
-
-def root_of_powers(q: Any) -> Tensor:
-    return (q.v.abs() ** q.q).sum() ** (1 / q.q)
+    return q.n ** (1 / q.p - 1 / q.q) * norm_q(q)
 
 
 def by_terms(q: Any) -> Tensor:

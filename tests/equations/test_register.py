@@ -93,7 +93,7 @@ def test_entries_can_be_shown(label):
     assert found.statement.count("{") == found.statement.count("}")
     assert found.statement.count(r"\Big(") == found.statement.count(r"\Big)")
     if found.kind == "inequality":
-        heading = rf'_state\(\s+\(\s*"{re.escape(label)}", *\s*"{re.escape(found.name)}",'
+        heading = rf'_\w+\(\s+\(\s*"{re.escape(label)}", *\s*"{re.escape(found.name)}",'
         assert re.match(heading, found.source) and "Step(" in found.source
         assert len(found.source.splitlines()) <= 70
     else:
