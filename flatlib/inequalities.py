@@ -263,7 +263,7 @@ _of_volume(
     (DENSE, NONZERO, SHARPNESS, TRAINABLE, SMOOTH),
     {"isotropic_any_norm": (0,), "linear_functional": (0, 1), "neuron_one_live": (1,)},
     Step(
-        sides.log_mean_volume,
+        lambda q: sides.log_mean_exp(q.log_volume),
         sides.log_mean_energy,
         "log mean volume by log mean of ||grad_x f||_F^N / N^(N/2)",
         (),
@@ -345,7 +345,7 @@ _of_vectors(
     r"\qquad(v\in\mathbb R^n,\ 1\le p\le q\le\infty)",
     (EXPONENTS,),
     {"one_size": (0,)},
-    Step(sides.norm_p, sides.smaller_norm),
+    Step(sides.norm_p, lambda q: q.n ** (1 / q.p - 1 / q.q) * sides.norm_q(q)),
 )
 _of_vectors(
     ("22", "The step behind Lemma B.2", "App. B"),
@@ -354,7 +354,7 @@ _of_vectors(
     (FINITE_EXPONENTS,),
     {"one_size": (0,)},
     Step(lambda q: (q.v.abs() ** q.p).sum(), sides.hoelder),
-    _equal(sides.hoelder, lambda q: q.n ** (1 - q.p / q.q) * sides.norm(q.v, q.q) ** q.p),
+    _equal(sides.hoelder, lambda q: q.n ** (1 - q.p / q.q) * sides.norm_q(q) ** q.p),
 )
 _state(
     ("23", "Powers k of gradient norms, k below 2", "App. B"),

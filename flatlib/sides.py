@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -36,25 +37,23 @@ def product(*factors: float) -> float:
         return math.inf
 
 
-def _over_largest(factors: tuple[Tensor, ...]) -> tuple[list[float], Tensor | None]:
-    """The largest entry of each non-negative factor, and the product of their shares of it."""
+def _averaged(factors: tuple[Tensor, ...], average: Callable[[Tensor], float]) -> float:
+    """An average over samples of the product of non-negative factors, as shares of the largest."""
     largest = [float(factor.max()) for factor in factors]
     if 0.0 in largest:
-        return largest, None
+        return 0.0
     shares = [factor / size for factor, size in zip(factors, largest, strict=True)]
-    return largest, math.prod(shares[1:], start=shares[0])
+    return product(*largest, average(math.prod(shares[1:], start=shares[0])))
 
 
 def mean_product(*factors: Tensor) -> float:
     """Mean over samples of the product of non-negative factors."""
-    largest, shares = _over_largest(factors)
-    return 0.0 if shares is None else product(*largest, float(shares.mean()))
+    return _averaged(factors, lambda shares: float(shares.mean()))
 
 
 def root_mean(*factors: Tensor) -> float:
     """Root of the mean over samples of the squared product of non-negative factors."""
-    largest, shares = _over_largest(factors)
-    return 0.0 if shares is None else product(*largest, math.sqrt(float(shares.square().mean())))
+    return _averaged(factors, lambda shares: math.sqrt(float(shares.square().mean())))
 
 
 def log_mean_exp(values: Tensor) -> float:
@@ -75,27 +74,23 @@ def log(value: float) -> float:
 
 
 def A(q: Any) -> float:
-    """The mean MLS."""
+    """The mean MLS; A to D are the terms of `flatlib.bounds.Chain`."""
     return float(q.grad_x_2.mean())
 
 
 def B(q: Any) -> float:
-    """``||W||_2`` times the mean of ``||grad_W f|| / ||x||``."""
     return product(q.norm_W_2, mean_product(q.grad_W_F, 1 / q.norm_x))
 
 
 def C(q: Any) -> float:
-    """``||W||_2`` times root mean of ``||x||^-2`` times root mean of ``||grad_W f||^2``."""
     return product(q.norm_W_2, root_mean(1 / q.norm_x), root_mean(q.grad_W_F))
 
 
 def C_prime(q: Any) -> float:
-    """``||W||_2`` times root mean of ``||grad_W f||^2 / ||x||^2``."""
     return product(q.norm_W_2, root_mean(q.grad_W_F, 1 / q.norm_x))
 
 
 def D(q: Any) -> float:
-    """C with the sharpness in place of the mean of ``||grad_W f||^2``."""
     return product(q.norm_W_2, root_mean(1 / q.norm_x), math.sqrt(q.sharpness))
 
 
@@ -144,10 +139,6 @@ def log_energies(q: Any) -> Tensor:
 
 def log_mean_energy(q: Any) -> float:
     return log_mean_exp(log_energies(q))
-
-
-def log_mean_volume(q: Any) -> float:
-    return log_mean_exp(q.log_volume)
 
 
 def mean_log_volume(q: Any) -> float:
@@ -255,11 +246,6 @@ def norm_p(q: Any) -> Tensor:
 
 def norm_q(q: Any) -> Tensor:
     return norm(q.v, q.q)
-
-
-def smaller_norm(q: Any) -> Tensor:
-    """``n^(1/p-1/q) ||v||_q``."""
-    return q.n ** (1 / q.p - 1 / q.q) * norm_q(q)
 
 
 def by_terms(q: Any) -> Tensor:

@@ -23,19 +23,17 @@ def _of_a_case(met: Callable[[Case], bool]) -> Callable[[Any], bool]:
     return lambda c: not _is_case(c) or met(c)
 
 
-def _patches_independent(c: Any) -> bool:
-    return bool((c.smallest_sigma > 1e-8 * c.norm_X.max(dim=1).values).all())
-
-
 # Whether a case meets a sentence. What no drawn case can violate has no entry: that S is what it
 # is, and that no sample sits on a kink, which rounding alone prevents.
 MET: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
     {
-        given.DENSE: lambda c: _is_case(c) and c.first_alone,
+        given.DENSE: lambda c: _is_case(c) and not bool(c.pasts[0].any()),
         given.DENSE_LAYERS: _is_case,
         given.CONVOLUTION: lambda c: not _is_case(c),
         given.ALL_PATCHES: lambda c: _is_case(c) or bool((c.norm_X > 0).all()),
-        given.FULL_RANK_PATCHES: lambda c: _is_case(c) or _patches_independent(c),
+        given.FULL_RANK_PATCHES: lambda c: (
+            _is_case(c) or bool((c.smallest_sigma > 1e-8 * c.norm_X.max(dim=1).values).all())
+        ),
         given.NONZERO: lambda c: bool((c.x.flatten(1).norm(dim=1) > 0).all()),
         given.MOVING: lambda c: bool((c.grad_x.flatten(1) != 0).any(dim=1).all()),
         given.TRAINABLE: _of_a_case(lambda c: c.is_own(c.linears[0])),
@@ -50,20 +48,3 @@ MET: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         given.FINITE_EXPONENTS: lambda c: 1 <= c.p <= c.q < math.inf,
     }
 )
-
-
-def unmet(assumptions: tuple[str, ...], case: Any) -> tuple[str, ...]:
-    """Those of an equation's assumptions that a case does not meet.
-
-    Args:
-        assumptions: sentences; one that `MET` does not list counts as met.
-        case: `Case`, `convolutions.ConvolutionCase` or `vectors.Vector`.
-
-    Returns:
-        The sentences in their order.
-
-    >>> from flatlib.lab import equations
-    >>> unmet((given.DENSE, given.CONVOLUTION), equations.draw(0, 0)) == (given.CONVOLUTION,)
-    True
-    """
-    return tuple(a for a in assumptions if a in MET and not MET[a](case))

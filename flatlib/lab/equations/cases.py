@@ -26,19 +26,12 @@ SMALLEST_GRADIENT = 1e-20
 STATES = ("untrained", "trained", "solved")
 
 
-def _relu(z: Tensor) -> Tensor:
-    return z * (z > 0)
-
-
-def _gelu(z: Tensor) -> Tensor:
-    return z * (1 + torch.erf(z / math.sqrt(2))) / 2
-
-
-def _identity(z: Tensor) -> Tensor:
-    return z
-
-
-_FUNCTIONS = {nn.Tanh: torch.tanh, nn.ReLU: _relu, nn.GELU: _gelu, nn.Identity: _identity}
+FUNCTIONS = {  # of activations, written out
+    nn.Tanh: torch.tanh,
+    nn.ReLU: lambda z: z * (z > 0),
+    nn.GELU: lambda z: z * (1 + torch.erf(z / math.sqrt(2))) / 2,
+    nn.Identity: lambda z: z,
+}
 
 
 def mean(values: Tensor) -> Tensor:
@@ -172,10 +165,10 @@ class Case(Norms):
         stages = []
         for module, after in zip(modules, [*modules[1:], nn.Identity()], strict=True):
             if isinstance(module, Skip):
-                function = _FUNCTIONS[type(module.activation)]
+                function = FUNCTIONS[type(module.activation)]
                 stages.append((module.linear, function, module.past))
             elif isinstance(module, nn.Linear):
-                function = _FUNCTIONS.get(type(after), _identity)
+                function = FUNCTIONS.get(type(after), FUNCTIONS[nn.Identity])
                 stages.append((module, function, torch.zeros_like(module.weight.detach())))
         return tuple(stages)
 
@@ -190,11 +183,6 @@ class Case(Norms):
             layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
             for layer in self.linears
         )
-
-    @property
-    def first_alone(self) -> bool:
-        """Whether the input enters through the first layer alone."""
-        return not bool(self.pasts[0].any())
 
     def is_own(self, layer: nn.Linear) -> bool:
         """Whether a layer's weight is a parameter that no other layer shares."""
@@ -224,7 +212,7 @@ class Case(Norms):
         for layer, b, a in parts:
             size = layer.x.abs() @ layer.W.abs().T + b.abs()
             share = (layer.x @ layer.W.T + b).abs() / size
-            if a is _relu:  # what reads and adds zeros alone stays where it is
+            if a is FUNCTIONS[nn.ReLU]:  # what reads and adds zeros alone stays where it is
                 nearest = min(nearest, float(share.nan_to_num(nan=math.inf).min()))
         return nearest
 
@@ -284,9 +272,8 @@ class Case(Norms):
         pass.
         """
         kinds = (nn.Linear, nn.ReLU, nn.Identity, nn.Flatten)
-        if not all(isinstance(module, kinds) for module in self.net):
-            return self
-        if any(layer.bias is not None or not self.is_own(layer) for layer in self.linears):
+        plain = all(isinstance(module, kinds) for module in self.net)
+        if not plain or any(one.bias is not None or not self.is_own(one) for one in self.linears):
             return self
         factors = 10 ** self.normal(len(self.layers))
         factors = factors / factors.prod() ** (1 / len(factors))
@@ -509,4 +496,4 @@ def rescaled(case: Case, factors: Sequence[float]) -> Case:
         linears = (module for module in net if isinstance(module, nn.Linear))
         for layer, factor in zip(linears, factors, strict=True):
             layer.weight.mul_(factor)
-    return Case(net, case.x, case.y, case.k, case.seed, case.state)
+    return replace(case, net=net)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flatlib.lab.equations.assumptions import unmet
+from flatlib.lab.equations.assumptions import MET
 from flatlib.lab.equations.cases import draw
 
 IDENTITY_TOLERANCE = 1e-9  # relative
@@ -63,8 +63,8 @@ class Equation:
 
     label: str
     name: str
-    statement: str  # LaTeX, for display
     where: str  # in the 2023 version of the paper
+    statement: str  # LaTeX, for display
     assumptions: tuple[str, ...]
     kind: str  # "definition", "identity" or "inequality"
     check: Formula  # a case to its links: the formula that is tested
@@ -84,19 +84,14 @@ class Equation:
     def worst_means(self) -> str:
         """What `CheckResult.worst` is for this equation."""
         if self.kind == "inequality":
-            of = (
-                "of the logarithms, in nats"
-                if self.logarithmic
-                else "relative to the right-hand side"
+            logarithmic = "least slack, of the logarithms, in nats"
+            return (
+                logarithmic if self.logarithmic else "least slack, relative to the right-hand side"
             )
-            return f"least slack, {of}"
-        if self.kind == "definition" and self._is_estimated:
-            return "largest deviation, in units of the estimate's error"
+        if self.kind == "definition":
+            if any(link[1] == "~" for link in self.check(next(self.cases(0, 1)))):
+                return "largest deviation, in units of the estimate's error"
         return "largest error, relative"
-
-    @property
-    def _is_estimated(self) -> bool:
-        return any(link[1] == "~" for link in self.check(next(self.cases(0, 1))))
 
     def cases(self, seed: int, count: int) -> Iterator[Any]:
         """The first ``count`` cases of the stream that meet the assumptions.
@@ -118,8 +113,8 @@ class Equation:
                 )
 
     def unmet(self, case: Any) -> tuple[str, ...]:
-        """Those of the assumptions that a case does not meet, see `assumptions.unmet`."""
-        return unmet(self.assumptions, case)
+        """Those of the assumptions that a case does not meet; one not in `MET` counts as met."""
+        return tuple(a for a in self.assumptions if a in MET and not MET[a](case))
 
     def slack(self, case: Any) -> Tensor:
         """Relative slack of each ``"<="`` link at a case: 0 is attained, 1 says nothing.
@@ -211,14 +206,13 @@ def run(equation: Equation, seed: int, cases: int) -> CheckResult:
     """Evaluate the formula at every case and at every equality case."""
     start, worst, failures = time.perf_counter(), -math.inf, []
     for number, case in enumerate(equation.cases(seed, cases)):
-        found_by = {equation.check: equation.check(case)}
-        worst = max(worst, _worst(equation, found_by[equation.check]))
+        found = {"formula": equation.check(case)}
+        worst = max(worst, _worst(equation, found["formula"]))
         if equation.library and number < LIBRARY_CASES:
-            found_by[equation.library] = equation.library(case)
-        for formula, links in found_by.items():
-            found = first_failure(links)
-            if found:
-                failures.append(f"case {number} of seed {seed}: {formula.__name__}: {found}")
+            found["library"] = equation.library(case)
+        for which, links in found.items():
+            if failure := first_failure(links):
+                failures.append(f"case {number} of seed {seed}: {which}: {failure}")
     at_equality = list(at_equality_cases(equation, equation.check, seed))
     attained = max((gap for gap, _ in at_equality), default=math.nan)
     failures += [failure for _, failure in at_equality if failure]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from flatlib.lab.equations.cases import (
     mean,
     participation_ratio,
 )
-from flatlib.lab.equations.checking import Equation, Link, Tight
+from flatlib.lab.equations.checking import Equation, Formula, Link, Tight
 from flatlib.measurement import measure
 from flatlib.sides import residual_term
 
@@ -28,13 +30,49 @@ ROUNDING_FLOOR = 1e-6  # relative, of float64 differences of outputs
 GROUPS = 40  # of the propagated samples, for the jackknife
 RHO = 1e-7
 
+EQUATIONS: list[Equation] = []
 
+
+def _state(heading, kind, statement, assumptions, **options) -> Callable[[Formula], Formula]:
+    """Enter a statement, whose check is the function below; its heading is as in `inequalities`."""
+
+    def enter(check: Formula) -> Formula:
+        code = inspect.getsource(check)
+        code = code[code.index("def ") :]
+        EQUATIONS.append(
+            Equation(*heading, statement, assumptions, kind, check, code=code, **options)
+        )
+        return check
+
+    return enter
+
+
+@_state(
+    ("1", "The network", "Sec. 2"),
+    "definition",
+    r"y=f(x;\theta),\qquad f(x;\theta)=W_L\,a(\cdots a(W_1x+b_1)\cdots)+b_L",
+    ("Checked for fully connected networks, the paper's MLP among them.",),
+)
 def network(c: Case) -> list[Link]:
     """The module's output against matrix products written out by hand."""
     y = c.net(c.x)
     return [(y, "=", c.f(c.x), y.abs().max())]
 
 
+def _library_trace(c: Case) -> list[Link]:
+    H = c.hessian_at_targets
+    found = sharpness.hessian_trace(c.net, c.x, c.y).estimate
+    return [(found, "=", H.trace(), H.diagonal().abs().sum())]
+
+
+@_state(
+    ("2", "Sharpness is the trace of the Hessian", "Sec. 2"),
+    "definition",
+    r"S(\theta)=\operatorname{Tr}H,\qquad H=\nabla^2_\theta L(\theta),\quad "
+    r"L=\frac1{2n}\sum_{i=1}^n\lVert f(x_i)-y_i\rVert_2^2",
+    (SMOOTH,),
+    library=_library_trace,
+)
 def sharpness_is_trace(c: Case) -> list[Link]:
     """The loss's curvatures along single parameters, summed, against two Hessians.
 
@@ -48,21 +86,34 @@ def sharpness_is_trace(c: Case) -> list[Link]:
     ]
 
 
-def _library_trace(c: Case) -> list[Link]:
-    H = c.hessian_at_targets
-    found = sharpness.hessian_trace(c.net, c.x, c.y).estimate
-    return [(found, "=", H.trace(), H.diagonal().abs().sum())]
-
-
+@_state(
+    ("3", "Sharpness at interpolation", "Sec. 2"),
+    "identity",
+    r"S(\theta^*)=\frac1n\sum_{i=1}^n\lVert\nabla_\theta f(x_i,\theta^*)\rVert_F^2",
+    (INTERPOLATES, SMOOTH),
+    draw=draw_interpolating,
+    library=lambda c: [(measure(c.net, c.x).sharpness, "=", c.S)],
+)
 def sharpness_at_interpolation(c: Case) -> list[Link]:
     """The explicit Hessian where y_i = f(x_i), against squared gradient norms."""
     return [(c.hessian_at_targets.trace(), "=", mean(c.grad_theta_F**2))]
 
 
-def _library_sharpness(c: Case) -> list[Link]:
-    return [(measure(c.net, c.x).sharpness, "=", c.S)]
+def _library_gap(c: Case) -> list[Link]:
+    gap = residual_term(c)
+    return [(sharpness.sharpness_gap(c.net, c.x, c.y), "=", gap, c.S + gap.abs())]
 
 
+@_state(
+    ("15", "Sharpness near interpolation", "App. A, Lemma A.1"),
+    "identity",
+    r"S(\theta)=\frac1n\sum_{i=1}^n\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2"
+    r"+O(\varepsilon),\qquad O(\varepsilon)=\frac1n\sum_{i=1}^n\sum_{j=1}^m"
+    r"(f(x_i)-y_i)^\top\frac{\partial^2f(x_i)}{\partial\theta_j^2}",
+    ("S is the trace of the Hessian here, at any parameters.", SMOOTH),
+    draw=draw_curved,
+    library=_library_gap,
+)
 def sharpness_near_interpolation(c: Case) -> list[Link]:
     """The gap is the residual term, and halving the residual halves it: it is O(epsilon)."""
     TrH, gap = c.hessian_at_targets.trace(), residual_term(c)
@@ -71,32 +122,26 @@ def sharpness_near_interpolation(c: Case) -> list[Link]:
     return [(TrH, "=", c.S + gap, scale), (halfway - c.S, "=", (TrH - c.S) / 2, scale)]
 
 
-def _library_gap(c: Case) -> list[Link]:
-    gap = residual_term(c)
-    return [(sharpness.sharpness_gap(c.net, c.x, c.y), "=", gap, c.S + gap.abs())]
-
-
 def tangent_kernel(c: Case) -> Tensor:
     """K, an (n N) x (n N) matrix: inner products of the outputs' parameter gradients."""
     gradients = c.grad_theta.flatten(0, 1)
     return gradients @ gradients.T
 
 
+@_state(
+    ("N.1", "Sharpness is the trace of the tangent kernel", "Ours"),
+    "identity",
+    r"S(\theta^*)=\frac1n\operatorname{Tr}K,\qquad "
+    r"K_{(i,k),(j,l)}=\nabla_\theta f_k(x_i)\cdot\nabla_\theta f_l(x_j)",
+    (INTERPOLATES, SMOOTH),
+    draw=draw_interpolating,
+    applies=lambda c: bool(c.S > 0),
+)
 def sharpness_is_kernel_trace(c: Case) -> list[Link]:
     """S, the kernel's trace, and its eigenvalues' sum."""
     K = tangent_kernel(c)
     TrH = c.hessian_at_targets.trace()
     return [(TrH, "=", K.trace() / c.n), (TrH, "=", torch.linalg.eigvalsh(K).sum() / c.n)]
-
-
-def linear_stability(c: Case) -> list[Link]:
-    """Both equalities and the inequality of (4), sample by sample."""
-    largest = c.norm_W_2 * c.J_F
-    return [
-        (c.grad_W_F, "=", c.J_F * c.norm_x),
-        (c.grad_x, "=", c.J @ c.W, largest[:, None, None]),
-        (c.J_2 * c.norm_x, "<=", c.J_F * c.norm_x),
-    ]
 
 
 def _library_norms(c: Case) -> list[Link]:
@@ -107,6 +152,25 @@ def _library_norms(c: Case) -> list[Link]:
     ]
 
 
+@_state(
+    ("4", "The linear-stability trick", "Sec. 2"),
+    "identity",
+    r"\lVert\nabla_Wf\rVert_F=\lVert J\rVert_F\lVert x\rVert_2"
+    r"\ge\lVert J\rVert_2\lVert x\rVert_2,\qquad\nabla_xf=W^\top J",
+    (DENSE, "Gradients are in the paper's convention: J is H x N.", SMOOTH),
+    tight=(Tight(tight.neuron, (2,)), Tight(tight.rank_one, (2,))),
+    library=_library_norms,
+)
+def linear_stability(c: Case) -> list[Link]:
+    """Both equalities and the inequality of (4), sample by sample."""
+    largest = c.norm_W_2 * c.J_F
+    return [
+        (c.grad_W_F, "=", c.J_F * c.norm_x),
+        (c.grad_x, "=", c.J @ c.W, largest[:, None, None]),
+        (c.J_2 * c.norm_x, "<=", c.J_F * c.norm_x),
+    ]
+
+
 def resolved(c: Case) -> bool:
     """Whether the first sample's ball moves the output by far more than rounding."""
     moved, alpha = c.ball
@@ -114,6 +178,19 @@ def resolved(c: Case) -> bool:
     return float(c.grad_x_F[0]) * math.sqrt(alpha) > 1e-9 * size and bool(moved.any())
 
 
+@_state(
+    (
+        "8",
+        "First-order propagation",
+        "Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): the paper prints the "
+        "gradient without its transpose and the equation without its remainder",
+    ),
+    "definition",
+    r"f(x)=f(\bar x)+\nabla_xf(\bar x,\theta^*)^\top(x-\bar x)"
+    r"+o(\lVert x-\bar x\rVert)\qquad(x\sim\mathcal N(\bar x,\alpha I),\ \alpha\to0)",
+    (SMOOTH, "Checked by finite differences, along every axis of the input."),
+    applies=resolved,
+)
 def first_order(c: Case) -> list[Link]:
     """(8): what small steps along every axis do to the output, divided by their lengths."""
     slope, error = c.along_the_axes
@@ -121,6 +198,23 @@ def first_order(c: Case) -> list[Link]:
     return [(slope, "~", J, error + ROUNDING_FLOOR * J.norm())]
 
 
+@_state(
+    (
+        "9",
+        "Covariance of the propagated ball",
+        "Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): the paper prints the "
+        "factors in the other order, and a limit without the division by alpha, which is 0",
+    ),
+    "definition",
+    r"C_f^{\lim}=\lim_{\alpha\to0}\tfrac1\alpha\,C_{f(\mathcal B_\alpha)}"
+    r"=\nabla_xf(\bar x,\theta^*)^\top\nabla_xf(\bar x,\theta^*)",
+    (
+        SMOOTH,
+        "The gradient convention of (4): the product is N x N.",
+        "Checked by finite differences, from points whose covariance is alpha I exactly.",
+    ),
+    applies=resolved,
+)
 def limit_covariance(c: Case) -> list[Link]:
     """(9): the covariance, over alpha, of the image of points with covariance alpha I."""
     slope, error = c.along_the_axes
@@ -135,20 +229,24 @@ def volume(c: Case) -> Tensor:
     return c.sigma.prod(dim=1)
 
 
+def _library_volume(c: Case) -> list[Link]:
+    scale = (c.grad_x_F**2 / c.N) ** (c.N / 2)
+    return [(measure(c.net, c.x).log_volume.exp(), "=", volume(c), scale)]
+
+
+@_state(
+    ("10", "Local volumetric ratio", "Sec. 3.1"),
+    "definition",
+    r"d\mathrm{Vol}=\sqrt{\det(\nabla_xf^\top\nabla_xf)}=\prod_{k=1}^N\sigma_k",
+    (NO_MORE_OUTPUTS, "A rank-deficient Jacobian has volume 0.", SMOOTH),
+    library=_library_volume,
+)
 def local_volume(c: Case) -> list[Link]:
     """(10), squared: the Gram determinant against the QR factor and the singular values."""
     gram = torch.linalg.det(c.grad_x @ c.grad_x.mT)
     edges = torch.linalg.qr(c.grad_x.mT).R.diagonal(dim1=1, dim2=2)
     scale = (c.grad_x_F**2 / c.N) ** c.N
-    return [
-        (gram, "=", edges.prod(dim=1) ** 2, scale),
-        (gram, "=", c.sigma.prod(dim=1) ** 2, scale),
-    ]
-
-
-def _library_volume(c: Case) -> list[Link]:
-    scale = (c.grad_x_F**2 / c.N) ** (c.N / 2)
-    return [(measure(c.net, c.x).log_volume.exp(), "=", volume(c), scale)]
+    return [(gram, "=", each**2, scale) for each in (edges.prod(dim=1), volume(c))]
 
 
 def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,10 +260,24 @@ def _sampled_dimensionality(moved: Tensor) -> tuple[Tensor, Tensor]:
     return estimate, variance.sqrt()
 
 
+@_state(
+    ("14", "Local dimensionality", "Sec. 3.3"),
+    "definition",
+    r"D_{\mathrm{PR}}=\frac{\operatorname{Tr}[C_f^{\lim}]^2}"
+    r"{\operatorname{Tr}[(C_f^{\lim})^2]}="
+    r"\Big(\frac{\lVert\lambda\rVert_1}{\lVert\lambda\rVert_2}\Big)^2\in[1,\operatorname{rank}]",
+    (
+        MOVING,
+        "lambda are the eigenvalues of C.",
+        SMOOTH,
+        "Sampled: the propagated ball's ratio agrees within its own standard error.",
+    ),
+    applies=resolved,
+    library=lambda c: [(measure(c.net, c.x).local_dimensionality, "=", c.D_PR)],
+)
 def dimensionality(c: Case) -> list[Link]:
     """(14): traces against eigenvalues, its range, and the propagated Gaussian ball."""
-    C = c.grad_x @ c.grad_x.mT
-    D_PR, eigenvalues = participation_ratio(C), c.sigma**2
+    D_PR, eigenvalues = c.D_PR, c.sigma**2
     by_norms = (eigenvalues.sum(dim=1) / eigenvalues.norm(dim=1)) ** 2
     rank = (c.sigma > 1e-12 * c.sigma[:, :1]).sum(dim=1)
     estimate, error = _sampled_dimensionality(c.ball[0])
@@ -177,11 +289,6 @@ def dimensionality(c: Case) -> list[Link]:
         (D_PR, "<=", rank),
         (estimate, "~", D_PR[0], error),
     ]
-
-
-def _library_dimensionality(c: Case) -> list[Link]:
-    found = measure(c.net, c.x).local_dimensionality
-    return [(found, "=", participation_ratio(c.grad_x @ c.grad_x.mT))]
 
 
 def off_kinks(c: Case) -> bool:
@@ -204,6 +311,21 @@ def _mean_rise(c: Case) -> Tensor:
     return rise(delta).sum() / RHO**2
 
 
+@_state(
+    ("N.13", "Elementwise-adaptive sharpness", "Later versions"),
+    "identity",
+    r"\mathbb E_{\delta\sim\mathcal N(0,\rho^2\operatorname{diag}\theta^2)}"
+    r"[L(\theta+\delta)-L(\theta)]=\frac{\rho^2}{2n}\sum_i"
+    r"\lVert\theta\odot\nabla_\theta f(x_i)\rVert_F^2+o(\rho^2)",
+    (
+        INTERPOLATES,
+        SMOOTH,
+        "Exact for the loss's quadratic part; the rise itself is checked by finite differences.",
+    ),
+    draw=draw_interpolating,
+    applies=off_kinks,
+    library=lambda c: [(sharpness.adaptive_sharpness(c.net, c.x), "=", adaptive_energy(c))],
+)
 def adaptive_expectation(c: Case) -> list[Link]:
     """N.13 over rho^2: the Hessian's expectation exactly, the loss's rise by finite differences."""
     energy, H = adaptive_energy(c) / 2, c.hessian_at_targets
@@ -211,154 +333,3 @@ def adaptive_expectation(c: Case) -> list[Link]:
     m, rounding = len(c.theta), 1e-16 * c.f(c.x).norm() / RHO
     floor = 1e-4 * energy + rounding * (m * rounding + (m * energy).sqrt())
     return [(scaled.trace() / 2, "=", energy), (_mean_rise(c), "~", energy, floor)]
-
-
-def _library_adaptive(c: Case) -> list[Link]:
-    return [(sharpness.adaptive_sharpness(c.net, c.x), "=", adaptive_energy(c))]
-
-
-EQUATIONS = (
-    Equation(
-        label="1",
-        name="The network",
-        statement=r"y=f(x;\theta),\qquad f(x;\theta)=W_L\,a(\cdots a(W_1x+b_1)\cdots)+b_L",
-        where="Sec. 2",
-        assumptions=("Checked for fully connected networks, the paper's MLP among them.",),
-        kind="definition",
-        check=network,
-    ),
-    Equation(
-        label="2",
-        name="Sharpness is the trace of the Hessian",
-        statement=r"S(\theta)=\operatorname{Tr}H,\qquad H=\nabla^2_\theta L(\theta),\quad "
-        r"L=\frac1{2n}\sum_{i=1}^n\lVert f(x_i)-y_i\rVert_2^2",
-        where="Sec. 2",
-        assumptions=(SMOOTH,),
-        kind="definition",
-        check=sharpness_is_trace,
-        library=_library_trace,
-    ),
-    Equation(
-        label="3",
-        name="Sharpness at interpolation",
-        statement=r"S(\theta^*)=\frac1n\sum_{i=1}^n\lVert\nabla_\theta f(x_i,\theta^*)\rVert_F^2",
-        where="Sec. 2",
-        assumptions=(INTERPOLATES, SMOOTH),
-        kind="identity",
-        check=sharpness_at_interpolation,
-        draw=draw_interpolating,
-        library=_library_sharpness,
-    ),
-    Equation(
-        label="15",
-        name="Sharpness near interpolation",
-        statement=r"S(\theta)=\frac1n\sum_{i=1}^n\lVert\nabla_\theta f(x_i,\theta)\rVert_F^2"
-        r"+O(\varepsilon),\qquad O(\varepsilon)=\frac1n\sum_{i=1}^n\sum_{j=1}^m"
-        r"(f(x_i)-y_i)^\top\frac{\partial^2f(x_i)}{\partial\theta_j^2}",
-        where="App. A, Lemma A.1",
-        assumptions=("S is the trace of the Hessian here, at any parameters.", SMOOTH),
-        kind="identity",
-        check=sharpness_near_interpolation,
-        draw=draw_curved,
-        library=_library_gap,
-    ),
-    Equation(
-        label="N.1",
-        name="Sharpness is the trace of the tangent kernel",
-        statement=r"S(\theta^*)=\frac1n\operatorname{Tr}K,\qquad "
-        r"K_{(i,k),(j,l)}=\nabla_\theta f_k(x_i)\cdot\nabla_\theta f_l(x_j)",
-        where="Ours",
-        assumptions=(INTERPOLATES, SMOOTH),
-        kind="identity",
-        check=sharpness_is_kernel_trace,
-        draw=draw_interpolating,
-        applies=lambda c: bool(c.S > 0),
-    ),
-    Equation(
-        label="4",
-        name="The linear-stability trick",
-        statement=r"\lVert\nabla_Wf\rVert_F=\lVert J\rVert_F\lVert x\rVert_2"
-        r"\ge\lVert J\rVert_2\lVert x\rVert_2,\qquad\nabla_xf=W^\top J",
-        where="Sec. 2",
-        assumptions=(DENSE, "Gradients are in the paper's convention: J is H x N.", SMOOTH),
-        kind="identity",
-        check=linear_stability,
-        library=_library_norms,
-        tight=(Tight(tight.neuron, (2,)), Tight(tight.rank_one, (2,))),
-    ),
-    Equation(
-        label="8",
-        name="First-order propagation",
-        statement=r"f(x)=f(\bar x)+\nabla_xf(\bar x,\theta^*)^\top(x-\bar x)"
-        r"+o(\lVert x-\bar x\rVert)\qquad(x\sim\mathcal N(\bar x,\alpha I),\ \alpha\to0)",
-        where="Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): the paper prints the "
-        "gradient without its transpose and the equation without its remainder",
-        assumptions=(SMOOTH, "Checked by finite differences, along every axis of the input."),
-        kind="definition",
-        check=first_order,
-        applies=resolved,
-    ),
-    Equation(
-        label="9",
-        name="Covariance of the propagated ball",
-        statement=r"C_f^{\lim}=\lim_{\alpha\to0}\tfrac1\alpha\,C_{f(\mathcal B_\alpha)}"
-        r"=\nabla_xf(\bar x,\theta^*)^\top\nabla_xf(\bar x,\theta^*)",
-        where="Sec. 3.1; corrected, see [Errata](chapters/09-errata.ipynb): the paper prints the "
-        "factors in the other order, and a limit without the division by alpha, which is 0",
-        assumptions=(
-            SMOOTH,
-            "The gradient convention of (4): the product is N x N.",
-            "Checked by finite differences, from points whose covariance is alpha I exactly.",
-        ),
-        kind="definition",
-        check=limit_covariance,
-        applies=resolved,
-    ),
-    Equation(
-        label="10",
-        name="Local volumetric ratio",
-        statement=r"d\mathrm{Vol}=\sqrt{\det(\nabla_xf^\top\nabla_xf)}=\prod_{k=1}^N\sigma_k",
-        where="Sec. 3.1",
-        assumptions=(NO_MORE_OUTPUTS, "A rank-deficient Jacobian has volume 0.", SMOOTH),
-        kind="definition",
-        check=local_volume,
-        library=_library_volume,
-    ),
-    Equation(
-        label="14",
-        name="Local dimensionality",
-        statement=r"D_{\mathrm{PR}}=\frac{\operatorname{Tr}[C_f^{\lim}]^2}"
-        r"{\operatorname{Tr}[(C_f^{\lim})^2]}="
-        r"\Big(\frac{\lVert\lambda\rVert_1}{\lVert\lambda\rVert_2}\Big)^2\in[1,\operatorname{rank}]",
-        where="Sec. 3.3",
-        assumptions=(
-            MOVING,
-            "lambda are the eigenvalues of C.",
-            SMOOTH,
-            "Sampled: the propagated ball's ratio agrees within its own standard error.",
-        ),
-        kind="definition",
-        check=dimensionality,
-        library=_library_dimensionality,
-        applies=resolved,
-    ),
-    Equation(
-        label="N.13",
-        name="Elementwise-adaptive sharpness",
-        statement=r"\mathbb E_{\delta\sim\mathcal N(0,\rho^2\operatorname{diag}\theta^2)}"
-        r"[L(\theta+\delta)-L(\theta)]=\frac{\rho^2}{2n}\sum_i"
-        r"\lVert\theta\odot\nabla_\theta f(x_i)\rVert_F^2+o(\rho^2)",
-        where="Later versions",
-        assumptions=(
-            INTERPOLATES,
-            SMOOTH,
-            "Exact for the loss's quadratic part; the rise itself is checked by finite "
-            "differences.",
-        ),
-        kind="identity",
-        check=adaptive_expectation,
-        draw=draw_interpolating,
-        applies=off_kinks,
-        library=_library_adaptive,
-    ),
-)
