@@ -1,7 +1,8 @@
-"""What a benchmark ran on, a process of its own to run in, and the file of what it found."""
+"""What a benchmark is asked for and runs on, a process of its own, and the file of its record."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -31,9 +32,19 @@ def environment() -> dict:
     }
 
 
-def write_record(path: str, record: dict) -> None:
-    """Put a record into a file, as JSON."""
-    Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+def arguments(docstring: str, words: list[str] | None, **numbers: float) -> argparse.Namespace:
+    """Options of a benchmark: its numbers, each with its default, and ``--output``."""
+    parser = argparse.ArgumentParser(description=docstring.splitlines()[0])
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    parser.add_argument("--output", help="file to write the record to, as JSON")
+    return parser.parse_args(words)
+
+
+def write_record(path: str | None, record: dict) -> None:
+    """Put a record into a file, as JSON, if one was asked for."""
+    if path:
+        Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def high_water_mark() -> float:

@@ -9,19 +9,19 @@ does. Everything runs on one thread.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy
 import torch
 from torch import nn
 
 import flatlib
-from benchmarks.environment import environment, write_record
+from benchmarks.environment import arguments, environment, write_record
 from benchmarks.measuring import floor
+from benchmarks.rounds import interleaved, processor_seconds
 from flatlib.lab.data import vision
 
 
@@ -58,13 +58,6 @@ NETWORKS = {  # network, samples, shape of a sample, the most that is aimed at
 SAMPLES, OUTPUTS = (25, 50, 100, 200, 400), (5, 10, 20, 40, 80)
 
 
-def processor_seconds(run: Callable[[], object]) -> float:
-    """Processor seconds of one run."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def over_floor(name: str, rounds: int) -> dict:
     """Medians of interleaved runs."""
     make, n, shape, aim = NETWORKS[name]
@@ -75,12 +68,7 @@ def over_floor(name: str, rounds: int) -> dict:
         "measure": lambda: flatlib.measure(net, x),
         "floor": lambda: floor(double, x.double()),
     }
-    times: dict[str, list[float]] = {label: [] for label in runs}
-    for run in runs.values():
-        run()  # warm up
-    for _ in range(rounds):
-        for label, run in runs.items():
-            times[label].append(processor_seconds(run))
+    times = interleaved(runs, rounds, processor_seconds)
     medians = {label: statistics.median(values) for label, values in times.items()}
     return {
         "network": name,
@@ -95,12 +83,9 @@ def growth(rounds: int) -> dict:
     """The exponents of n and of N in the time of an MLP, by least squares of logarithms."""
 
     def exponent(sizes: tuple[int, ...], setting: Callable[[int], tuple]) -> float:
-        settings = [setting(size) for size in sizes]
-        times = [[] for _ in sizes]
-        for _ in range(rounds + 1):
-            for own, (net, x) in zip(times, settings, strict=True):
-                own.append(processor_seconds(lambda net=net, x=x: flatlib.measure(net, x)))
-        medians = [statistics.median(own[1:]) for own in times]  # the first runs warm up
+        runs = {size: partial(flatlib.measure, *setting(size)) for size in sizes}
+        times = interleaved(runs, rounds, processor_seconds)
+        medians = [statistics.median(times[size]) for size in sizes]
         return float(numpy.polyfit(numpy.log(sizes), numpy.log(medians), 1)[0])
 
     def of_samples(n: int) -> tuple[nn.Module, torch.Tensor]:
@@ -119,15 +104,12 @@ def growth(rounds: int) -> dict:
 
 def main(words: list[str] | None = None) -> None:
     """Run every setting, print a line each, and write the record if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", help="file to write the record to, as JSON")
-    arguments = parser.parse_args(words)
+    options = arguments(__doc__, words, rounds=5)
     torch.set_num_threads(1)
     vision.datasets()  # torchvision imports beside any build of torch after this
     record = {"environment": environment(), "settings": []}
     for name in NETWORKS:
-        found = over_floor(name, arguments.rounds)
+        found = over_floor(name, options.rounds)
         record["settings"].append(found)
         seconds = found["median_processor_seconds"]
         print(
@@ -135,13 +117,12 @@ def main(words: list[str] | None = None) -> None:
             f"floor (aimed at: {found['aim']} x)",
             flush=True,
         )
-    record["growth"] = growth(arguments.rounds)
+    record["growth"] = growth(options.rounds)
     print(
         f"time grows as n^{record['growth']['exponent_of_samples']:.2f} and "
         f"N^{record['growth']['exponent_of_outputs']:.2f}"
     )
-    if arguments.output:
-        write_record(arguments.output, record)
+    write_record(options.output, record)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,18 @@ the processor's, since the clock's depend on what else the machine does.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
 
 import flatlib
-from benchmarks.environment import environment, high_water_mark, in_own_process, write_record
+from benchmarks.environment import (
+    arguments,
+    environment,
+    high_water_mark,
+    in_own_process,
+    write_record,
+)
 from flatlib.lab.data import vision
 
 PIXELS = 224
@@ -46,17 +51,14 @@ def measured() -> dict:
 
 def main(words: list[str] | None = None) -> None:
     """Run it, print a line, and write the record if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", help="file to write the record to, as JSON")
-    arguments = parser.parse_args(words)
+    options = arguments(__doc__, words)
     found = in_own_process(measured)
     print(
         f"ResNet-18, one image: {found['processor_seconds']:.0f} s, peak "
         f"{found['peak_megabytes']:.0f} MB (its Jacobian: "
         f"{found['megabytes_of_one_jacobian']:.0f} MB)"
     )
-    if arguments.output:
-        write_record(arguments.output, {"environment": environment(), "settings": [found]})
+    write_record(options.output, {"environment": environment(), "settings": [found]})
 
 
 if __name__ == "__main__":

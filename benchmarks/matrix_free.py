@@ -9,13 +9,18 @@ since the clock's depend on what else the machine does.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
 
 import flatlib
-from benchmarks.environment import environment, high_water_mark, in_own_process, write_record
+from benchmarks.environment import (
+    arguments,
+    environment,
+    high_water_mark,
+    in_own_process,
+    write_record,
+)
 from flatlib.lab.data import vision
 
 SAMPLES, PIXELS = 2, 224
@@ -53,19 +58,14 @@ def _measured(probes: int, tolerance: float) -> dict:
 
 def main(words: list[str] | None = None) -> None:
     """Run it, print a line, and write the record if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--probes", type=int, default=2)
-    parser.add_argument("--tolerance", type=float, default=5e-2)
-    parser.add_argument("--output", help="file to write the record to, as JSON")
-    arguments = parser.parse_args(words)
-    found = in_own_process(_measured, arguments.probes, arguments.tolerance)
+    options = arguments(__doc__, words, probes=2, tolerance=5e-2)
+    found = in_own_process(_measured, options.probes, options.tolerance)
     print(
         f"ViT-B/16, {found['samples']} images: {found['products']} products in "
         f"{found['processor_seconds']:.0f} s, peak {found['peak_megabytes']:.0f} MB (one Jacobian: "
         f"{found['megabytes_of_one_jacobian']:.0f} MB)"
     )
-    if arguments.output:
-        write_record(arguments.output, {"environment": environment(), "settings": [found]})
+    write_record(options.output, {"environment": environment(), "settings": [found]})
 
 
 if __name__ == "__main__":

@@ -8,17 +8,22 @@ them; medians and their ratios are reported. Everything runs on one thread in fl
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 import flatlib
-from benchmarks.environment import environment, high_water_mark, in_own_process, write_record
+from benchmarks.environment import (
+    arguments,
+    environment,
+    high_water_mark,
+    in_own_process,
+    write_record,
+)
+from benchmarks.rounds import interleaved, wall_seconds
 from flatlib import operators
 
 NETWORKS = {
@@ -130,24 +135,9 @@ def _extended(net: nn.Module) -> nn.Module:
     return extend(copy.deepcopy(net))
 
 
-def seconds(run: Callable[[], None]) -> float:
-    """Wall seconds of one run."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def compare(name: str, n: int, rounds: int) -> dict:
     """Medians of interleaved runs, and ratios of ``measure`` to the others."""
-    contenders = setting(name, n)
-    times: dict[str, list[float]] = {label: [] for label in contenders}
-    for label, run in contenders.items():
-        if label not in SLOW:
-            run()  # warm up
-    for round_ in range(rounds):
-        for label, run in contenders.items():
-            if label not in SLOW or round_ < 3:
-                times[label].append(seconds(run))
+    times = interleaved(setting(name, n), rounds, wall_seconds, SLOW)
     medians = {label: statistics.median(values) for label, values in times.items()}
     return {
         "network": name,
@@ -175,15 +165,12 @@ def _peak(name: str, n: int) -> float:
 
 def main(words: list[str] | None = None) -> None:
     """Run every setting, print a table, and write the record if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", help="file to write the record to, as JSON")
-    arguments = parser.parse_args(words)
+    options = arguments(__doc__, words, rounds=7)
     torch.set_num_threads(1)
     record = {"environment": environment(), "settings": []}
     for name in NETWORKS:
         for n in SAMPLES:
-            found = compare(name, n, arguments.rounds)
+            found = compare(name, n, options.rounds)
             record["settings"].append(found)
             print(
                 f"{name:6} n={n:<4} measure {1e3 * found['median_seconds']['measure']:7.1f} ms"
@@ -195,8 +182,7 @@ def main(words: list[str] | None = None) -> None:
                 f" peak +{found['peak_megabytes_above_start']:.0f} MB",
                 flush=True,
             )
-    if arguments.output:
-        write_record(arguments.output, record)
+    write_record(options.output, record)
 
 
 if __name__ == "__main__":

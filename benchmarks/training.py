@@ -9,7 +9,6 @@ is measured there.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import statistics
 import time
@@ -21,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import flatlib
-from benchmarks.environment import environment, write_record
+from benchmarks.environment import arguments, environment, write_record
+from benchmarks.rounds import interleaved
 from flatlib.lab.training import Trainer
 from flatlib.lab.training.layout import contiguous_for
 from flatlib.lab.training.replay import exact_convolutions
@@ -82,13 +82,9 @@ def compare(name: str, device: str, threads: int, rounds: int) -> dict:
     """Medians over interleaved rounds, in milliseconds per network and step."""
     torch.set_num_threads(threads)
     entered = contenders(name, device)
-    seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in entered}
+    runs = {label: run for label, (_, run) in entered.items()}
     with exact_convolutions():
-        for round_ in range(rounds + 1):
-            for label, (_, run) in entered.items():
-                found = timed(run, device)
-                if round_:  # the first round warms up
-                    seconds[label].append(found)
+        seconds = interleaved(runs, rounds, partial(timed, device=device))
     medians = {
         label: [
             1e3 * statistics.median(column) / (entered[label][0] * STEPS[device])
@@ -110,10 +106,7 @@ def compare(name: str, device: str, threads: int, rounds: int) -> dict:
 
 def main(words: list[str] | None = None) -> None:
     """Run every setting in a process of its own, print a table, and write the record if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", help="file to write the record to, as JSON")
-    arguments = parser.parse_args(words)
+    options = arguments(__doc__, words, rounds=9)
     settings = [(name, "cpu", threads) for name in NETWORKS for threads in (1, 2)]
     if torch.cuda.is_available():
         settings += [(name, "cuda", 1) for name in NETWORKS]
@@ -121,7 +114,7 @@ def main(words: list[str] | None = None) -> None:
     context = multiprocessing.get_context("spawn")
     for setting in settings:
         with context.Pool(1) as pool:
-            found = pool.apply(compare, (*setting, arguments.rounds))
+            found = pool.apply(compare, (*setting, options.rounds))
         record["settings"].append(found)
         walls = found["wall_milliseconds"]
         print(
@@ -132,8 +125,7 @@ def main(words: list[str] | None = None) -> None:
             ),
             flush=True,
         )
-    if arguments.output:
-        write_record(arguments.output, record)
+    write_record(options.output, record)
 
 
 if __name__ == "__main__":
