@@ -118,10 +118,7 @@ def _code(inequality: Inequality) -> str:
 
 def _equation(inequality: Inequality) -> Equation:
     return Equation(
-        label=inequality.label,
-        name=inequality.name,
-        statement=inequality.statement,
-        where=inequality.where,
+        *(inequality.label, inequality.name, inequality.where, inequality.statement),
         assumptions=inequality.assumptions,
         kind="inequality",
         check=formula_of(inequality),

@@ -26,9 +26,11 @@ from torch import Tensor
 from flatlib.lab.equations.assumptions import MET
 from flatlib.lab.equations.cases import draw
 
-IDENTITY_TOLERANCE = 1e-9  # relative
-ROUNDING = 1e-12  # relative: some thousands of float64 operations, powers up to 6
-ERRORS = 6.0  # some thousands of entries a check: one false alarm in a thousand runs
+ALLOWED = {  # by relation, the largest excess that passes
+    "=": 1e-9,  # relative
+    "<=": 1e-12,  # relative: some thousands of float64 operations, powers up to 6
+    "~": 6.0,  # errors, for some thousands of entries a check: one false alarm in a thousand runs
+}
 EQUALITY_DRAWS = 3  # random versions of each equality case
 MOST_UNMET = 300  # cases in a row; of those drawn one in three or more meets any assumptions
 LIBRARY_CASES = 25  # at which the library's own numbers are compared as well
@@ -158,11 +160,6 @@ def _excess(lhs: Any, relation: str, rhs: Any, scale: Any = None) -> float:
     return float(relative.nan_to_num(nan=math.inf).max())
 
 
-def allowed(relation: str) -> float:
-    """The largest excess that passes."""
-    return {"=": IDENTITY_TOLERANCE, "<=": ROUNDING, "~": ERRORS}[relation]
-
-
 def _gap(link: Link, logarithmic: bool) -> float:
     """Relative distance of the two sides at an equality case; they may not vanish."""
     lhs, _, rhs, *scale = link
@@ -175,7 +172,7 @@ def first_failure(links: list[Link]) -> str:
     """The first link that is further off than it may be, in words."""
     for position, link in enumerate(links):
         excess = _excess(*link)
-        if not excess <= allowed(link[1]):
+        if not excess <= ALLOWED[link[1]]:
             return f"link {position} ({link[1]}) is off by {excess:.3g}"
     return ""
 
@@ -190,7 +187,7 @@ def at_equality_cases(
             links = formula(case)
             gap = max(_gap(links[position], equation.logarithmic) for position in family.links)
             failure = first_failure(links)
-            if gap > IDENTITY_TOLERANCE:
+            if gap > ALLOWED["="]:
                 failure = f"missed by {gap:.3g}"
             yield gap, failure and f"equality case {family.make.__name__}: {failure}"
 
