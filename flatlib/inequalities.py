@@ -132,8 +132,8 @@ _of_convolutions = partial(
 _of_vectors = partial(_state, cases="vectors")
 
 # Where S is computed as the trace of the Hessian, this is Eq. (3), in logarithms.
-IS_SHARPNESS = Step(
-    lambda q: sides.log(q.grad_theta_energy.mean()), lambda q: sides.log(q.sharpness), relation="="
+IS_SHARPNESS = _equal(
+    lambda q: sides.log(q.grad_theta_energy.mean()), lambda q: sides.log(q.sharpness)
 )
 
 _state(

@@ -26,10 +26,10 @@ def _linear(weight: Tensor, fixed: bool = False) -> nn.Linear:
     return layer
 
 
-def _case(net: nn.Sequential, x: Tensor, draws: Draws, k: float | None = None) -> Case:
+def _case(net: nn.Sequential, x: Tensor, draws: Draws) -> Case:
     with torch.no_grad():
         y = net(x)
-    return Case(net, x, y, k=draws.uniform(1, 6).item() if k is None else k)
+    return Case(net, x, y, k=draws.uniform(1, 6).item())
 
 
 def _neuron(draws: Draws, N: int, live: int, dead: int) -> Case:
