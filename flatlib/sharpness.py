@@ -277,26 +277,12 @@ def hessian_trace(
     >>> hessian_trace(net, torch.tensor([[3.0, 4.0]]), torch.zeros(1, 1)).estimate
     25.0
     """
-    if method not in ("exact", "hutchinson"):
-        raise ValueError(f'method must be "exact" or "hutchinson", got {method!r}')
-    given = {
-        "seed": seed,
-        "target_standard_error": target_standard_error,
-        "max_probes": max_probes,
-    }
-    for name, value in given.items():
-        check_number(name, value, whole=name != "target_standard_error")
-    unused = [name for name, value in given.items() if value is not None]
-    if method == "exact" and unused:
-        raise ValueError(
-            f'{unused[0]} is for random signs, and method="exact" draws none; leave it out, or '
-            'pass method="hutchinson"'
-        )
-    if target_standard_error is not None and not target_standard_error > 0:
-        raise ValueError(f"target_standard_error must be positive, got {target_standard_error}")
-    max_probes = MAXIMUM_PROBES if max_probes is None else max_probes
-    if max_probes < MINIMUM_PROBES:
-        raise ValueError(f"max_probes must be at least {MINIMUM_PROBES}, got {max_probes}")
+    _check_settings(
+        method,
+        seed=seed,
+        target_standard_error=target_standard_error,
+        max_probes=max_probes,
+    )
     with float64_network(net) as network, progress_bar(progress, "products") as bar:
         products = HessianProducts(network, x, lambda output: squared_loss(output, y))
         if method == "exact":
@@ -312,9 +298,29 @@ def hessian_trace(
         def target(trace: float) -> float:
             return target_standard_error or 0.01 * abs(trace)
 
-        values, n_pilot = traces.draw(probe, target, max_probes)
+        most = MAXIMUM_PROBES if max_probes is None else max_probes
+        values, n_pilot = traces.draw(probe, target, most)
         mean = traces.mean_of(values)
         return HessianTrace(mean.value, mean.standard_error, len(values), n_pilot)
+
+
+def _check_settings(method: str, **given: float | None) -> None:
+    """Refuse what `hessian_trace` can't take, and what is for random signs where none are drawn."""
+    if method not in ("exact", "hutchinson"):
+        raise ValueError(f'method must be "exact" or "hutchinson", got {method!r}')
+    for name, value in given.items():
+        check_number(name, value, whole=name != "target_standard_error")
+    unused = [name for name, value in given.items() if value is not None]
+    if method == "exact" and unused:
+        raise ValueError(
+            f'{unused[0]} is for random signs, and method="exact" draws none; leave it out, or '
+            'pass method="hutchinson"'
+        )
+    error, probes = given["target_standard_error"], given["max_probes"]
+    if error is not None and not error > 0:
+        raise ValueError(f"target_standard_error must be positive, got {error}")
+    if probes is not None and probes < MINIMUM_PROBES:
+        raise ValueError(f"max_probes must be at least {MINIMUM_PROBES}, got {probes}")
 
 
 def sharpness_gap(net: nn.Module, x: Tensor, y: Tensor, *, progress: bool | None = None) -> float:

@@ -92,6 +92,18 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
     unstated = [equation for equation in wanted if equation not in stated]
     if unstated:
         raise ValueError(f"no chapter states {', '.join(f'({e})' for e in unstated)}")
+    needed = _needed(imports, cells)
+    made = _assembled(titles, needed, cells, [stated[equation] for equation in wanted])
+    written = new_notebook(cells=made, metadata=read_notebook(Path(chapters[0]))["metadata"])
+    nbformat.validate(written)
+    write_atomically(target, lambda file: file.write(nbformat.writes(written).encode()))
+    return number
+
+
+def _assembled(
+    titles: list[str], imports: list[str], cells: list[NotebookNode], equations: list[str]
+) -> list[NotebookNode]:
+    """All cells of the assignment: its head, what it imports, the exercises, their equations."""
     head = new_markdown_cell(
         f"# Homework: {'; '.join(titles)}\n\n"
         "Write each function in its cell, and run the cell below the function to see whether it "
@@ -100,19 +112,16 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
     )
     made = [
         _marked(head, "head", locked=True),
-        _marked(new_code_cell("\n".join(_needed(imports, cells))), "imports", locked=True),
+        _marked(new_code_cell("\n".join(imports)), "imports", locked=True),
         *cells,
     ]
-    if wanted:
-        text = "\n\n".join(f"$$\n{stated[equation]}\n$$" for equation in wanted)
+    if equations:
+        text = "\n\n".join(f"$$\n{equation}\n$$" for equation in equations)
         end = new_markdown_cell(f"## Equations that the exercises refer to\n\n{text}")
         made.append(_marked(end, "equations", locked=True))
     for place, cell in enumerate(made):
         cell["id"] = f"cell-{place}"
-    written = new_notebook(cells=made, metadata=read_notebook(Path(chapters[0]))["metadata"])
-    nbformat.validate(written)
-    write_atomically(target, lambda file: file.write(nbformat.writes(written).encode()))
-    return number
+    return made
 
 
 def variant_of(task: Task, seed: int) -> Task:

@@ -88,8 +88,8 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
         "hue": "setting",
         "hue_order": here,
         "palette": {name: COLORS[looks[name].color] for name in here},
+        "markers": {name: looks[name].marker for name in here},
     }
-    marks["markers"] = {name: looks[name].marker for name in here}
     marks |= {"style": "setting", "style_order": here, "edgecolor": "none", "legend": False}
     names = list(metrics)
     figure = Figure()
@@ -113,18 +113,25 @@ def correlations(runs: Runs, metrics: Mapping[str, str] = METRICS) -> ArchiveFig
         title=f"{runs.scale} scale",
         fontsize=8,
     )
+    alt = _alternative_text(numbers, metrics, step, len(points))
+    caption = _caption(runs, step, len(points), out)
+    return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
+
+
+def _alternative_text(
+    numbers: pd.DataFrame, metrics: Mapping[str, str], step: int, count: int
+) -> str:
+    """What the scatter matrix is, and the three strongest correlations between settings."""
     known = numbers.dropna(subset=["between"])
     strongest = known.loc[known["between"].abs().sort_values(ascending=False).index].head(3)
     words = "; ".join(
         f"{metrics[pair.first]} with {metrics[pair.second]} {pair.between:.2f}"
         for pair in strongest.itertuples()
     )
-    alt = (
-        f"Scatter matrix; networks: {len(points)}, at step {step:,}. Strongest correlations "
+    return (
+        f"Scatter matrix; networks: {count}, at step {step:,}. Strongest correlations "
         f"between settings: {words or 'none, there are too few settings'}."
     )
-    caption = _caption(runs, step, len(points), out)
-    return ArchiveFigure(figure, runs, numbers, alt, caption, views(runs, metrics))
 
 
 def _caption(runs: Runs, step: int, count: int, out: list[str]) -> str:

@@ -60,6 +60,20 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
     ax.scatter(
         [LEAST] * len(at), at, marker="D", s=22, color=COLORS["ink"], zorder=4, clip_on=False
     )
+    _write_infinite_shares(ax, table, rows)
+    top = max(finite["lost"].max(), 1.0) if len(finite) else 1.0
+    ax.set(xlim=(0.8 * LEAST, 1.5 * top), xlabel="orders of magnitude lost", ylabel="")
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.tick_params(axis="both", labelsize=8)
+    ax.xaxis.set_major_formatter(_from_least)
+    if len(kinds) > 1:
+        sns.move_legend(
+            ax, "lower right", bbox_to_anchor=(1, 1), ncols=len(kinds), title=None, fontsize=8
+        )
+
+
+def _write_infinite_shares(ax: Axes, table: pd.DataFrame, rows: list[str]) -> None:
+    """At the right end of each row, the share of its cases that lose infinitely much."""
     share = np.isinf(table["lost"]).groupby(table["row"]).mean()
     for place, row in enumerate(rows):
         if share[row] > 0:
@@ -72,15 +86,6 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
                 va="center",
                 fontsize=7,
             )
-    top = max(finite["lost"].max(), 1.0) if len(finite) else 1.0
-    ax.set(xlim=(0.8 * LEAST, 1.5 * top), xlabel="orders of magnitude lost", ylabel="")
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.tick_params(axis="both", labelsize=8)
-    ax.xaxis.set_major_formatter(_from_least)
-    if len(kinds) > 1:
-        sns.move_legend(
-            ax, "lower right", bbox_to_anchor=(1, 1), ncols=len(kinds), title=None, fontsize=8
-        )
 
 
 def medians(ax: Axes, table: pd.DataFrame) -> list[str]:
