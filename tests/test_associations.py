@@ -58,6 +58,20 @@ def test_a_correlation_and_its_draws_are_those_of_the_drawn_rows(how, given, few
         assert one.value == pytest.approx(oracle(found.table.a, found.table.b).statistic)
 
 
+@pytest.mark.parametrize("r", [0.9, 0.995])
+def test_the_interval_of_few_networks_covers_a_high_correlation_and_decides_it(r):
+    """Of the draws of 20 networks in almost one order, some are in the very order: z infinite."""
+    generator, n, runs = np.random.default_rng(5), 20, 40
+    truth = 6 / math.pi * math.asin(r / 2)  # Spearman's correlation of Gaussian numbers
+    covered = decided = 0
+    for _ in range(runs):
+        x, noise = generator.normal(size=(2, n))
+        table = pd.DataFrame({"x": x, "y": r * x + math.sqrt(1 - r * r) * noise})
+        low, high = Networks(table).correlation("x", "y").interval(0.05)
+        covered, decided = covered + (low <= truth <= high), decided + (low > 0)
+    assert covered >= 35 and decided == runs
+
+
 def test_the_interval_is_students_around_z_and_p_fits_it():
     one = Association(z=0.5, error=0.2, freedom=30, n=32)
     low, high = one.interval(0.05)
