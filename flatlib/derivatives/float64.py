@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output, is_out_of_memory
 
+from .at_rest import AtRest
 from .attention import Part, multi_head_attention, projections
 from .copying import float64_copy
 
@@ -35,6 +36,7 @@ MAKERS = (  # of tensors whose precision is PyTorch's default unless it is given
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
     *(torch.as_tensor, torch.scalar_tensor, torch.arange, torch.linspace, torch.logspace),
 )
+Made = TypeVar("Made")
 
 
 def in_full(x: Tensor) -> Tensor:
@@ -83,9 +85,10 @@ class InFloat64(TorchFunctionMode):
     divided by how often a row is looked up.
     """
 
-    def __init__(self, user: dict[int, str]):
+    def __init__(self, user: dict[int, str], at_rest: AtRest):
         super().__init__()
         self.user = user  # names of the user's own parameters, by id
+        self.at_rest = at_rest
         self.recorder: Recorder | None = None
         self.input: Tensor | None = None  # what the network is called with
 
@@ -98,6 +101,7 @@ class InFloat64(TorchFunctionMode):
                     "private copy of the network runs: a function that the network holds refers "
                     "to the network; make it a method of the module, or let it use its arguments"
                 )
+            self.at_rest.note_read(value)
         if function in CASTS:
             function = Tensor.double
         elif function is not Tensor.view:  # which reads the same bits as another type
@@ -166,9 +170,22 @@ class Float64Network:
     outside: dict[str, Tensor]  # leaves no output may rest on: see `check_graph` in `probing`
     trainable: frozenset[str]  # names of parameters that are not frozen
     mode: InFloat64
+    at_rest: AtRest
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output ``(n, N)`` for ``x`` as `in_full` makes it, checked."""
+        """The output ``(n, N)`` for ``x`` as `in_full` makes it, checked, of the network at rest."""
+        return self.anew(x, lambda: self.carry_on(x))
+
+    def anew(self, x: Tensor, run: Callable[[], Made]) -> Made:
+        """What ``run`` makes of ``x`` with the network at rest, and without caches of parameters."""
+        while True:
+            self.at_rest.put_back()
+            made = run()
+            if not self.at_rest.emptied(lambda: self.carry_on(x)):
+                return made
+
+    def carry_on(self, x: Tensor) -> Tensor:
+        """The output ``(n, N)`` for ``x``, with what earlier passes may have left."""
         self.mode.input = x.clone()
         with torch.autocast(x.device.type, enabled=False), self.mode:
             try:
@@ -261,6 +278,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)
+        at_rest = AtRest(twin, net)
         layers = _layers(twin)
         user = dict(net.named_parameters())
         yield Float64Network(
@@ -275,5 +293,6 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             owned=layers.owned,
             outside={**user, **computed},
             trainable=frozenset(name for name, p in user.items() if p.requires_grad),
-            mode=InFloat64({id(parameter): name for name, parameter in user.items()}),
+            mode=InFloat64({id(parameter): name for name, parameter in user.items()}, at_rest),
+            at_rest=at_rest,
         )

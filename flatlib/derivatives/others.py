@@ -69,6 +69,7 @@ def _by_vmap(
 
     def sample_energy(sample: Tensor) -> tuple[Tensor, Tensor]:
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
+            network.at_rest.put_back()  # what another chunk's parameters made
             return functional_call(network.net, parameters, (sample[None],)).reshape(-1)
 
         again, pull_back = vjp(outputs, chosen)

@@ -17,6 +17,10 @@ from .recording import Forward, graph_behind, run_recorded, twice_if_single
 from .rows import Rows
 
 PROBE_SAMPLES = 4
+NOT_DETERMINISTIC = (
+    "the network is not deterministic: two runs on sample {sample} differ; switch off its "
+    "randomness (net.eval())"
+)
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,7 @@ class Probe:
 
     def check_deterministic(self) -> None:
         """Refuse a network whose output for the same samples differs when it is run again."""
-        check_same(
-            self.output,
-            self.again().detach(),
-            self.samples,
-            "the network is not deterministic: two runs on sample {sample} differ; switch off its "
-            "randomness (net.eval())",
-        )
+        check_same(self.output, self.again().detach(), self.samples, NOT_DETERMINISTIC)
 
     def check_inputs(self, layer: str, inputs: tuple[Tensor, ...], start: int) -> None:
         """Refuse a layer whose rows are not the samples ``start``, ``start + 1``, ... in order."""
@@ -103,8 +101,11 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
             other = other * (1 - 1e-3)
         company = torch.cat([rows, *[other] * n_others])
         first = run_recorded(network, company, named)
-    check_graph(network, first.output)
     output = first.output[: len(samples)].detach()
+    if network.at_rest.changed():  # it notes something, and may read it, too
+        again = network.carry_on(in_full(company))[: len(samples)].detach()
+        check_same(output, again, named, NOT_DETERMINISTIC)
+    check_graph(network, first.output)
     random.check_untouched(network, company)
     calls = [call for made in first.calls.values() for call in made]
     if all(_are_samples(call.value.shape, len(company)) for call in calls):
@@ -142,8 +143,8 @@ def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> F
     """`run_recorded`, refused where a part of the network that no probe reached misbehaves."""
     random = RandomState(x.device)
     forward = run_recorded(network, x, samples)
-    random.check_untouched(network, x)
     check_graph(network, forward.output)
+    random.check_untouched(network, x)
     return forward
 
 
@@ -154,7 +155,7 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
         TypeError, ValueError: as `plan`; samples influence each other.
     """
     probe, _ = probed(network, x)
-    output = network(twice_if_single(in_full(x)))[: len(x)]
+    output = run_checked(network, twice_if_single(x), range(len(x))).output[: len(x)]
     probe.check(output)
     return output
 
@@ -172,8 +173,35 @@ def checked_forward(network: Float64Network, x: Tensor) -> Forward:
     return forward
 
 
+def check_caches(network: Float64Network, output: Tensor) -> None:
+    """Refuse a tensor that the network holds and that seems to be made of parameters."""
+    at_rest = network.at_rest
+    if at_rest.differing:
+        raise ValueError(
+            f"the network holds {at_rest.differing[0]!r}, which its forward makes of parameters "
+            "where it is missing, now with other numbers: it was made of other parameters or for "
+            "other samples; empty it before measuring"
+        )
+    read = [kept for name, kept in at_rest.kept.items() if name in at_rest.read]
+    if not read:
+        return
+    names = {id(parameter): name for name, parameter in network.parameters.items()}
+    uses = graph_behind(output, network.parameters).uses
+    for kept in read:
+        for parameter in kept.container.module._parameters.values():
+            name = names.get(id(parameter))
+            if name in network.trainable and not uses[name]:
+                raise ValueError(
+                    f"the forward reads {kept.name!r}, and {name!r} of the same module has no part "
+                    f"in the output: if {kept.name!r} was made of {name!r} in an earlier forward, "
+                    f"empty it before measuring, since gradients are lost; if not, freeze {name!r} "
+                    "by requires_grad_(False)"
+                )
+
+
 def check_graph(network: Float64Network, output: Tensor) -> None:
     """Refuse an output that rests on single precision, or on numbers made of parameters before."""
+    check_caches(network, output)
     graph = graph_behind(output, network.outside)
     if graph.uses:
         raise ValueError(

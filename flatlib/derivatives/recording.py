@@ -355,9 +355,15 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
     """
     x = in_full(x.detach()).clone()
     source = x.requires_grad_() if x.is_floating_point() else None
-    recorder = Recorder(network)
-    with recorder.recording():
-        output = network(x)
+
+    def run() -> tuple[Recorder, Tensor]:
+        recorder = Recorder(network)
+        with recorder.recording():
+            return recorder, network.carry_on(x)
+
+    newest = _newest_node()
+    recorder, output = network.anew(x, run)
+    refuse_older(output, newest)
     # A weight that is multiplied outside its layer as well is no call of the layer.
     calls = {
         name: [call for call in made if call.by_module] or made
@@ -387,6 +393,24 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
         tables=recorder.tables[False],
         tables_of_x=recorder.tables[True],
     )
+
+
+def _newest_node() -> int:
+    """The number that autograd has given to the newest operation of this thread."""
+    return torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
+
+
+def refuse_older(output: Tensor, newest: int) -> None:
+    """Refuse an output that rests on a tensor computed before the operation numbered ``newest``."""
+    for node in graph_behind(output, {}).nodes:
+        if node._sequence_nr() <= newest:
+            raise ValueError(
+                f"the forward reads a tensor that an earlier forward has made ({node.name()}) and "
+                "keeps where it cannot be emptied, such as in a global variable, "
+                "functools.lru_cache or an object with __slots__, so the gradients of the "
+                "parameters behind it are lost; keep it as an attribute of the module or in a "
+                "dictionary or list there, or make it in each forward"
+            )
 
 
 @dataclass(frozen=True)
