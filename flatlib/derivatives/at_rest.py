@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from flatlib.checks import is_out_of_memory
 
 CONTAINERS = (dict, list, set, deque)
-ATOMS = (Tensor, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+PLAIN = (  # what holds nothing that a pass could leave there
+    *(Tensor, str, int, float, type(None), type),
+    *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType),
+)
 OF_MODULES = ("_parameters", "_buffers", "_modules")
 
 
@@ -57,15 +60,20 @@ def _containers(net: nn.Module) -> Iterator[_Container]:
     seen: set[int] = set()
     while stack:
         value, path, attributes, module = stack.pop()
-        if id(value) in seen or isinstance(value, ATOMS):
+        if id(value) in seen:
             continue
         seen.add(id(value))
         if isinstance(value, CONTAINERS):
             found = _Container(value, path, attributes, module)
             yield found
+            of_module = attributes and vars(module) is value
             for key, entry in found.items():
-                inside = attributes and vars(module) is value and key in OF_MODULES
+                if isinstance(entry, PLAIN) or (of_module and "hook" in key and not entry):
+                    continue
+                inside = of_module and key in OF_MODULES
                 stack.append((entry, path if inside else found.name(key), inside, module))
+        elif isinstance(value, PLAIN):  # in a tuple
+            continue
         elif isinstance(value, tuple):
             stack += [(entry, f"{path}[{i}]", False, module) for i, entry in enumerate(value)]
         elif isinstance(value, functools.partial):
@@ -99,6 +107,15 @@ class Kept:
         if not isinstance(self.container.value, set):
             self.container.value[self.key] = None
 
+    def flags(self) -> list[str]:
+        """Attributes of its module that are True, one of which may say that it is there."""
+        own = vars(self.container.module).items()
+        return [name for name, value in own if value is True and name != "training"]
+
+    def lower(self, flag: str) -> None:
+        """Say that it is not there."""
+        setattr(self.container.module, flag, False)
+
 
 def _kept(containers: list[_Container]) -> Iterator[Kept]:
     """What may be made of parameters; modules of PyTorch itself keep nothing of the kind."""
@@ -106,6 +123,8 @@ def _kept(containers: list[_Container]) -> Iterator[Kept]:
         if type(container.module).__module__.startswith("torch."):
             continue
         for key, entry in container.items():
+            if not isinstance(entry, (Tensor, tuple)):
+                continue
             tensors = tuple(
                 tensor
                 for tensor in _tensors(entry)
@@ -140,7 +159,7 @@ class AtRest:
         self.net = copied
         users = list(_containers(net))
         self.shared = {id(container.value) for container in users}
-        self.precision = {
+        of_users = {
             kept.name: max(torch.finfo(tensor.dtype).eps for tensor in kept.tensors)
             for kept in _kept(users)
         }
@@ -148,6 +167,9 @@ class AtRest:
         self.tried: set[str] = set()  # those of which is known whether they are caches
         self.differing: list[str] = []  # caches that hold other numbers than they would now
         self._note()
+        single = torch.finfo(torch.float32).eps
+        # How far a cache may be from the same in float64, by the precision that the user's has.
+        self.tolerance = {name: of_users.get(name, single) ** 0.5 for name in self.kept}
 
     def _note(self) -> None:
         """Take what the network holds now for what it holds at rest."""
@@ -165,11 +187,15 @@ class AtRest:
 
     def note_read(self, value: object) -> None:
         """Note that an operation reads ``value``, if it is one of ``loose``."""
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple)) and self.loose:
             for entry in value:
                 self.note_read(entry)
         elif id(value) in self.loose:
             self.read.add(self.loose[id(value)])
+
+    def untried(self) -> set[str]:
+        """Names of what passes read and `emptied` has not tried to empty."""
+        return self.read & set(self.kept) - self.tried
 
     def changed(self) -> bool:
         """Whether a pass left anything else than was there at rest."""
@@ -191,57 +217,86 @@ class AtRest:
         if renewed:
             self._note()
 
-    def emptied(self, run: Callable[[], object]) -> bool:
-        """Empty the caches of parameters that the last pass has read; tells whether there are any.
+    def emptied(self, run: Callable[[], Tensor]) -> bool:
+        """Empty the caches of parameters that the last pass read; tells whether to run it again.
 
-        ``run`` runs the network once more. What it makes anew, out of something that has a
-        gradient, after it was deleted or set to None is a cache.
+        ``run`` runs the network once more and returns its output. What it makes anew, out of
+        something that has a gradient, after it was deleted, set to None or said not to be there
+        is a cache.
         """
-        untried, read = self.read & set(self.kept) - self.tried, set(self.read)
+        untried = self.untried()
+        if not untried:
+            return False
+        read = self.read - untried
         self.tried |= untried
-        alike: dict[tuple[type, str], list[Kept]] = defaultdict(list)
-        for name in sorted(untried):
-            kept = self.kept[name]
-            own = name.removeprefix(_path_of(self.net, kept.container.module))
-            alike[type(kept.container.module), own].append(kept)
-        found = [self._empty(group, run) for group in alike.values()]
+        written = {name for name, tensors in self._made().items() if _has_past(tensors)}
+        alike: dict[tuple[type, str], list[str]] = defaultdict(list)
+        for name in sorted(untried - written):
+            module = self.kept[name].container.module
+            alike[type(module), name.removeprefix(_path_of(self.net, module))].append(name)
+        for names in alike.values():
+            self._empty(names, run)
         self.read = read
-        return any(found)
+        return True
 
-    def _empty(self, group: list[Kept], run: Callable[[], object]) -> bool:
-        """Empty those of a group that are caches, and tell whether any is."""
-        for empty in (Kept.delete, Kept.set_to_none):
+    def _made(self) -> dict[str, tuple[Tensor, ...]]:
+        """The tensors that the network holds now, by name."""
+        return {kept.name: kept.tensors for kept in _kept(list(_containers(self.net)))}
+
+    def _empty(self, names: list[str], run: Callable[[], Tensor]) -> None:
+        """Empty those that are caches, of entries that modules of one class have alike."""
+        self.put_back()
+        group = [self.kept[name] for name in names]
+        numbers = {id(tensor): numbers for tensor, _, numbers in self.numbers}
+        for empty in _ways_to_empty(group):
             self.put_back()
             for kept in group:
                 empty(kept)
             try:
-                run()
+                output = run().detach()
             except Exception as error:  # whatever a forward does without it
                 if is_out_of_memory(error):
                     raise
                 continue
-            made = {kept.name: kept.tensors for kept in _kept(list(_containers(self.net)))}
+            made = self._made()
             caches = [kept for kept in group if _has_past(made.get(kept.name, ()))]
-            differing = [kept.name for kept in caches if not self._same(kept, made[kept.name])]
+            alike = {
+                kept.name
+                for kept in caches
+                if len(made[kept.name]) == len(kept.tensors)
+                and all(
+                    _close(numbers.get(id(old), old), new, self.tolerance[kept.name])
+                    for old, new in zip(kept.tensors, made[kept.name], strict=True)
+                )
+            }
             self.put_back()
-            self.differing += differing
+            if not caches:
+                continue
+            if len(alike) < len(caches):
+                self.differing += [kept.name for kept in caches if kept.name not in alike]
+                return
+            if not _close(run().detach(), output, max(self.tolerance[name] for name in alike)):
+                continue  # it is no cache alone that is emptied
+            self.put_back()
             for kept in caches:
-                if kept.name not in differing:
-                    empty(kept)
-            if caches:
-                self._note()
-                return len(differing) < len(caches)
-        self.put_back()
-        return False
+                empty(kept)
+            self._note()
+            return
 
-    def _same(self, kept: Kept, made: tuple[Tensor, ...]) -> bool:
-        """Whether a cache holds the numbers made anew, but for the precision of the user's."""
-        tolerance = self.precision.get(kept.name, torch.finfo(torch.float32).eps) ** 0.5
-        return len(made) == len(kept.tensors) and all(
-            new.shape == old.shape
-            and bool(((new - old).abs() <= tolerance * new.abs().amax()).all())
-            for new, old in zip(made, kept.tensors, strict=True)
-        )
+
+def _ways_to_empty(group: list[Kept]) -> Iterator[Callable[[Kept], None]]:
+    """The ways in which a forward may find that a cache is missing."""
+    yield Kept.delete
+    yield Kept.set_to_none
+    flags = {name: None for kept in group for name in kept.flags()}
+    yield from (functools.partial(Kept.lower, flag=name) for name in flags)
+
+
+def _close(old: Tensor, new: Tensor, tolerance: float) -> bool:
+    """Whether two tensors hold the same numbers but for a share of the largest."""
+    if old.shape != new.shape:
+        return False
+    return bool(((new - old).abs() <= tolerance * new.abs().amax()).all())
 
 
 def _identical(some: list[tuple[object, object]], others: list[tuple[object, object]]) -> bool:

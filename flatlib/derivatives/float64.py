@@ -173,11 +173,11 @@ class Float64Network:
     at_rest: AtRest
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output ``(n, N)`` for ``x`` as `in_full` makes it, checked, of the network at rest."""
+        """The output ``(n, N)`` of the network at rest for ``x`` as `in_full` makes it, checked."""
         return self.anew(x, lambda: self.carry_on(x))
 
     def anew(self, x: Tensor, run: Callable[[], Made]) -> Made:
-        """What ``run`` makes of ``x`` with the network at rest, and without caches of parameters."""
+        """What ``run`` makes of ``x`` with the network at rest, caches of parameters emptied."""
         while True:
             self.at_rest.put_back()
             made = run()

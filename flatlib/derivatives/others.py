@@ -84,5 +84,7 @@ def _by_vmap(
         if is_out_of_memory(error):
             raise
         return None
+    if network.at_rest.untried():  # a cache for single samples
+        return None
     same = (again.detach() - output).abs() <= SAME_OUTPUT_TOLERANCE * output.abs().amax()
     return energy.detach() if bool(same.all()) else None
