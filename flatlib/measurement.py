@@ -336,7 +336,10 @@ def measure(
             parameters elsewhere count in the sharpness, frozen ones do not: scales and shifts (of
             normalizations, position tables, class tokens) and tables of embeddings by formula,
             others by ``torch.func.vmap``, or where it cannot be by n N backward passes of single
-            samples. What is measured is a private copy: the network itself is only read.
+            samples. What is measured is a private copy: the network itself is only read. A tensor
+            that the forward makes of parameters and keeps, such as a table in eval mode, is made
+            anew in each pass, unless it is kept outside of the network: then it is refused, or,
+            where an earlier forward under ``torch.no_grad()`` made it, taken for a constant.
         data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
             such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
             measured when it comes. Integers are indices, such as tokens, that one embedding of
@@ -370,9 +373,11 @@ def measure(
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
             for one sample reaches another's output; an output that autograd does not lead back
-            to x; something that cannot be copied; parts of the batch for which the network
-            calls other layers; another device; max_memory below 1; data that yields no batch; an
-            unknown method; a name in ``layers`` of no layer that is called.
+            to x; something that cannot be copied; a kept tensor that was made of other parameters,
+            that an earlier forward made and keeps outside of the network, or that may be made of a
+            trainable parameter of its module without a part in the output; parts of the batch for
+            which the network calls other layers; another device; max_memory below 1; data that
+            yields no batch; an unknown method; a name in ``layers`` of no layer that is called.
         IncompleteError: a ValueError; data failed after some batches, or one was refused: its
             ``measured`` is the measurement of those before.
         MemoryError: one sample takes more than there is, told beforehand; memory ran out.

@@ -7,6 +7,8 @@
              copy        is run      and acts       rows       samples     passes
 
 ``copying`` makes a deep float64 copy; the user's network is only read, so other threads may run it.
+``at_rest`` lets each pass find the copy as no pass has touched it: what the network keeps from one
+pass for the next is put back, and tables that it made of parameters before are emptied.
 ``float64`` runs the copy: casts to a lower precision come out in float64, fused attention becomes
 the same mathematics with its linear maps called one by one (``attention``).
 
