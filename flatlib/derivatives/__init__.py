@@ -8,7 +8,8 @@
 
 ``copying`` makes a deep float64 copy; the user's network is only read, so other threads may run it.
 ``at_rest`` lets each pass find the copy as no pass has touched it: what the network keeps from one
-pass for the next is put back, and tables that it made of parameters before are emptied.
+pass for the next is put back, and tables that it made of parameters before are emptied. ``hooks``
+refuses hooks that change gradients.
 ``float64`` runs the copy: casts to a lower precision come out in float64, fused attention becomes
 the same mathematics with its linear maps called one by one (``attention``).
 

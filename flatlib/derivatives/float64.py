@@ -17,6 +17,7 @@ from flatlib.checks import check_network, check_output, is_out_of_memory
 from .at_rest import AtRest
 from .attention import Part, multi_head_attention, projections
 from .copying import float64_copy
+from .hooks import let_hooks_look, looking
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
@@ -102,6 +103,8 @@ class InFloat64(TorchFunctionMode):
                     "to the network; make it a method of the module, or let it use its arguments"
                 )
             self.at_rest.note_read(value)
+        if function is Tensor.register_hook:
+            return function(args[0], looking(*args[1:], "a tensor in forward", **kwargs))
         if function in CASTS:
             function = Tensor.double
         elif function is not Tensor.view:  # which reads the same bits as another type
@@ -278,6 +281,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)
+        let_hooks_look(twin)
         at_rest = AtRest(twin, net)
         layers = _layers(twin)
         user = dict(net.named_parameters())
