@@ -169,9 +169,28 @@ class InAnObject(Fresh):
         return self.store.kept
 
 
+class Complex(Fresh):
+    kept = None
+
+    def table(self, x):
+        if self.kept is None:
+            half = self.make() / 2
+            self.kept = torch.complex(half, half)
+        return self.kept.real + self.kept.imag
+
+
+class AtALayer(Fresh):
+    """Keeps its table at a layer of PyTorch's own."""
+
+    def table(self, x):
+        if not hasattr(self.last, "table"):
+            self.last.table = self.make()
+        return self.last.table
+
+
 WAYS = (
     *(OfDevice, OfShape, OfBatch, Attribute, NewAttribute, Flagged, Listed, Slotted, Paired),
-    *(Property, Buffer, WrittenInto, InAnObject),
+    *(Property, Buffer, WrittenInto, InAnObject, Complex, AtALayer),
 )
 
 
@@ -252,7 +271,7 @@ def test_a_table_of_other_parameters_is_refused(way):
     with torch.no_grad():
         net(x)
         net.biases.mul_(1.01)
-    with pytest.raises(ValueError, match=r"the network holds .(kept|tables|store).*empty it"):
+    with pytest.raises(ValueError, match=r"the network holds .(kept|tables|store|last).*empty it"):
         flatlib.measure(net, x)
 
 

@@ -88,7 +88,7 @@ def _containers(net: nn.Module) -> Iterator[_Container]:
 
 @dataclass(frozen=True)
 class Kept:
-    """One entry of a container that holds tensors of floating-point numbers, no parameters."""
+    """One entry of a container that is a tensor, no parameter, or a tuple with such tensors."""
 
     name: str
     container: _Container
@@ -118,9 +118,10 @@ class Kept:
 
 
 def _kept(containers: list[_Container]) -> Iterator[Kept]:
-    """What may be made of parameters; modules of PyTorch itself keep nothing of the kind."""
+    """What may be made of parameters: no buffers of PyTorch's own modules, nor indices."""
     for container in containers:
-        if type(container.module).__module__.startswith("torch."):
+        module = container.module
+        if module._buffers is container.value and type(module).__module__.startswith("torch."):
             continue
         for key, entry in container.items():
             if not isinstance(entry, (Tensor, tuple)):
@@ -128,7 +129,7 @@ def _kept(containers: list[_Container]) -> Iterator[Kept]:
             tensors = tuple(
                 tensor
                 for tensor in _tensors(entry)
-                if tensor.is_floating_point() and tensor.numel()
+                if (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel()
                 if not isinstance(tensor, nn.Parameter)
             )
             if tensors:

@@ -102,6 +102,7 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
         company = torch.cat([rows, *[other] * n_others])
         first = run_recorded(network, company, named)
     output = first.output[: len(samples)].detach()
+    check_no_new_parameters(network)
     if network.at_rest.changed():  # it notes something, and may read it, too
         again = network.carry_on(in_full(company))[: len(samples)].detach()
         check_same(output, again, named, NOT_DETERMINISTIC)
@@ -171,6 +172,16 @@ def checked_forward(network: Float64Network, x: Tensor) -> Forward:
     probe.check(forward.output[: len(x)].detach())
     refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
     return forward
+
+
+def check_no_new_parameters(network: Float64Network) -> None:
+    """Refuse a network to which the last forward pass has added parameters."""
+    for name, parameter in network.net.named_parameters():
+        if parameter.is_floating_point() and name not in network.parameters:
+            raise ValueError(
+                f"the forward adds parameter {name!r} to the network; run the network once first, "
+                "so that it has all its parameters"
+            )
 
 
 def check_caches(network: Float64Network, output: Tensor) -> None:

@@ -54,7 +54,9 @@ class Faulty(nn.Module):
         if self.fault == "calls":
             self.calls += 1
             h = h * self.calls
-        return self.last(h)
+        if self.fault == "adds" and not hasattr(self, "scale"):
+            self.scale = nn.Parameter(torch.ones(4))
+        return self.last(h * self.scale if self.fault == "adds" else h)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ class Faulty(nn.Module):
         ("batch", "samples influence each other"),
         ("calls", "the network is not deterministic: two runs on sample 5 differ"),
         ("before", "computed from parameters before"),
+        ("adds", "adds parameter 'scale' to the network; run the network once first"),
     ],
 )
 def test_each_fault_is_refused(fault, message):
