@@ -7,9 +7,10 @@ A later pass that reads the tensor does not know of these parameters, and their 
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ PLAIN = (  # what holds nothing that a pass could leave there
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType),
 )
 OF_MODULES = ("_parameters", "_buffers", "_modules")
+Contents = tuple[tuple, tuple]  # a dictionary's keys, else none, and entries
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,18 @@ class _Container:
             return list(self.value.items())
         return list(enumerate(self.value))
 
-    def fill(self, contents: list[tuple[object, object]]) -> None:
-        """Hold ``contents``, as `items` gave them, and nothing else."""
+    def contents(self) -> Contents:
+        """What it holds, in order."""
+        if isinstance(self.value, dict):
+            return tuple(self.value), tuple(self.value.values())
+        return (), tuple(self.value)
+
+    def fill(self, keys: tuple, entries: Iterable) -> None:
+        """Hold these, as `contents` gave them, and nothing else."""
         self.value.clear()
         if isinstance(self.value, dict):
-            self.value.update(contents)
+            self.value.update(zip(keys, entries, strict=True))
         else:
-            entries = [entry for _, entry in contents]
             (self.value.update if isinstance(self.value, set) else self.value.extend)(entries)
 
 
@@ -175,12 +182,12 @@ class AtRest:
     def _note(self) -> None:
         """Take what the network holds now for what it holds at rest."""
         containers = [c for c in _containers(self.net) if id(c.value) not in self.shared]
-        self.held = [(container, container.items()) for container in containers]
+        self.held = [(container, container.contents()) for container in containers]
         self.kept = {kept.name: kept for kept in _kept(containers)}
         tensors = {
             id(entry): entry
-            for _, contents in self.held
-            for _, entry in contents
+            for _, (_, entries) in self.held
+            for entry in entries
             if isinstance(entry, Tensor) and not isinstance(entry, nn.Parameter)
         }
         self.numbers = [(t, t._version, t.detach().clone()) for t in tensors.values()]
@@ -201,7 +208,7 @@ class AtRest:
     def changed(self) -> bool:
         """Whether a pass left anything else than was there at rest."""
         return any(tensor._version != version for tensor, version, _ in self.numbers) or any(
-            not _identical(container.items(), contents) for container, contents in self.held
+            not _identical(container.contents(), contents) for container, contents in self.held
         )
 
     def put_back(self) -> None:
@@ -213,8 +220,8 @@ class AtRest:
             for tensor, version, numbers in self.numbers
             if tensor._version != version
         }
-        for container, contents in self.held:
-            container.fill([(key, renewed.get(id(entry), entry)) for key, entry in contents])
+        for container, (keys, entries) in self.held:
+            container.fill(keys, [renewed.get(id(entry), entry) for entry in entries])
         if renewed:
             self._note()
 
@@ -300,11 +307,11 @@ def _close(old: Tensor, new: Tensor, tolerance: float) -> bool:
     return bool(((new - old).abs() <= tolerance * new.abs().amax()).all())
 
 
-def _identical(some: list[tuple[object, object]], others: list[tuple[object, object]]) -> bool:
-    """Whether two lists of keys, or indices, and entries hold the same objects."""
-    return len(some) == len(others) and all(
-        mine is its and (key is other or (isinstance(key, int) and key == other))
-        for (key, mine), (other, its) in zip(some, others, strict=True)
+def _identical(some: Contents, others: Contents) -> bool:
+    """Whether two contents are the same objects, in the same order."""
+    return all(
+        len(mine) == len(its) and all(map(operator.is_, mine, its))
+        for mine, its in zip(some, others, strict=True)
     )
 
 
