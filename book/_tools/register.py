@@ -68,7 +68,8 @@ def main(target: str) -> int:
     """Check every equation, two groups at a time, and write one JSON file whole."""
     from flatlib.lab import equations
 
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    # Both processes have what this one has imported; the mutants need it, too.
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         found_by = {one["label"]: one for group in pool.map(entries, by_stream()) for one in group}
     found = {"seed": SEED, "equations": {label: found_by[label] for label in equations.register}}
     write_whole(Path(target), json.dumps(found, indent=1))
