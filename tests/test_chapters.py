@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import chapters
 import nbformat
+import psutil
 import pytest
 from chapters import ChapterError, cache_key, check_parameters, page, run_all
+from kernels import import_once
 from nbformat import v4
+
+TOOLS = Path(chapters.__file__).parent
 
 
 def make_root(folder: Path) -> Path:
@@ -115,6 +122,46 @@ def test_a_failing_cell_is_named_and_leaves_nothing_in_the_cache(failed):
 def test_a_dying_kernel_is_named(failed):
     assert "dies.ipynb: its kernel died" in failed.message
     assert not list((failed.root / "cache").glob("dies-*.json"))
+
+
+def test_kernels_share_imports_and_nothing_else(root):
+    """Both are copies of one server, which has imported a module and run no notebook."""
+    marks = "import builtins, os, sys\nassert 'colorsys' in sys.modules\nprint(os.getppid())"
+    bare = "assert not hasattr(builtins, 'left') and not {'chapters', 'flatlib'} & {*sys.modules}"
+    place = "assert os.getcwd() == ROOT and ROOT in sys.path and TOOLS not in sys.path"
+    place = place.replace("ROOT", repr(str(root))).replace("TOOLS", repr(str(TOOLS)))
+    cells = (marks, bare, place, "builtins.left = True\nimport flatlib\nprint(flatlib.answer)")
+    paths = [write(root, name, *cells) for name in ("first", "second")]
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=import_once, initargs=(("colorsys",),)
+    ) as pool:
+        ran = [pool.submit(chapters._timed, path, {}, root).result() for path in paths]
+    servers = []
+    for text, _ in ran:
+        outputs = [cell.outputs for cell in nbformat.reads(text, 4).cells if cell.get("outputs")]
+        (server,), (answer,) = outputs
+        assert answer.text == "42\n"
+        servers.append(server.text)
+    assert servers[0] == servers[1]
+
+
+def test_a_kernel_ends_with_the_process_that_asked_for_it(root):
+    told = root / "kernel"
+    sleep = f"from pathlib import Path\nPath({str(told)!r}).write_text(str(os.getpid()))"
+    path = write(root, "sleeps", f"import os, time\n{sleep}\ntime.sleep(600)")
+    worker = get_context("spawn").Process(target=chapters._timed, args=(path, {}, root))
+    worker.start()
+    wait_for(lambda: told.exists() and told.read_text())
+    kernel = psutil.Process(int(told.read_text()))
+    worker.kill()
+    wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from pathlib import Path
 import nbformat
 import publishing
 from chapters import ChapterError, digest, page, run_all, tree_digest, write_whole
-from jupyter_book.sphinx import build_sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
@@ -84,6 +83,10 @@ def render(results: Path) -> None:
 
     It is all or nothing: an incremental run would not repeat the warnings of unchanged pages.
     """
+    from jupyter_book.sphinx import (
+        build_sphinx,
+    )  # late, for each process of the pool runs this file
+
     source = site_digest(results)
     if STAMP.exists() and STAMP.read_text() == source and (SITE / "index.html").exists():
         print("site: nothing changed")

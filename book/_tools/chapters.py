@@ -21,6 +21,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from folding import fold
+from kernels import KernelManager, import_once
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -181,6 +182,7 @@ def execute(path: Path, parameters: dict, root: Path) -> nbformat.NotebookNode:
                 None,
                 parameters=changed_parameters(path, parameters),
                 kernel_name="python3",
+                kernel_manager_class=KernelManager,
                 progress_bar=False,
                 cwd=str(root),
             )
@@ -204,11 +206,17 @@ def failure(path: Path, source: nbformat.NotebookNode, error: PapermillExecution
     return "\n".join([named, *lines])
 
 
-def _chatter_to(log: Path) -> None:
-    """Send what kernels and their libraries write to this process's stderr to a file."""
+def _start_worker(log: Path, many: bool) -> None:
+    """Send what kernels and their libraries write to this process's stderr to a file, and have the
+    libraries of many notebooks imported once.
+    """
+    # A kernel would otherwise run the main program's script, as any child of a process does.
+    vars(sys.modules["__main__"]).pop("__file__", None)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 2)
+    if many:
+        import_once()
 
 
 def _timed(path: Path, parameters: dict, root: Path) -> tuple[str, float]:
@@ -265,8 +273,9 @@ def _run_missing(missing, parameters, root, entries, workers) -> list[str]:
     if not missing:
         return failures
     log = next(iter(entries.values())).parent / "kernels.log"
+    many = len(missing) > 2 * workers
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_chatter_to, initargs=(log,)
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(log, many)
     ) as pool:
         # The experiments come last by name and take longest: start them first, and no core idles.
         jobs = {pool.submit(_timed, path, parameters, root): path for path in reversed(missing)}
