@@ -157,7 +157,7 @@ def test_a_kernel_ends_with_the_process_that_asked_for_it(root):
     wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
