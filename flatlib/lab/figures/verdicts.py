@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
@@ -33,6 +34,7 @@ MARKS = {  # word: colour and shape
 ROW, PLOT, NAME = 13.0, 350.0, 8.5  # points: a line, the plot's width, a name's size
 ABOVE, BELOW, BESIDE = 74.0, 44.0, 16.0  # points around the plot
 AXIS = "change in margins; to the right as the paper says"
+OFTEN = 10  # times that a style is written before it becomes a class
 TICKS = (-100, -10, -1, 0, 1, 10, 100)
 
 
@@ -234,21 +236,40 @@ def _svg(figure: Figure, alt: str, name: str) -> str:
     for color, (light, _) in PAIRS.items():
         svg = svg.replace(light, f"var(--flatlib-{color})")
     label = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return svg.replace("<svg ", f'<svg class="{name}" role="group" aria-label="{label}" ', 1)
+    opening = f'<svg class="{name}" role="group" aria-label="{label}" '
+    return _with_classes(svg, name).replace("<svg ", opening, 1)
+
+
+def _with_classes(svg: str, name: str) -> str:
+    """The drawing with each style that occurs often said once, as a class.
+
+    >>> _with_classes("<svg>" + 10 * '<path style="fill: red"/>' + "</svg>", "a")[:65]
+    '<svg><style>.a-0{fill: red}</style><path class="a-0"/><path class'
+    """
+    found = Counter(re.findall(r' style="([^"]*)"', svg))
+    often = [style for style, times in found.items() if times >= OFTEN]
+    for k, style in enumerate(often):
+        svg = svg.replace(f' style="{style}"', f' class="{name}-{k}"')
+    rules = "".join(f".{name}-{k}{{{style}}}" for k, style in enumerate(often))
+    return svg.replace(">", f"><style>{rules}</style>", 1)
 
 
 def _slim(svg: str) -> str:
-    """The drawing without ids that nothing names, turns by no angle, long decimals and indents,
-    and with links that open where the reader is.
+    """The drawing without ids that nothing names, groups that say nothing, turns by no angle, long
+    decimals and indents, and with links that open where the reader is.
 
-    >>> _slim('<g id="a">\\n  <use href="#b" x="1.23456"/><path id="b"/>')
-    '<g>\\n<use href="#b" x="1.23"/><path id="b"/>'
+    >>> _slim('<svg ><g id="a">\\n  <use href="#b" x="1.23456"/><path id="b"/></g></svg>')
+    '<svg ><use href="#b" x="1.23"/><path id="b"/></svg>'
     """
     svg = re.sub(r"\s*\n\s*", "\n", svg).replace(' target="_blank"', "")
     svg = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", svg)
     svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
     named = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
-    return re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in named else "", svg)
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in named else "", svg)
+    found = 1
+    while found:
+        svg, found = re.subn(r"<g>\n?((?:(?!<g[ >])[\s\S])*?)</g>\n?", r"\1", svg)
+    return svg
 
 
 def theme_css() -> str:
