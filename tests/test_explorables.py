@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import archive_data
 import explorable_stills
 import explorables
 import numpy as np
@@ -611,6 +612,16 @@ def test_the_pointer_moves_the_line_of_readings(open_page):
     for step in (0, 12_500, 60_000):
         page.mouse.move(left + (right - left) * step / 60_000, box["y"] + 100)
         assert page.locator("output").text_content() == f"{step:,} of 60,000"
+
+
+def test_of_long_runs_the_beginning_the_end_and_the_fits_are_shown():
+    long, short = (archive.read(name, "laptop") for name in ("mlp-bounds", "mlp-relu-bounds"))
+    every, shown = sorted(long.table.step.unique()), archive_data.shown_steps(long)
+    assert set(shown) < set(every) and len(shown) <= archive_data.LARGEST + len(long.reached)
+    assert shown[-1] == every[-1] == 180_000
+    assert [s for s in shown if s < 1_250] == [s for s in every if s < 1_250]
+    assert set(long.fit_steps().dropna()) <= set(shown)
+    assert archive_data.shown_steps(short) == sorted(short.table.step.unique())
 
 
 def test_each_setting_has_the_books_color_and_its_runs_have_their_fit_steps(open_page):

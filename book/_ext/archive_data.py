@@ -21,6 +21,7 @@ from flatlib.lab.figures.views import GAP, ON, QUANTITIES, network_of, setting_k
 FACTORS = ("B/A", "C/B", "D/C")
 DIGITS, SPREAD_DIGITS = 5, 3  # significant ones that a file holds; a page shows three
 GAPS_ON = ("train",)  # samples that an inequality's gap is shown on, as in the figures
+LARGEST = 80  # checkpoints that a file holds, beside those at which a run fits
 SEPARATE = ("lr", "batch_size", "samples", "step")  # what a point of a curve is
 
 
@@ -95,12 +96,11 @@ def curves(runs: Runs) -> dict:
     """What the file of a network holds.
 
     Returns:
-        ``steps`` of all runs; ``quantities``; ``fits``, for each setting the steps at which its
-        runs fit; ``curves``, for each quantity, setting and set of samples the means, the spreads
-        and the counts at those steps, None where nothing finite was measured.
+        ``steps``, see `shown_steps`; ``quantities``; ``fits``, for each setting the steps at which
+        its runs fit; ``curves``, for each quantity, setting and set of samples the means, the
+        spreads and the counts at those steps, None where nothing finite was measured.
     """
-    table, known = means(runs), quantities(runs)
-    steps = sorted(int(step) for step in table["step"].unique())
+    table, known, steps = means(runs), quantities(runs), shown_steps(runs)
     drawn: dict = {name: {} for name in known}
     for (lr, batch_size, samples), own in table.groupby(["lr", "batch_size", "samples"]):
         own = own.set_index("step").reindex(steps)
@@ -119,6 +119,20 @@ def curves(runs: Runs) -> dict:
         "fits": _fits(runs),
         "curves": {name: each for name, each in drawn.items() if each},
     }
+
+
+def shown_steps(runs: Runs) -> list[int]:
+    """The checkpoints that a file holds: all, or of long runs every second, say, of the later ones.
+
+    All of the logarithmic beginning stay, and those at which a run fits.
+    """
+    every = runs.manifests[0]["configuration"]["measure_every"]
+    steps = sorted(int(step) for step in runs.table["step"].unique())
+    early = [step for step in steps if step == 0 or step % every]
+    later = sorted(set(steps) - set(early), reverse=True)
+    apart = max(1, -(-len(later) // (LARGEST - len(early))))
+    fits = {step for found in _fits(runs).values() for step in found}
+    return sorted({*early, *later[::apart], *fits})
 
 
 def _short(values: pd.Series, digits: int) -> list[float | None]:
@@ -156,12 +170,14 @@ def head(key: str, runs: Runs, names: list[str]) -> dict:
     made, data = runs.manifests[0]["configuration"], runs.manifests[0]["data"]
     there = [setting for setting in runs.settings if setting not in runs.missing]
     reached, net = runs.reached, archive.NETS[made["net"]]
+    shown, measured = len(shown_steps(runs)), runs.table["step"].nunique()
+    drawn = "" if shown == measured else f"; {shown} of {measured} checkpoints are drawn"
     return {
         "key": key,
         "title": f"{net}, on {archive.DATA[made['data']]}, {runs.scale} scale",
         "says": f"{data['n_train']:,} training images; {len(reached)} runs to step "
         f"{reached.max():,}; everything but losses and accuracies measured on "
-        f"{int(runs.on('train')['n'].iloc[0])} samples of a set.",
+        f"{int(runs.on('train')['n'].iloc[0])} samples of a set{drawn}.",
         "settings": [setting_key(setting) for setting in there],
         "commands": commands(runs, names),
     }

@@ -186,7 +186,9 @@ class Networks:
         variance = np.einsum("bkk->bk", C)
         with np.errstate(divide="ignore", invalid="ignore"):
             r = C[:, first, second] / np.sqrt(variance[:, first] * variance[:, second])
-        nearest = _nearest_one(int(rows.sum())) if how == SPEARMAN else NEAREST_ONE
+        nearest = np.full((len(r), 1), NEAREST_ONE)
+        if how == SPEARMAN:
+            nearest[1:] = _nearest_one(int(rows.sum()))
         return np.arctanh(np.clip(r, -nearest, nearest)), rows, fixed
 
     @cached_property
@@ -222,7 +224,7 @@ class Networks:
 
 
 def _nearest_one(n: int) -> float:
-    r"""How near to 1 a correlation of n ranks is taken: half of the smallest step below 1.
+    r"""How near to 1 a draw's correlation of n ranks is taken: half of the smallest step below 1.
 
     Two neighbours that change places lower Spearman's correlation by :math:`12/(n^3-n)`. Draws of
     few networks in almost the same order often have them in the same order; a z that stands for
