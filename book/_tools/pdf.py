@@ -68,7 +68,8 @@ img, svg { max-width: 100%; height: auto; }
 FIT = r"""() => {
   const shrink = (box, inner) => {
     const room = box.parentElement.clientWidth, wide = inner.scrollWidth;
-    if (room && wide > room) box.style.zoom = room / wide;
+    // Letters of the smaller size do not shrink by the very same factor.
+    if (room && wide > room) box.style.zoom = 0.99 * room / wide;
   };
   for (const box of document.querySelectorAll("mjx-container[display=true]")) shrink(box, box);
   for (const box of document.querySelectorAll("article table")) shrink(box, box);
