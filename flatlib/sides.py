@@ -74,23 +74,27 @@ def log(value: float) -> float:
 
 
 def A(q: Any) -> float:
-    """The mean MLS; A to D are the terms of `flatlib.bounds.Chain`."""
+    """The mean MLS; A to D are the terms of Eq. (28), see `flatlib.bounds.Chain`."""
     return float(q.grad_x_2.mean())
 
 
 def B(q: Any) -> float:
+    """``||W||_2`` times the mean of ``||grad_W f|| / ||x||``, Eq. (25)."""
     return product(q.norm_W_2, mean_product(q.grad_W_F, 1 / q.norm_x))
 
 
 def C(q: Any) -> float:
+    """``||W||_2`` times root means of ``||x||^-2`` and of ``||grad_W f||^2``, Eq. (26)."""
     return product(q.norm_W_2, root_mean(1 / q.norm_x), root_mean(q.grad_W_F))
 
 
 def C_prime(q: Any) -> float:
+    """``||W||_2`` times root mean of ``||grad_W f||^2 / ||x||^2``, Eq. (N.4)."""
     return product(q.norm_W_2, root_mean(q.grad_W_F, 1 / q.norm_x))
 
 
 def D(q: Any) -> float:
+    """C with the sharpness in place of the mean of ``||grad_W f||^2``, Eq. (27)."""
     return product(q.norm_W_2, root_mean(1 / q.norm_x), math.sqrt(q.sharpness))
 
 

@@ -38,7 +38,9 @@ def test_caption_names_settings_seeds_and_steps_that_are_missing(tmp_path):
     assert "1 of 4 runs are short of 60,000 steps." in caption
     assert "lr 0.1, batch 8: seed 1 to step 30,000." in caption
     assert "lr 0.1, batch 20: seeds 0 to 2 to step 60,000." in caption
-    assert runs.summary().endswith("laptop scale, 30,000 to 60,000 steps, seeds 0 to 2")
+    assert runs.summary().endswith(
+        "laptop scale, 30,000 to 60,000 steps, seed 1, and seeds 0 to 2 at lr 0.1, batch 20"
+    )
     assert runs.summary([(0.1, 8)]).endswith("30,000 steps, seed 1")
     assert runs.reservations([(0.1, 20)]) == ""
 

@@ -83,9 +83,8 @@ def render(results: Path) -> None:
 
     It is all or nothing: an incremental run would not repeat the warnings of unchanged pages.
     """
-    from jupyter_book.sphinx import (
-        build_sphinx,
-    )  # late, for each process of the pool runs this file
+    # Each process of the pool imports this file, and none of them needs Sphinx.
+    from jupyter_book.sphinx import build_sphinx
 
     source = site_digest(results)
     if STAMP.exists() and STAMP.read_text() == source and (SITE / "index.html").exists():

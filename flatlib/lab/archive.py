@@ -161,8 +161,15 @@ class Runs:
         steps = f"{reached.max():,} steps" if reached.nunique() == 1 else f"{_range(reached)} steps"
         return (
             f"{NETS[made['net']]} on {DATA[made['data']]}, {self.scale} scale, {steps}, "
-            f"{_seeds(reached.index)}"
+            f"{self._seeds_of([s for s in wanted if s not in self.missing])}"
         )
+
+    def _seeds_of(self, settings: Sequence[tuple[float, int]]) -> str:
+        """The seeds that most settings have, and those of the settings that have others."""
+        seeds = {label(setting): _seeds(self.reached.loc[setting].index) for setting in settings}
+        usual = max(seeds.values(), key=list(seeds.values()).count)
+        others = [f"{words} at {name}" for name, words in seeds.items() if words != usual]
+        return ", and ".join([usual, *others])
 
     def reservations(self, settings: Sequence[tuple[float, int]] | None = None) -> str:
         """What a figure of some settings lacks, in sentences; empty if it lacks nothing."""
