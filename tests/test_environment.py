@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -90,6 +91,20 @@ def test_installed_versions_are_the_constraints():
         if found != exact:
             wrong.append(f"{name}: {found} is installed, constraints.txt says {exact}")
     assert not wrong, "run 'make env': " + "; ".join(wrong)
+
+
+def test_every_pinned_version_runs_on_the_oldest_python_that_is_promised():
+    """Debian 12's own Python is 3.11.2: a pin that asks for 3.11.5 would stop ``make book`` there."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    refused = {}
+    for name, exact in pins().items():
+        try:
+            asked = metadata(name).get("Requires-Python") or ""
+        except PackageNotFoundError:
+            continue  # not for this platform
+        if version(name) == exact and not SpecifierSet(asked).contains(oldest):
+            refused[name] = f"{exact} needs Python {asked}"
+    assert not refused
 
 
 def test_conda_environment_has_the_shape_that_conda_and_binder_read():
