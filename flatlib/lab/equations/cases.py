@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 from torch import Tensor, nn
-from torch.func import hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import grad, jacfwd, jacrev, vjp, vmap
 
 from flatlib import nets
 from flatlib.lab.equations.draws import Draws
@@ -64,14 +64,17 @@ def participation_ratio(covariance: Tensor) -> Tensor:
 
 
 def curvatures(function: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """Second derivative of a function along each single entry of theta, that entry first."""
-    one = torch.ones((), dtype=theta.dtype)
+    """Second derivative of a function along each single entry of theta, that entry first.
+
+    It is taken of ``weights`` times the function, whose derivative for them is the function's own.
+    """
+    weights = torch.zeros_like(function(theta))
 
     def along(direction):
-        def slope(t):
-            return jvp(lambda s: function(theta + s * direction), (t,), (one,))[1]
+        def weighted(s, weights):
+            return (weights * function(theta + s * direction)).sum()
 
-        return jvp(slope, (0 * one,), (one,))[1]
+        return grad(grad(grad(weighted)), argnums=1)(theta.new_zeros(()), weights)
 
     return vmap(along)(torch.eye(len(theta), dtype=theta.dtype))
 
@@ -308,7 +311,7 @@ class Case(Norms):
     @cached_property
     def hessian_at_targets(self) -> Tensor:
         """The explicit Hessian of the loss, ``(m, m)``."""
-        return hessian(self.loss)(self.theta, self.y)
+        return jacrev(jacrev(self.loss))(self.theta, self.y)
 
     @cached_property
     def hessian_of_gradient(self) -> Tensor:
