@@ -48,19 +48,19 @@ def _neuron(draws: Draws, N: int, live: int, dead: int) -> Case:
 
 @family
 def neuron(draws: Draws) -> Case:
-    """One ReLU neuron in front of a fixed readout; all samples alive, of one norm."""
+    """One ReLU neuron in front of a fixed readout, active on all samples, which have one norm."""
     return _neuron(draws, draws.integer(1, 6), live=draws.integer(2, 8), dead=0)
 
 
 @family
 def neuron_some_dead(draws: Draws) -> Case:
-    """`neuron` with a few samples that it does not answer to, further out than the others."""
+    """One ReLU neuron that is not active on a few samples, which are longer than the others."""
     return _neuron(draws, draws.integer(1, 6), live=draws.integer(2, 5), dead=draws.integer(2, 5))
 
 
 @family
 def neuron_one_live(draws: Draws) -> Case:
-    """`neuron` that answers to a single sample, N ≥ 3."""
+    """One ReLU neuron that is active on a single sample, N ≥ 3."""
     return _neuron(draws, draws.integer(3, 6), live=1, dead=draws.integer(2, 8))
 
 
@@ -121,7 +121,7 @@ def isotropic_any_norm(draws: Draws) -> Case:
 
 @family
 def isotropic_one_live(draws: Draws) -> Case:
-    """ReLU behind equal singular values; all but one sample dead and 10⁷ times further out."""
+    """Equal singular values, then ReLU, active on one sample; the others are 10⁷ times as long."""
     case = _isotropic(draws, 1, draws.uniform(0.5, 2))
     W = case.W
     live = W.T @ draws.uniform(0.5, 1, len(W))
