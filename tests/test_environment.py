@@ -94,7 +94,7 @@ def test_installed_versions_are_the_constraints():
 
 
 def test_every_pinned_version_runs_on_the_oldest_python_that_is_promised():
-    """Debian 12's own Python is 3.11.2: a pin that asks for 3.11.5 would stop ``make book`` there."""
+    """Debian 12 has Python 3.11.2: a pin that asks for 3.11.5 would stop ``make book`` there."""
     oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
     refused = {}
     for name, exact in pins().items():
