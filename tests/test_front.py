@@ -86,13 +86,15 @@ def test_the_readmes_wheel_is_the_distribution():
     assert "pip wheel --no-deps --wheel-dir dist .\n" in README
 
 
-def test_readme_and_front_page_begin_with_one_sentence_of_what_is_a_theorem_and_what_is_not():
-    first = README.split("\n")[2]
-    assert FRONT.split("\n")[2] == first
-    assert first.count(". ") == 0 and first.endswith(".") and README.split("\n")[3] == ""
-    theorem, _, rest = first.partition(", but ")
+def test_readme_and_front_page_begin_with_what_is_a_theorem_and_what_is_not():
+    first = README.split("\n")[2:5]
+    assert FRONT.split("\n")[2:5] == first
+    theorem, rest, after = first
+    assert all(each.count(".") == 1 and each.endswith(".") for each in (theorem, rest))
+    assert after == ""
     assert "is a theorem" in theorem and "no theorem" in rest and "flat network" in rest
-    assert "sharpness" in theorem and "norm of its weights" in theorem and "limit" in theorem
+    assert "first layer is dense" in theorem and "sharpness" in theorem
+    assert "norm of that layer's weights" in theorem and "limit" in theorem
 
 
 def test_the_first_door_is_the_hour_from_the_theorem_to_what_is_not_true():

@@ -36,7 +36,7 @@ def test_an_effect_is_said_with_its_interval_and_a_true_minus():
     assert sentences.effect_words(replace(one, low=math.nan)) == "−0.166"
     assert sentences.effect_words(of("vgg10.fall.mls")) == "–"
     assert sentences.effect_words(of("vgg10.chain.25", counted=(0, 1860))) == (
-        "in 0 of 1,860 measurements"
+        "holds in 0 of 1,860 measurements"
     )
     rivals = of("vgg10.correlation.mls-loss-volume", value=-0.5, rival=0.25)
     assert sentences.effect_words(rivals) == "−0.50, log volume 0.25, over the settings"

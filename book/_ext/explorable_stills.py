@@ -107,7 +107,7 @@ def training(seed: int = 0) -> Iterator[tuple[int, float, nn.Sequential, Tensor]
 
 @cache
 def frames() -> list[dict]:
-    """What the disc's picture shows of the training: at each step the sample's Jacobian."""
+    """What the disk's picture shows of the training: at each step the sample's Jacobian."""
     return [
         {
             "step": step,
@@ -119,7 +119,7 @@ def frames() -> list[dict]:
 
 
 def disc() -> Made:
-    """A disc of inputs and the ellipse that the running example makes of the disc."""
+    """A disk of inputs and the ellipse that the running example makes of the disk."""
     net, x, _ = toys.running_example()
     m = flatlib.measure(net, x[:1])
     first, second = m.singular_values[0].tolist()
@@ -138,7 +138,7 @@ def disc() -> Made:
     return Made(
         numbers={"network": example(), "frames": frames()},
         figure=figure,
-        caption=f"A disc of inputs and its image under the running example. {found}",
+        caption=f"A disk of inputs and its image under the running example. {found}",
         alt=(
             "Left: a circle of radius 1. Right: its image, a tilted ellipse with half-axes "
             f"{first:.2f} and {second:.2f}."

@@ -18,7 +18,7 @@ from flatlib.lab import figures
 
 CARD = "_static/card.png"
 CARD_SIZE = (1200, 630)  # pixels
-CARD_ALT = "A disc of inputs becomes an ellipse of outputs with half-axes 2.83 and 1.41."
+CARD_ALT = "A disk of inputs becomes an ellipse of outputs with half-axes 2.83 and 1.41."
 
 # A host shows it at any depth of the site, so that each of its links is a whole address.
 LOST = """<!DOCTYPE html>
@@ -52,7 +52,7 @@ LOST = """<!DOCTYPE html>
 
 
 def card(title: str) -> Figure:
-    """The picture of a shared link: the title over the running example's disc and ellipse."""
+    """The picture of a shared link: the title over the running example's disk and ellipse."""
     net, _, _ = toys.running_example()
     W_1, W_2 = (parameter.detach().numpy() for parameter in net.parameters())
     angles = np.linspace(0, 2 * np.pi, 361)

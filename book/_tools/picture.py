@@ -63,7 +63,7 @@ def draw(groups: dict[str, pd.DataFrame]) -> Figure:
         yscale="log",
         xlim=(left, high),
         ylim=(low, high),
-        xlabel="limit: norm of the weights × root of sharpness × size of 1 / input length",
+        xlabel="limit: norm of the first weights × root of sharpness × size of 1 / input length",
         ylabel="response of the output",
     )
     for axis in (ax.xaxis, ax.yaxis):

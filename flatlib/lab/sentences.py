@@ -139,7 +139,7 @@ def effect_words(verdict: Verdict) -> str:
     """The number with its interval, or what there is in place of one."""
     claim = verdict.claim
     if verdict.counted is not None:
-        return f"in {verdict.counted[0]:,} of {verdict.counted[1]:,} measurements"
+        return f"holds in {verdict.counted[0]:,} of {verdict.counted[1]:,} measurements"
     if math.isnan(verdict.value):
         return "–"
     if verdict.association:

@@ -1,4 +1,4 @@
-// The disc and the ellipse: a disc of inputs carried by a Jacobian, whose singular values a reader
+// The disk and the ellipse: a disk of inputs carried by a Jacobian, whose singular values a reader
 // sets, or a network in training.
 {
   const {
@@ -16,7 +16,7 @@
     <p class="explorable-title">Stretch the ellipse, or let a network in training do it</p>
     <div class="explorable-columns">
       <div>
-        <svg viewBox="0 0 400 226" role="img" aria-label="A disc of inputs, left, and the ellipse of outputs that it becomes, right, with the half-axes of both."></svg>
+        <svg viewBox="0 0 400 226" role="img" aria-label="A disk of inputs, left, and the ellipse of outputs that it becomes, right, with the half-axes of both."></svg>
         ${axis("first", "first half-axis")}
         ${axis("second", "second half-axis")}
       </div>
