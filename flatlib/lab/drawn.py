@@ -23,6 +23,7 @@ LOSS, STEP = "loss", "step"  # conditions: at one train loss, at one step
 CONDITIONS = (LOSS, STEP)
 LOGARITHMIC = ("lr", "batch_size", "width")  # hyper-parameters
 PLAIN = ("depth", "heads")
+RATIO, BEND = "lr/batch_size", "(lr/batch_size - median)^2"  # the latter of logarithms
 ERROR_PGD, ERROR_NOISE = "error_pgd", "error_noise"
 ERROR_CORRUPTIONS, CALIBRATION = "error_corruptions", "calibration_error"
 RADIUS, NOISE = protocol.PGD_RADII[1], protocol.NOISE_LEVELS[1]  # of the attack, of the noise
@@ -74,8 +75,9 @@ class Drawn:
     planned: int  # networks
     level: float  # of the train loss
     fixed_step: int
-    networks: Networks  # columns as `at` names them, and the hyper-parameters
+    networks: Networks  # columns as `at` names them, and the recipe
     hyperparameters: tuple[str, ...]  # columns of those that vary
+    recipe: tuple[str, ...]  # columns of all that is held fixed with them, see `_recipe`
     optimizers: tuple[str, ...] = ()  # of each network
 
     @property
@@ -138,7 +140,8 @@ class Drawn:
             )
         drawn = table.drop_duplicates("index").set_index("index").sort_index()
         settings = _settings(drawn)
-        parts = [settings]
+        recipe = _recipe(settings)
+        parts = [recipe]
         for condition in CONDITIONS:
             rows = table[table["condition"] == condition].set_index("index")
             rows = rows[rows["reached"] == 1]
@@ -146,7 +149,8 @@ class Drawn:
             parts.append(numbers.rename(columns=lambda column, c=condition: at(c, column)))
         networks = Networks(pd.concat(parts, axis=1), drawn["seed"].to_numpy())
         optimizers = tuple(drawn["optimizer"])
-        return cls(name, title, planned, level, fixed_step, networks, tuple(settings), optimizers)
+        columns = tuple(settings), tuple(recipe)
+        return cls(name, title, planned, level, fixed_step, networks, *columns, optimizers)
 
 
 def _settings(drawn: pd.DataFrame) -> pd.DataFrame:
@@ -157,6 +161,19 @@ def _settings(drawn: pd.DataFrame) -> pd.DataFrame:
         found[f"optimizer {name}"] = (drawn["optimizer"] == name).astype(float)
     settings = pd.DataFrame(found, index=drawn.index)
     return settings.loc[:, settings.nunique() > 1]
+
+
+def _recipe(settings: pd.DataFrame) -> pd.DataFrame:
+    """The hyper-parameters and, where both vary, the ratio of rate to batch size and its bend.
+
+    The noise of plain descent is proportional to the ratio. Its ranks are no sum of the ranks of
+    rate and batch size, and a quantity that rises with the ratio and falls again has no rank that
+    is. With the hyper-parameters alone held fixed, both would count as what a measure itself says.
+    """
+    if not {"lr", "batch_size"} <= set(settings):
+        return settings
+    ratio = settings["lr"] - settings["batch_size"]
+    return settings.assign(**{RATIO: ratio, BEND: (ratio - ratio.median()) ** 2})
 
 
 def _numbers(rows: pd.DataFrame) -> pd.DataFrame:

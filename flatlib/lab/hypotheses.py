@@ -17,6 +17,7 @@ from flatlib.lab import claims, verdicts
 from flatlib.lab.associations import out_of_sample
 from flatlib.lab.claims import Claim
 from flatlib.lab.drawn import (
+    BEND,
     BOUNDS,
     CONDITIONS,
     ERROR_PGD,
@@ -24,6 +25,7 @@ from flatlib.lab.drawn import (
     MEASURES,
     NVR,
     OUTCOMES,
+    RATIO,
     STEP,
     Drawn,
     at,
@@ -46,7 +48,7 @@ TEN_CLASSES = ("lenet5", "vgg10-ten-classes")
 RESPONSES = (claims.NMLS, claims.MLS, claims.G, NVR, claims.S)
 RESULTS = (claims.GAP, claims.TEST_LOSS, claims.TEST_ERROR)
 UNDER_ATTACK = (claims.GAP, claims.TEST_ERROR, ERROR_PGD)
-HELD_FIXED = ("lr", "batch_size", "width")
+HELD_FIXED = ("lr", "batch_size", RATIO, BEND, "width")
 SIDES = "sides"
 
 # What compression has to do with a correlation of sharpness and the gap.
@@ -71,11 +73,11 @@ def key(population: str, condition: str, kind: str, measure: str, rest: str) -> 
 
 
 def hypotheses(population: Drawn) -> tuple[Claim, ...]:
-    """All hypotheses on a population: each measure with each outcome, plain and given the
-    hyper-parameters; what compression explains; and whether sharpness follows the gap more
-    closely at one loss than at one step.
+    """All hypotheses on a population: each measure with each outcome, plain and given the recipe
+    of the network; what compression explains; and whether sharpness follows the gap more closely
+    at one loss than at one step.
     """
-    settings, made = population.hyperparameters, []
+    settings, made = population.recipe, []
 
     def add(condition, kind, measure, rest, outcome, given=(), statistic=claims.CORRELATION):
         made.append(
@@ -156,7 +158,7 @@ def responses(
         populations: by name, those that are archived.
     """
     own = populations.get(name)
-    vary = tuple(one for one in HELD_FIXED if own is None or one in own.hyperparameters)
+    vary = tuple(one for one in HELD_FIXED if own is None or one in own.recipe)
     pairs = [
         (kind, measure, outcome, given)
         for kind, given in ((PLAIN, ()), (GIVEN, vary))
@@ -276,12 +278,12 @@ def predictions(population: Drawn, condition: str, outcome: str) -> pd.DataFrame
         outcome: one of ``OUTCOMES``.
 
     Returns:
-        By measure: ``alone``, the share that the measure predicts; ``settings``, the
-        hyper-parameters; ``both``; and the ``gain`` of the measure, ``both`` minus ``settings``,
-        all over the same ``networks``.
+        By measure: ``alone``, the share that the measure predicts; ``settings``, the recipe of
+        the network; ``both``; and the ``gain`` of the measure, ``both`` minus ``settings``, all
+        over the same ``networks``.
     """
     table, rows = population.networks.table, {}
-    settings = list(population.hyperparameters)
+    settings = list(population.recipe)
     for measure in MEASURES:
         column = at(condition, measure)
         own = table[[*settings, column, at(condition, outcome)]]
