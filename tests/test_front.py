@@ -14,7 +14,8 @@ import front_page
 import pytest
 from PIL import Image
 
-from flatlib.lab import equations, figures
+from flatlib.lab import equations, figures, hypotheses
+from flatlib.lab.populations import POPULATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,9 +46,12 @@ def test_the_readme_counts_the_archived_runs():
     assert promised("archived runs") == len(list(ROOT.glob("results/*/*/manifest.json")))
 
 
-def test_the_readme_counts_the_networks_drawn_at_random():
-    drawn = list(ROOT.glob("results/populations/*/*/manifest.json"))
-    assert promised("networks drawn at random") == len(drawn)
+def test_the_readme_counts_the_networks_drawn_at_random_and_those_of_the_optimizers():
+    made = [place.parts[-3] for place in ROOT.glob("results/populations/*/*/manifest.json")]
+    of_optimizers = made.count(hypotheses.OPTIMIZERS)
+    assert promised("networks trained by six optimizers") == of_optimizers
+    assert promised("networks drawn at random") == len(made) - of_optimizers
+    assert len(POPULATIONS[hypotheses.OPTIMIZERS].optimizers) == 6
 
 
 def test_the_readme_counts_the_errata():

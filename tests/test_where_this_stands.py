@@ -264,6 +264,18 @@ def test_local_dimensionality_is_the_datas_up_to_the_condition_of_their_covarian
     assert torch.allclose(found[alive], here[alive], rtol=1e-9)
 
 
+def test_a_layer_may_raise_the_dimensionality_up_to_the_narrowest_width():
+    first, second = torch.diag_embed(torch.tensor([[1, 0.1], [0.1, 1]], dtype=torch.float64))
+    net = nets.mlp([2, 2, 2], "identity").double()
+    with torch.no_grad():
+        for layer, W in zip(linears(net), (first, second), strict=True):
+            layer.weight.copy_(W)
+    x = gaussian(3, 2, seed=1).double()
+    (whole, *_) = jacobian(net, x)
+    assert math.isclose(float(participation(first @ first.mT)), 1.01**2 / 1.0001, rel_tol=1e-12)
+    assert math.isclose(float(participation(whole @ whole.mT)), 2, rel_tol=1e-12)
+
+
 @CASES
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4))
 def test_dimensionality_of_the_outputs_of_a_linear_map(seed, M, N):
