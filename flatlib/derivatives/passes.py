@@ -205,13 +205,17 @@ def _other_layers(
 
 
 def _kept(
-    network: Float64Network, calls: dict[str, list[Call]], at_layers: frozenset[str]
+    network: Float64Network, calls: dict[str, list[Call]], at_layers: frozenset[str], n: int
 ) -> list[Call]:
-    """The calls at whose inputs gradients are kept: of these layers, and the first if dense."""
+    """The calls at whose inputs gradients are kept: of these layers, and the first if dense.
+
+    ``n`` is the number of samples that went through the network.
+    """
     named = [(name, call) for name, made in calls.items() for call in made]
     kept = [call for name, call in named if name in at_layers]
     for name, call in named[:1]:
-        if name not in at_layers and network.kinds[name] == "Linear" and call.value.dim() == 2:
+        one_vector = call.value.numel() == n * call.value.shape[-1]
+        if name not in at_layers and network.kinds[name] == "Linear" and one_vector:
             kept.append(call)
     return kept
 
@@ -223,7 +227,7 @@ def _cost(network: Float64Network, forward: Forward, at_layers: frozenset[str]) 
     passing, each_output = 0, 2 * at_input
     kept = [
         N * at_input,
-        *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers)),
+        *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers, n)),
     ]
     for name, made in forward.calls.items():
         weight = forward.weights[name]
@@ -368,7 +372,7 @@ def _backward(
     forward, calls = part.forward, part.calls
     owners = _owners(network, forward, calls, part.graph)
     seen = _Seen(network, part, owners.uses, n, collect)
-    at_calls = _kept(network, calls, planned.at_layers)
+    at_calls = _kept(network, calls, planned.at_layers, len(forward.x))
     kept = [
         Target(forward.source, forward.x.shape, Rows(len(forward.x), "first")),
         *(Target(call.input_edge, call.value.shape, call.rows) for call in at_calls),
