@@ -281,30 +281,27 @@ def _recorded(
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
-    planned.probe.check(forward.output[:n].detach(), start)
+    planned.probe.check(forward.output[:n].detach(), start, x)
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
     check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
-    calls = forward.calls if with_layers else {}
-    uses = forward.uses if calls else []
+    excluded = planned.probe.excluded
+    calls = {k: made for k, made in forward.calls.items() if k not in excluded and with_layers}
+    uses = forward.uses if with_layers else []
     how = (forward, network.kinds, calls, uses, planned.probe.places)
     mixed, watched = (find_rows(*how), []) if surely else weighted_pass(*how)
     for name, made in calls.items():
         if all(call.rows for call in made):
             planned.probe.check_inputs(name, [call.read(n) for call in made], start)
     refuse_mixed(mixed)  # last, since the others say more of why
-    measured = {
-        name: made
-        for name, made in calls.items()
-        if name not in planned.probe.excluded and all(call.rows for call in made)
-    }
+    measured = {name: made for name, made in calls.items() if all(call.rows for call in made)}
     if with_layers and not measured:
         raise ValueError(
-            f"the rows of no layer are the samples (of {', '.join(map(repr, calls))}); keep the "
-            "batch as the first axis, as in (n, T, d) instead of (n * T, d)"
+            f"the rows of no layer are the samples (of {', '.join(map(repr, forward.calls))}); "
+            "keep the batch as the first axis, as in (n, T, d) instead of (n * T, d)"
         )
     return _Recorded(forward, graph, measured, lambda: find_rows(*how), watched)
 
