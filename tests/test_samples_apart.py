@@ -13,6 +13,7 @@ from small import seeded
 from torch import nn
 
 import flatlib
+from flatlib.checkpoint import MLS_COLUMN
 from flatlib.derivatives.float64 import float64_network
 from flatlib.derivatives.passes import by_parts, differentiate, plan
 
@@ -54,6 +55,33 @@ def test_a_layer_and_a_parameter_that_one_sample_alone_uses_count():
     m = flatlib.measure(net, x)
     assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
     assert [layer.name for layer in m.layers] == ["first", "expert", "last"]
+
+
+@pytest.mark.parametrize("layers", [True, ["expert"], ["expert", "last"], ["last"], False])
+def test_a_layer_that_one_sample_alone_uses_has_an_mls_where_it_is_asked_for(layers):
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    x[0, 0] = 3.0
+    m = flatlib.measure(net, x, layers=layers)
+    names = ["first", "expert", "last"] if layers is True else layers or []
+    assert [layer.name for layer in m.layers if layer.mls is not None] == names
+    if "expert" in names:
+        last, gain, expert = (
+            p.detach().double() for p in (net.last.weight, net.gain, net.expert.weight)
+        )
+        largest = torch.linalg.matrix_norm(last * gain @ expert, 2)
+        expected = torch.cat([largest[None], largest.new_zeros(11)])
+        torch.testing.assert_close(m.layers[1].mls, expected, rtol=1e-9, atol=0)
+    if layers is True:
+        assert m.has_layer_mls and {"nmls", "nvr"} <= set(m.summary())
+        row = flatlib.measurement_row(net, x, torch.zeros(12, 2))
+        assert row[f"expert.{MLS_COLUMN}"] == pytest.approx(float(m.layers[1].mls.mean()), rel=1e-9)
+        assert flatlib.bounds.normalized_nmls(m) is not None
+
+
+def test_a_layer_that_no_sample_uses_is_not_called():
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    with pytest.raises(ValueError, match="'expert' is not called.* layers are 'first', 'last'$"):
+        flatlib.measure(net, x, layers=["expert"])
 
 
 def test_parts_of_a_batch_that_take_different_ways_are_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -76,6 +76,7 @@ class Derivatives:
     other_energy: Tensor  # (n,) squared norms of gradients of ``other_parameters[True]``
     other_parameters: dict[str, bool]  # trainable, of no layer, used; whether in ``other_energy``
     other_layers: dict[str, str]  # layers that are not among ``layers``, and why
+    at_layers: frozenset[str]  # of ``layers``, those at whose inputs gradients were to be kept
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Plan:
     probe: Probe
     start: int  # index of the first of x among all samples
     n_outputs: int  # N
-    at_layers: frozenset[str]  # the layers at whose inputs gradients are kept
+    at_layers: bool | tuple[str, ...]  # all layers, none, or these modules' keep gradients
     cost: Cost  # of the derivatives
-    cost_without_layers: Cost  # with ``at_layers`` empty
+    cost_without_layers: Cost  # with ``at_layers`` False
 
 
 def plan(
@@ -99,18 +100,33 @@ def plan(
     gradients are kept, at all layers, none or those of these modules.
 
     Raises:
-        ValueError: the network is not deterministic; no layer of such a name is called.
+        ValueError: the network is not deterministic; there is no layer of such a name.
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
         probe, first = probed(network, x, start)
         first.check_source()
+    at_layers = at_layers if isinstance(at_layers, bool) else tuple(at_layers)
     called = [name for name in first.calls if name not in probe.excluded]
-    if isinstance(at_layers, bool):
-        chosen = frozenset(called if at_layers else ())
-    else:
-        chosen = chosen_layers(network.net, network.layers, called, at_layers)
+    # The samples tried out need not reach all layers that the others do.
+    chosen = _chosen(network, called, at_layers, maybe=set(network.layers) - probe.excluded)
     cost, without = (_cost(network, first, at) for at in (chosen, frozenset()))
-    return Plan(probe, start, first.output.shape[1], chosen, cost, without)
+    return Plan(probe, start, first.output.shape[1], at_layers, cost, without)
+
+
+def _chosen(
+    network: Float64Network,
+    called: Sequence[str],
+    at_layers: bool | tuple[str, ...],
+    maybe: Collection[str] = (),
+) -> frozenset[str]:
+    """Those of the ``called`` layers at whose inputs gradients are kept.
+
+    Raises:
+        ValueError: a name is of no layer that is called or ``maybe`` is.
+    """
+    if isinstance(at_layers, bool):
+        return frozenset(called if at_layers else ())
+    return chosen_layers(network.net, network.layers, called, at_layers, maybe)
 
 
 def check_leads_to_input(forward: Forward, graph: Graph) -> None:
@@ -369,7 +385,8 @@ def _backward(
     forward, calls = part.forward, part.calls
     owners = _owners(network, forward, calls, part.graph)
     seen = _Seen(network, part, owners.uses, n, collect)
-    at_calls = _kept(network, calls, planned.at_layers, len(forward.x))
+    at_layers = _chosen(network, list(calls), planned.at_layers)
+    at_calls = _kept(network, calls, at_layers, len(forward.x))
     kept = [
         Target(forward.source, forward.x.shape, Rows(len(forward.x), "first")),
         *(Target(call.input_edge, call.value.shape, call.rows) for call in at_calls),
@@ -408,6 +425,7 @@ def _backward(
         seen.energy,
         owners.others,
         _other_layers(network, forward, frozenset(forward.calls) - frozenset(calls), part.graph),
+        at_layers,
     )
 
 
