@@ -475,8 +475,9 @@ def differentiate(
 
     Raises:
         ValueError: samples influence each other, or rows of a layer are mixed; no way back to
-            the input; output or gradient not finite; no layer is called; what `plan` refuses, in
-            a part of the network that it did not reach.
+            the input; output or gradient not finite; no layer is called, or none of a name that
+            gradients shall be kept at; what `plan` refuses, in a part of the network that it did
+            not reach.
     """
     how = (network, x, start, planned, max_memory, collect)
     return _backward(*how, done) or _backward(*how, int, surely=True)

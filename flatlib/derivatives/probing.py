@@ -23,8 +23,8 @@ NOT_DETERMINISTIC = (
 )
 INFLUENCE = (
     "samples influence each other: the output for sample {sample} depends on which other samples "
-    "are in the batch (batch statistics? attention over the batch? or a network so sensitive that "
-    "rounding alone changes its output?)"
+    "are in the batch (batch statistics? attention over the batch? a test of any or all? or a "
+    "network so sensitive that rounding alone changes its output?)"
 )
 
 
