@@ -244,7 +244,7 @@ class Thresholds(Piece):
 
 
 class Line(Piece):
-    """How nearly the five settings lie on one line."""
+    """How nearly the five settings lie on one line, and networks drawn at random."""
 
     def text(self, data: dict) -> str:
         words = [
@@ -254,9 +254,11 @@ class Line(Piece):
         ]
         if not words:
             return "<p>No five settings are archived.</p>"
+        ratio = [f"{value} for {name}" for name, value in data["ratio"].items()]
+        drawn = f" Over networks drawn at random it is {'; '.join(ratio)}." if ratio else ""
         return (
             "<p>The correlation of log(lr/batch) with √S over the means of the five settings is "
-            f"{html.escape('; '.join(words))}.</p>"
+            f"{html.escape('; '.join(words))}.{html.escape(drawn)}</p>"
         )
 
 

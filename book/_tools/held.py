@@ -136,6 +136,12 @@ def gather(results: Path | None = None) -> dict:
             for scale, value in [verdicts.along_the_line(archive, name)]
             if scale
         },
+        "ratio": {
+            name: sentences.number(value)
+            for name, population in archive.populations.items()
+            for value in [verdicts.along_the_ratio(population)]
+            if population.n >= claims.NETWORKS and math.isfinite(value)
+        },
         "checks": [
             {
                 "network": next(key for key, name in LINE.items() if name == check.experiment),

@@ -23,7 +23,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from flatlib.lab import claims, drawn, experiments, statistics
-from flatlib.lab.associations import Association
+from flatlib.lab.associations import PEARSON, Association
 from flatlib.lab.claims import Claim, Margin
 from flatlib.lab.drawn import Archived, Drawn
 from flatlib.lab.records import Record, RecordError, default_results
@@ -706,6 +706,19 @@ def along_the_line(archive: Archive, experiment: str) -> tuple[str, float]:
     ends = grid.values(claims.S)[..., -1]
     means = [float(np.nanmean(row)) if np.isfinite(row).any() else math.nan for row in ends]
     return scale, statistics.pearson(noise, means).value
+
+
+def along_the_ratio(population: Drawn) -> float:
+    """How nearly networks drawn at random lie on one line: correlation of log(lr/batch) with root S.
+
+    Returns:
+        Pearson's correlation at one train loss; NaN where rate and batch size do not both vary.
+    """
+    if drawn.RATIO not in population.recipe:
+        return math.nan
+    return population.networks.correlation(
+        drawn.RATIO, drawn.at(drawn.LOSS, claims.S), how=PEARSON
+    ).value
 
 
 def checks(archive: Archive) -> list[tuple[claims.Check, str, int, int]]:
