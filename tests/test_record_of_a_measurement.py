@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_matches_oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from inputs import gaussian
 from torch import nn
 
 import flatlib
 from flatlib import Measurement
-from flatlib.saving import save_arrays
+from flatlib.saving import load_arrays, save_arrays
 
 
 def network() -> nn.Module:
@@ -113,6 +115,51 @@ def test_a_file_that_holds_no_measurement_is_named(fault, tmp_path):
         Measurement.load(path)
     with pytest.raises(FileNotFoundError, match="none.npz"):
         Measurement.load(tmp_path / "none.npz")
+
+
+class Scaled(nn.Module):
+    """Its one parameter outside of its layer is called as a file calls its arrays."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.array = nn.Linear(3, 2), nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)) * self.array
+
+
+def test_a_parameter_called_array_is_no_array(tmp_path):
+    m = flatlib.measure(Scaled(), gaussian(4, 3))
+    assert m.other_parameters.keys() == {"array"}
+    m.save(tmp_path / "m.npz")
+    assert Measurement.load(tmp_path / "m.npz") == m
+
+
+def test_a_file_of_before_with_a_parameter_called_array_is_read(tmp_path):
+    m = flatlib.measure(Scaled(), gaussian(4, 3))
+    m.save(tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz") as file:
+        arrays = dict(file)
+    outline = json.loads(str(arrays.pop("outline")))
+    outline["other_parameters"] = m.other_parameters
+    np.savez(tmp_path / "before.npz", outline=json.dumps(outline), **arrays)
+    assert Measurement.load(tmp_path / "before.npz") == m
+
+
+WORDS = st.sampled_from(["array", "array0", "outline", "formula"])
+PLAIN = st.recursive(
+    st.none() | st.integers() | WORDS,
+    lambda inside: st.lists(inside, max_size=2) | st.dictionaries(WORDS, inside, max_size=2),
+)
+
+
+@settings(max_examples=200)
+@given(value=PLAIN)
+def test_any_dictionary_is_read_as_it_was_written(value, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "file.npz"
+    save_arrays(path, {"value": value, "tensor": torch.ones(2)})
+    again = load_arrays(path)
+    assert again["value"] == value and torch.equal(again["tensor"], torch.ones(2))
 
 
 def test_a_file_with_the_fields_of_another_version_is_named(tmp_path):
