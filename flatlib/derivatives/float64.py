@@ -118,7 +118,7 @@ class InFloat64(TorchFunctionMode):
             with self:
                 attended = multi_head_attention(args, kwargs)
             return function(*args, **kwargs) if attended is None else attended
-        if function is F.embedding:
+        if function in (F.embedding, F.embedding_bag):
             kwargs = {**kwargs, "sparse": False, "scale_grad_by_freq": False}
         if function in NORMALIZATIONS:
             return self._normalized(function, args, kwargs)
