@@ -32,6 +32,7 @@ IN_FULL = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
+AT_ONCE = 64  # samples whose outputs are made together where nothing is differentiated
 CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 MAKERS = (  # of tensors whose precision is PyTorch's default unless it is given
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
@@ -178,6 +179,14 @@ class Float64Network:
     def __call__(self, x: Tensor) -> Tensor:
         """The output ``(n, N)`` of the network at rest for ``x`` as `in_full` makes it, checked."""
         return self.anew(x, lambda: self.carry_on(x))
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """The outputs ``(n, N)`` for samples of any precision, a few at a time, as numbers alone.
+
+        Raises:
+            ValueError: the forward fails, or returns something else than a row a sample.
+        """
+        return torch.cat([self(in_full(rows)).detach() for rows in x.detach().split(AT_ONCE)])
 
     def anew(self, x: Tensor, run: Callable[[], Made]) -> Made:
         """What ``run`` makes of ``x`` with the network at rest, caches of parameters emptied."""

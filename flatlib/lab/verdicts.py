@@ -652,8 +652,7 @@ def _over_networks(claim: Claim, population: Drawn) -> Verdict:
         return drawn.at(where, name), drawn.at(where, claim.other)
 
     given = tuple(
-        name if name in population.recipe else drawn.at(condition, name)
-        for name in claim.given
+        name if name in population.recipe else drawn.at(condition, name) for name in claim.given
     )
     first, second = pair(claim.quantity), None
     if claim.statistic == claims.SHIFT:
