@@ -274,7 +274,8 @@ class Measurement(Record):
         """One measurement of the samples of several, of one network, in their order.
 
         Raises:
-            ValueError: none, or of networks that call other layers or have other sizes.
+            ValueError: none, or of networks that call other layers, or whose layers have other
+                sizes or weights.
 
         >>> import flatlib
         >>> net, x = flatlib.nets.linear(3, 2), torch.eye(3)
@@ -289,6 +290,7 @@ class Measurement(Record):
         start = 0
         for part in parts:
             _check_same_way([parts[0], part], start)
+            _check_same_weights(parts[0], part, start)
             start += part.n
         layers = tuple(
             replace(
@@ -565,6 +567,17 @@ def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
             f"those before: it calls {_path(last)}, before {_path(first)}; measure samples that "
             "take one way together, in one call"
         )
+
+
+def _check_same_weights(first: Measurement, part: Measurement, start: int) -> None:
+    """Refuse a part, of samples ``start`` on, whose layers have other weights."""
+    for layer, other in zip(first.layers, part.layers, strict=True):
+        if not _identical(layer.weight, other.weight):
+            raise ValueError(
+                f"layer {layer.name!r} has other weights for samples {start} to "
+                f"{start + part.n - 1} than for those before, so they are of two networks, or of "
+                "one at two moments of its training; measure all samples with one network"
+            )
 
 
 def _path(part: Measurement) -> str:

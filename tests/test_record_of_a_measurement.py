@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import zipfile
@@ -10,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from compare import assert_matches_oracle
+from compare import assert_close, assert_matches_oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs import gaussian
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import flatlib
 from flatlib import Measurement
@@ -197,6 +199,29 @@ def test_a_table_has_a_row_a_sample():
     assert "y" not in m.rows()[0] and "3.mls" not in measured(layers=False).rows()[0]
     with pytest.raises(ValueError, match="y has 4 entries for 5 samples"):
         m.rows(y[:4])
+
+
+# --- joined ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [True, False])
+@pytest.mark.parametrize("changed", ["0", "3", "5"])
+def test_measurements_of_two_networks_are_not_joined(changed, layers):
+    net, x = network(), gaussian(5, 2, 6)
+    before = flatlib.measure(net, x, layers=layers)
+    again = flatlib.measure(copy.deepcopy(net), x, layers=layers)
+    assert torch.equal(Measurement.join([before, again]).mls, torch.cat([before.mls, before.mls]))
+    net.get_submodule(changed).weight.data[0] *= 1 + 1e-6
+    after = flatlib.measure(net, x, layers=layers)
+    message = f"layer '{changed}' has other weights for samples 10 to 14 than for those before"
+    with pytest.raises(ValueError, match=message):
+        Measurement.join([before, again, after])
+
+
+def test_measurements_of_a_weight_that_is_computed_anew_are_joined():
+    net, x = parametrizations.weight_norm(nn.Linear(4, 3)), gaussian(6, 4)
+    parts = [flatlib.measure(net, rows) for rows in x.split(2)]
+    assert_close(Measurement.join(parts).mls, flatlib.measure(net, x).mls, "MLS")
 
 
 # --- samples without a direction ---------------------------------------------------------------
