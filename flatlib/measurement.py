@@ -343,11 +343,11 @@ def measure(
             anew in each pass, unless it is kept outside of the network: then it is refused, or,
             where an earlier forward under ``torch.no_grad()`` made it, taken for a constant.
         data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
-            such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
-            measured when it comes. Integers are indices, such as tokens, that one embedding of
-            the network looks up as they are. Then x is what the embedding returns: its norm, its
-            M numbers and the Jacobian along it are measured, and whatever else the forward makes
-            of the indices, such as a mask, stays fixed.
+            such batches, as a DataLoader is, whose tuples' first entry is taken; a pair ``(x, y)``
+            by itself is two batches. Each batch is measured when it comes. Integers are indices,
+            such as tokens, that one embedding of the network looks up as they are. Then x is what
+            the embedding returns: its norm, its M numbers and the Jacobian along it are measured,
+            and whatever else the forward makes of the indices, such as a mask, stays fixed.
         method: ``"exact"``, or ``"matrix-free"`` where N backward passes or Jacobians are too
             dear: then the MLS is found to a tolerance, sharpness and gradient energy by random
             probes, and nothing else, see `flatlib.matrix_free.measure_matrix_free`.

@@ -97,12 +97,19 @@ def test_complex_numbers():
     expect_refusal(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
 
 
-@pytest.mark.parametrize("x", [None, "x", batch().numpy(), 3.0])
-def test_data_that_is_no_tensor(x):
-    name = type(x).__name__
+@pytest.mark.parametrize(
+    "x, remedy",
+    [
+        (None, r"pass the inputs as \(n, "),
+        ("x", "pass the inputs"),
+        (batch().numpy(), "use torch.as_tensor"),
+        (3.0, "pass the inputs"),
+    ],
+)
+def test_data_that_is_no_tensor(x, remedy):
     expect_refusal(
         TypeError,
-        f"data must be a torch.Tensor or an iterable of batches, got {name}; use torch.as_tensor",
+        f"data must be a torch.Tensor or an iterable of batches, got {type(x).__name__}; {remedy}",
         mlp(),
         x,
     )
