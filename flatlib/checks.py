@@ -81,7 +81,13 @@ def check_network(net: nn.Module) -> None:
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
             raise ValueError(f"{name!r} is not initialized; run the network once on a batch first")
         if tensor.is_complex():
-            raise TypeError(f"{name!r} is complex; only real networks can be measured")
+            if name not in buffers:
+                raise TypeError(
+                    f"parameter {name!r} is complex, and only derivatives along real numbers are "
+                    "measured; make its real and imaginary parts one real parameter by "
+                    "torch.view_as_real, and use torch.view_as_complex of it in forward"
+                )
+            tensor = torch.view_as_real(tensor.resolve_conj())
         if not tensor.is_floating_point() or tensor.is_meta or all_finite(tensor):
             continue
         # A mask of minus infinities is a buffer; what comes of it is checked at the output.

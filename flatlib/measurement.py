@@ -369,8 +369,9 @@ def measure(
         inputs, log volume ``-inf``.
 
     Raises:
-        TypeError: net or data of the wrong kind, complex input; integers that no embedding, or
-            more than one, looks up as they are; an unknown option, or one that is no number.
+        TypeError: net or data of the wrong kind, complex input or parameters; integers that no
+            embedding, or more than one, looks up as they are; an unknown option, or one that is no
+            number.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from compare import assert_matches_oracle
 from inputs import gaussian
 from torch import Tensor, nn
 
@@ -386,9 +387,33 @@ def test_buffers_that_are_not_finite_name_the_layer():
     expect_refusal(ValueError, "'running_var' of layer '1' holds NaN", net, batch())
 
 
+class Phases(nn.Module):
+    """Its complex numbers are a parameter, or the remedy for one."""
+
+    def __init__(self, remedied: bool):
+        super().__init__()
+        phases = torch.tensor([0.6 + 0.8j, 1j])
+        self.real = remedied
+        self.phases = nn.Parameter(torch.view_as_real(phases) if remedied else phases)
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        phases = torch.view_as_complex(self.phases) if self.real else self.phases
+        h = torch.view_as_complex(torch.tanh(self.first(x)).unflatten(1, (2, 2)))
+        return self.last(torch.view_as_real(h * phases).flatten(1))
+
+
 def test_complex_weights():
     net = nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64))
-    expect_refusal(TypeError, "'0.weight' is complex; only real", net, batch())
+    expect_refusal(TypeError, "'0.weight' is complex.*view_as_real", net, batch())
+    expect_refusal(TypeError, "'phases' is complex.*view_as_real", Phases(False), batch())
+    assert_matches_oracle(Phases(True), batch())
+
+
+def test_complex_buffers_that_are_not_finite_name_the_layer():
+    net = Phases(True)
+    net.register_buffer("noise", torch.tensor([1 + math.nan * 1j]))
+    expect_refusal(ValueError, "'noise' of the network itself holds NaN", net, batch())
 
 
 def test_a_lazy_layer_that_has_seen_nothing():

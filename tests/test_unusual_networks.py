@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from compare import assert_matches_oracle
 from inputs import gaussian
 from small import seeded
 from torch import Tensor, nn
@@ -214,3 +215,31 @@ def test_one_sample_of_a_network_that_squeezes_has_a_parameter_jacobian():
     x = gaussian(1, 3)
     expected = flatlib.derivatives.parameter_jacobian(inner, x)
     assert torch.equal(flatlib.derivatives.parameter_jacobian(Squeezed(inner), x), expected)
+
+
+class Turned(nn.Module):
+    """Queries of the positions are turned by complex numbers of length 1, as LLaMA does."""
+
+    def __init__(self, held: str, dtype: torch.dtype):
+        super().__init__()
+        self.query, self.head = nn.Linear(3, 4), nn.Linear(20, 2)
+        angle = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.01])
+        turn = torch.polar(torch.ones_like(angle), angle).to(dtype)
+        if held == "buffer":
+            self.register_buffer("turn", turn)
+        elif held == "conjugate":
+            self.register_buffer("turn", turn.conj(), persistent=False)
+        else:
+            self.turn = turn
+
+    def forward(self, x):
+        q = torch.view_as_complex(self.query(x).unflatten(-1, (2, 2)).contiguous())
+        return self.head(torch.tanh(torch.view_as_real(q * self.turn).flatten(1)))
+
+
+@pytest.mark.parametrize("held", ["buffer", "conjugate", "attribute"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_real_network_may_hold_complex_numbers(held, dtype):
+    net = seeded(lambda: Turned(held, dtype))
+    assert_matches_oracle(net, gaussian(3, 5, 3))
+    assert net.turn.dtype == dtype
