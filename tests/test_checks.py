@@ -210,6 +210,53 @@ def test_an_option_that_is_no_number(message):
         NO_NUMBERS[message](flatlib.nets.linear(3, 2), gaussian(2, 3), gaussian(2, 2))
 
 
+def eigenvalue(**options):
+    return lambda n, x, y: flatlib.comparisons.largest_hessian_eigenvalue(n, x, y, **options)
+
+
+def noise(**options):
+    return lambda n, x, y: flatlib.comparisons.adaptive_sharpness_by_noise(n, x, y, **options)
+
+
+SEEDED = {
+    "eigenvalue": eigenvalue,
+    "noise": noise,
+    "trace": lambda seed: lambda n, x, y: flatlib.hessian_trace(n, x, y, "hutchinson", seed=seed),
+    "matrix-free": lambda seed: (
+        lambda n, x, y: flatlib.measure(n, x, method="matrix-free", seed=seed)
+    ),
+}
+
+
+@pytest.mark.parametrize("door", SEEDED)
+def test_a_seed_out_of_range_is_named(door):
+    arguments = (mlp(), batch(), torch.zeros(4, 2))
+    for seed in (-1, 2**63):
+        with pytest.raises(
+            ValueError, match=rf"seed must lie between 0 and 2\*\*63 - 1, got {seed}"
+        ):
+            SEEDED[door](seed=seed)(*arguments)
+    SEEDED[door](seed=2**63 - 1)(*arguments)
+
+
+@pytest.mark.parametrize(
+    "measured, error, message",
+    [
+        (eigenvalue(max_products=0), ValueError, "max_products must be at least 1, got 0"),
+        (eigenvalue(max_products=-5), ValueError, "max_products must be at least 1, got -5"),
+        (eigenvalue(max_products=None), TypeError, "max_products must be a whole number, got None"),
+        (eigenvalue(tolerance=None), TypeError, "tolerance must be a number, got None"),
+        (eigenvalue(seed=None), TypeError, "seed must be a whole number, got None"),
+        (noise(n_draws=None), TypeError, "n_draws must be a whole number, got None"),
+        (noise(rho=None), TypeError, "rho must be a number, got None"),
+        (noise(seed=None), TypeError, "seed must be a whole number, got None"),
+    ],
+)
+def test_an_option_of_a_comparison_out_of_range_is_named(measured, error, message):
+    with pytest.raises(error, match=message):
+        measured(mlp(), batch(), torch.zeros(4, 2))
+
+
 @pytest.mark.parametrize("limit", [np.int64(2**20), np.float64(2.0**20), 2**20])
 def test_numbers_of_numpy_are_numbers(limit):
     assert flatlib.measure(flatlib.nets.linear(3, 2), gaussian(2, 3), max_memory=limit).n == 2

@@ -70,6 +70,17 @@ def out_of_memory_told(task: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def autograd_faults_told(fault: str, remedy: str) -> Iterator[None]:
+    """Tell an error of autograd as ``fault``, unless it says that memory ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"{fault} ({error}); {remedy}") from error
+
+
 class Recorder(Protocol):
     """Runs functions of a forward pass in the place of the mode, and notes some."""
 
