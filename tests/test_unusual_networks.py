@@ -217,6 +217,47 @@ def test_one_sample_of_a_network_that_squeezes_has_a_parameter_jacobian():
     assert torch.equal(flatlib.derivatives.parameter_jacobian(Squeezed(inner), x), expected)
 
 
+class Transformed(nn.Module):
+    """A layer inside of a transform of `torch.func`, or in the way that its refusal advises."""
+
+    def __init__(self, way: str, remedied: bool):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.way, self.remedied = way, remedied
+
+    def forward(self, x):
+        way, h = self.way, torch.tanh(self.a(x))
+
+        def layer(row):
+            if way == "function":
+                return torch.tanh(nn.functional.linear(row, self.b.weight, self.b.bias))
+            return torch.tanh(self.b(row))
+
+        if way in ("vmap", "function"):
+            h = layer(h) if self.remedied else torch.func.vmap(layer)(h)
+        elif way == "jvp" and self.remedied:  # two backward passes are a forward one
+            v = torch.zeros_like(h, requires_grad=True)
+            along = torch.autograd.grad(layer(h), h, v, create_graph=True)[0]
+            h = torch.autograd.grad(along, v, torch.ones_like(h), create_graph=True)[0]
+        elif way == "jvp":
+            h = torch.func.jvp(layer, (h,), (torch.ones_like(h),))[1]
+        else:
+            jacobian = torch.func.jacrev if self.remedied else torch.func.jacfwd
+            h = h * torch.func.vmap(jacobian(layer))(h).sum(dim=2)
+        return self.c(h)
+
+
+@pytest.mark.parametrize("way", ["vmap", "function", "jvp", "jacfwd"])
+def test_a_layer_inside_of_a_transform_is_refused_with_remedies_that_work(way):
+    net, other = (seeded(lambda r=remedied: Transformed(way, r)).double() for remedied in (0, 1))
+    x = gaussian(4, 3).double()
+    message = "layer 'b' runs inside torch.func.vmap, jvp or jacfwd.*whole batch.*autograd.grad"
+    with pytest.raises(ValueError, match=message):
+        flatlib.measure(net, x)
+    found = flatlib.measure(other, x).parameter_gradient_energy
+    torch.testing.assert_close(found, plain_energy(net, x), rtol=1e-9, atol=0)
+
+
 class Turned(nn.Module):
     """Queries of the positions are turned by complex numbers of length 1, as LLaMA does."""
 
