@@ -22,6 +22,7 @@ from torch import Tensor
 
 STEPS = 8  # at least, if the matrix is as large: a start near another singular vector moves off it
 SAME = 1e-6  # of ||J^T u||^2: u . J J^T u is the same number
+ROUNDING = 1e-12  # of the largest ||J^T u||: by so much each of the two vectors there is off
 # A matrix whose largest product is smaller loses digits below float64's smallest normal number.
 FEWER_DIGITS = sys.float_info.min / sys.float_info.epsilon
 NOTHING = 1e-13  # of the largest eigenvalue: what rounding leaves once the space holds its image
@@ -85,6 +86,7 @@ def largest_singular_values(
     images = torch.zeros_like(basis)  # A of each column of the basis
     v = (start / start.norm()).expand(n, N)
     scale: Tensor | None = None
+    largest = start.new_zeros(n)  # energy
     found: list[Top | None] = [None] * n
     for k in range(1, most + 1):
         at_input = products.transposed(v)
@@ -94,7 +96,9 @@ def largest_singular_values(
         at_input = at_input / scale
         image = products(at_input) / scale
         energy, product = at_input.square().sum(dim=1), (v * image).sum(dim=1)
-        _check_transposed(energy, product.where(scale[:, 0] > FEWER_DIGITS, energy), samples)
+        largest = torch.maximum(largest, energy)
+        product = product.where(scale[:, 0] > FEWER_DIGITS, energy)
+        _check_transposed(energy, product, largest, samples)
         done(2 * n)
         basis[:, :, k - 1], images[:, :, k - 1] = v, image
         V, AV = basis[:, :, :k], images[:, :, :k]
@@ -117,9 +121,15 @@ def largest_singular_values(
     return found
 
 
-def _check_transposed(energy: Tensor, product: Tensor, samples: Sequence[int]) -> None:
-    """Refuse ``||J^T u||^2`` and ``u . J J^T u`` that differ."""
-    differ = ~((energy - product).abs() <= SAME * energy)
+def _check_transposed(
+    energy: Tensor, product: Tensor, largest: Tensor, samples: Sequence[int]
+) -> None:
+    """Refuse ``||J^T u||^2`` and ``u . J J^T u`` that differ.
+
+    Where u is outside of J's range both are rounding, next to the ``largest`` one so far.
+    """
+    rounding = ROUNDING * (largest * energy).sqrt()
+    differ = ~((energy - product).abs() <= SAME * energy + rounding)
     if bool(differ.any()):
         sample = samples[int(differ.nonzero()[0, 0])]
         raise ValueError(

@@ -443,7 +443,7 @@ def _measure_batch(
 
     def measure_part(rows: Tensor, first: int) -> Measurement:
         found = differentiate(network, rows, first, planned, size, NormSums, bar.done)
-        return _measure_part(found, network, rows, planned.at_layers)
+        return _measure_part(found, network, rows)
 
     whole = Measurement.join(by_parts(x, planned, size, measure_part))
     if not all_finite(whole.parameter_gradient_energy):
@@ -455,9 +455,7 @@ def _measure_batch(
     return whole
 
 
-def _measure_part(
-    part: Derivatives, network: Float64Network, x: Tensor, at_layers: frozenset[str]
-) -> Measurement:
+def _measure_part(part: Derivatives, network: Float64Network, x: Tensor) -> Measurement:
     """The measurement of one part of the batch."""
     s = geometry.singular_values(part.jacobian)
     energy = part.other_energy.clone()
@@ -470,7 +468,7 @@ def _measure_part(
     x = part.x.flatten(1)
     layers = []
     for derivatives in part.layers:
-        jacobian = part.jacobian if derivatives.name in at_layers else None
+        jacobian = part.jacobian if derivatives.name in part.at_layers else None
         layer, bias_energy = _measure_layer(derivatives, jacobian, s)
         layers.append(layer)
         if layer.in_sharpness:

@@ -42,24 +42,30 @@ def table(
     n: int = 40,
     effect: float = 0.0,
     confounding: float = 1.0,
+    bend: float = 0.0,
     seed: int = 0,
     compressed: bool = False,
 ) -> pd.DataFrame:
     """Networks at one train loss and at one step, where they are the same.
 
-    Every measure and every outcome rises with the learning rate, as ``confounding`` times its
-    logarithm. Beyond that, sharpness shares ``effect`` times its own noise with the outcomes.
+    Every measure and every outcome moves with the ratio of learning rate and batch size, as
+    ``confounding`` times its logarithm and ``bend`` times the square of the logarithm. Beyond
+    that, sharpness shares ``effect`` times its own noise with the outcomes.
 
     Args:
         n: networks.
         effect: of what sharpness has of its own.
-        confounding: by the learning rate.
+        confounding: by the ratio of learning rate and batch size.
+        bend: of this confounding.
         seed: of all draws.
         compressed: whether the own part of sharpness is that of MLS, and the outcomes follow MLS.
     """
     random = np.random.default_rng(seed)
     log_lr = random.uniform(-1, 1, n)
-    push = confounding * log_lr / np.sqrt(1 / 3)  # of variance confounding squared
+    batch_size = np.random.default_rng([seed, 1]).integers(4, 65, n)
+    ratio = log_lr - np.log10(batch_size)
+    ratio = (ratio - ratio.mean()) / (ratio.std() or 1.0)  # one network alone has no spread
+    push = confounding * ratio + bend * ratio**2
 
     own = {name: random.normal(size=n) for name in SIZES}
     cause = own["mls"] if compressed else own["sharpness"]
@@ -83,7 +89,7 @@ def table(
         seed=np.arange(n),
         optimizer="sgd",
         lr=10**log_lr,
-        batch_size=random.integers(4, 65, n),
+        batch_size=batch_size,
         width=random.choice([64, 128, 256], n),
         depth=random.choice([2, 3], n),
         heads=np.nan,

@@ -106,6 +106,44 @@ def test_the_projections_of_attention_are_inside_its_module():
     assert kept == [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
 
 
+class SamplesSecond(nn.Module):
+    """A dense first layer that reads ``(1, n, d)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x.transpose(0, 1)).tanh()[0])
+
+
+def flat_after_the_first() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("layers", [False, "last"])
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize(
+    "make, shape",
+    [
+        (flat_after_the_first, (6,)),
+        (flat_after_the_first, (1, 6)),
+        (flat_after_the_first, (1, 1, 6)),
+        (SamplesSecond, (1, 6)),
+    ],
+)
+def test_a_dense_first_layer_that_is_not_chosen_is_still_known_to_read_the_input(
+    make, shape, n, layers
+):
+    net, x = drawn(make), gaussian(n, *shape)
+    whole = flatlib.measure(net, x)
+    last = [whole.layers[-1].name]
+    some = flatlib.measure(net, x, layers=layers and last)
+    assert some.input_layer_is_dense == whole.input_layer_is_dense is True
+    assert torch.equal(some.singular_values, whole.singular_values)
+    assert flatlib.bounds.chain(some) == flatlib.bounds.chain(whole)
+
+
 REFUSALS = {
     "heed": "'heed' does not exist; near is 'head'; the layers are 'stem', 'blocks.0.fc1'.*'head'$",
     "blocks.0.fc3": "'blocks.0.fc3' does not exist; near is 'blocks.0.fc[12]', 'blocks.0.fc[12]'",

@@ -101,10 +101,10 @@ def test_the_direction_decides_between_held_and_against(few_draws):
 def test_partial_correlation_is_right_where_the_plain_one_is_fooled(few_draws):
     population = synthetic_population.drawn(confounding=2.0, seed=1)
     assert verdict(population, claim()).word == "held"
-    given = verdict(population, claim(given=population.hyperparameters))
+    given = verdict(population, claim(given=population.recipe))
     assert (given.word, given.n) == ("not decided", 40) and abs(given.value) < 0.3
     hidden = synthetic_population.drawn(confounding=2.0, effect=1.5, seed=1)
-    assert verdict(hidden, claim(given=hidden.hyperparameters)).word == "held"
+    assert verdict(hidden, claim(given=hidden.recipe)).word == "held"
 
 
 def test_a_rival_is_beaten_by_the_difference_over_the_same_draws(few_draws):
@@ -188,7 +188,7 @@ def test_each_measure_meets_each_outcome_plain_and_given_the_hyperparameters(few
     assert list(decided) == keys
     assert all(not math.isnan(one.p) for one in decided.values())
     one = decided[key(NAME, LOSS, GIVEN, claims.S, claims.GAP)]
-    assert one.claim.given == population.hyperparameters and one.word == "held"
+    assert one.claim.given == population.recipe and one.word == "held"
     assert sentences.claim_words(one.claim) == (
         "√S correlates with test minus train loss, given the hyper-parameters"
     )
@@ -255,7 +255,7 @@ def test_what_a_measure_adds_to_the_hyperparameters_is_its_gain_out_of_sample():
     assert found.loc[claims.S, "gain"] > 0.15 > found.loc[claims.MLS, "gain"]
     row = found.loc[claims.S]
     table = telling.networks.table
-    columns = [*telling.hyperparameters, at(LOSS, claims.S)]
+    columns = [*telling.recipe, at(LOSS, claims.S)]
     y = table[at(LOSS, claims.GAP)]
     assert row["both"] == associations.out_of_sample(table[columns], y)
     assert row["gain"] == row["both"] - row["settings"] and row["networks"] == 40
@@ -275,7 +275,7 @@ def simulated(populations: int, **truth):
     whole = Drawn.of(pd.concat(tables), NAME, "", n, 0.015, 2_000)
     tables.clear()  # or each collection of garbage looks through them
     columns = [at(LOSS, name) for name in (*MEASURES, *OUTCOMES)]
-    columns = whole.networks.table[[*whole.hyperparameters, *columns]]
+    columns = whole.networks.table[[*whole.recipe, *columns]]
     made = {one.key: one for one in hypotheses.hypotheses(whole)}
     plain = [made[key(NAME, LOSS, PLAIN, claims.S, claims.GAP)]]
     given = [made[key(NAME, LOSS, GIVEN, m, o)] for m in MEASURES for o in OUTCOMES]
@@ -289,19 +289,24 @@ def share(found: list[bool]) -> float:
 
 
 @pytest.mark.slow
-def test_without_an_effect_hardly_anything_is_held_though_the_rate_moves_everything(
-    monkeypatch, little_garbage
+@pytest.mark.parametrize("bend", [0.0, 1.5])
+def test_without_an_effect_hardly_anything_is_held_though_the_recipe_moves_everything(
+    bend, monkeypatch, little_garbage
 ):
-    """Of 500 populations at most 5 % hold anything after Holm; intervals cover as they say."""
+    """Of 250 populations at most 5 % hold anything after Holm, and intervals cover the truth.
+
+    They cover it more often than they say: a draw of 40 networks has 25 different ones, of which
+    the columns that are held fixed take as much as of 40.
+    """
     monkeypatch.setattr(associations, "DRAWS", 100)
     fooled, wrong, covered = [], [], []
-    for plain, given in simulated(500, confounding=1.5):
+    for plain, given in simulated(250, confounding=2.0, bend=bend):
         fooled.append(any(one.word == "held" for one in plain))
         wrong.append(any(one.word == "held" for one in given))
         covered += [one.low <= 0 <= one.high for one in given]
     assert share(fooled) > 0.95
     assert share(wrong) <= 0.05
-    assert 0.93 <= share(covered) <= 0.97
+    assert 0.95 <= share(covered) <= 0.99
 
 
 def test_an_effect_is_found(monkeypatch, little_garbage):
@@ -442,7 +447,8 @@ def test_transformers_have_five_measures_three_outcomes_and_four_bounds(few_draw
     table = population.networks.table
     for one in found.values():
         claim = one.claim
-        given = ("lr", "batch_size", "width") if claim.group == "given" else ()
+        recipe = ("lr", "batch_size", drawn.RATIO, *drawn.BENDS, "width")
+        given = recipe if claim.group == "given" else ()
         assert (claim.given, claim.condition) == (given, claims.AT_EQUAL_LOSS)
         if claim.group != "given":
             oracle = stats.spearmanr(table[at(LOSS, claim.quantity)], table[at(LOSS, claim.other)])

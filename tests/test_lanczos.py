@@ -68,6 +68,34 @@ def test_any_matrix(values, M, scale, seed):
     assert top.n_products <= 2 * len(J)
 
 
+class Product(Dense):
+    """As a network of two layers makes it, never as one matrix: outside of its range is noise."""
+
+    def __init__(self, left: Tensor, right: Tensor):
+        super().__init__(left)
+        self.right = right
+
+    def transposed(self, u: Tensor) -> Tensor:
+        return (self.right.mT @ super().transposed(u)[..., None])[..., 0]
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return super().__call__((self.right @ v[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("decades", [0.0, 3.0])
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+@pytest.mark.parametrize("rank", range(1, 13))
+def test_matrices_of_low_rank(rank, scale, decades):
+    """Once their range is exhausted, what is left to start from is rounding."""
+    left, right = random(150, 30, rank, seed=rank), random(150, rank, 20, seed=99 + rank)
+    left = left * torch.logspace(0, -decades, rank, dtype=torch.float64) * scale
+    tops = largest_singular_values(
+        Product(left, right), random(30, seed=7), range(150), 1e-4, 10_000
+    )
+    largest = torch.linalg.matrix_norm(left @ right, 2).tolist()
+    assert [top.value for top in tops] == pytest.approx(largest, rel=1e-4, abs=0.0)
+
+
 SPECTRA = {
     "two equal ones": [3.0, 3.0, 1.0, 0.5, 0.1],
     "all equal": [2.0] * 20,
@@ -162,7 +190,7 @@ def test_every_product_is_told():
     assert sum(told) == sum(top.n_products for top in tops) == 5 * 6
 
 
-@pytest.mark.parametrize("share", [0.0, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.999, 1 - 1e-5])
 def test_products_that_are_not_transposed_are_refused(share):
     class Wrong(Dense):
         def __call__(self, v: Tensor) -> Tensor:

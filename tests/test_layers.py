@@ -396,6 +396,34 @@ def test_folded_images_count_among_the_others():
     assert m.other_layers == {"convolution": "its rows are not the samples"}
 
 
+class Prototypes(nn.Module):
+    """Each sample is compared with k prototypes, which go through a layer of their own."""
+
+    def __init__(self, k: int):
+        super().__init__()
+        self.enc, self.proj = nn.Linear(6, 4), nn.Linear(3, 4)
+        self.prototypes = nn.Parameter(torch.randn(k, 3))
+
+    def forward(self, x):
+        return torch.tanh(self.enc(x)) @ self.proj(self.prototypes).T
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 6, 10])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 10])
+def test_a_layer_whose_rows_happen_to_be_as_many_as_the_samples(n, k):
+    """Or as those that are tried out before, or as those of a part."""
+    net, x = drawn(lambda: Prototypes(k)), gaussian(n, 6)
+    least = smallest_limit(net, x)
+    for options in ({}, *({"max_memory": samples * least} for samples in (1, 2, 3, 5, 6))):
+        m = assert_energies(net, x, **options)
+        assert [layer.name for layer in m.layers] == ["enc"]
+        assert m.other_parameters == dict.fromkeys(
+            ("prototypes", "proj.weight", "proj.bias"), "vmap"
+        )
+    with pytest.raises(ValueError, match="'proj' is not called, or its rows are not the samples"):
+        flatlib.measure(net, x, layers=["proj"])
+
+
 def test_a_condition_without_a_batch_axis():
     class Conditioned(nn.Module):
         def __init__(self):

@@ -214,6 +214,15 @@ def test_a_dead_sample_beside_living_ones():
     assert m.parameter_gradient_energy[1] == 4  # the last bias
 
 
+@pytest.mark.parametrize("widths", [(6, 30), (5, 30), (6, 20, 40), (16, 12, 4, 12, 16)])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_network_of_low_rank(widths, seed):
+    net = made(lambda: flatlib.nets.mlp(widths), seed)
+    x = gaussian(4, widths[0], seed=seed)
+    found = flatlib.measure(net, x, method="matrix-free", probes=2)
+    torch.testing.assert_close(found.mls, flatlib.measure(net, x).mls, rtol=1e-4, atol=0)
+
+
 def test_a_zero_jacobian():
     net = flatlib.nets.mlp(WIDE)
     nn.init.zeros_(net.linear1.weight)

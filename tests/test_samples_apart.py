@@ -6,11 +6,16 @@ import pytest
 import torch
 from compare import smallest_limit
 from differences import sharpness_by_differences
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from inputs import gaussian
 from small import seeded
 from torch import nn
 
 import flatlib
+from flatlib.checkpoint import MLS_COLUMN
+from flatlib.derivatives.float64 import float64_network
+from flatlib.derivatives.passes import by_parts, differentiate, plan
 
 
 def test_samples_in_another_order_inside_forward_are_refused_by_layer():
@@ -50,6 +55,33 @@ def test_a_layer_and_a_parameter_that_one_sample_alone_uses_count():
     m = flatlib.measure(net, x)
     assert m.sharpness == pytest.approx(sharpness_by_differences(net, x), rel=1e-6)
     assert [layer.name for layer in m.layers] == ["first", "expert", "last"]
+
+
+@pytest.mark.parametrize("layers", [True, ["expert"], ["expert", "last"], ["last"], False])
+def test_a_layer_that_one_sample_alone_uses_has_an_mls_where_it_is_asked_for(layers):
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    x[0, 0] = 3.0
+    m = flatlib.measure(net, x, layers=layers)
+    names = ["first", "expert", "last"] if layers is True else layers or []
+    assert [layer.name for layer in m.layers if layer.mls is not None] == names
+    if "expert" in names:
+        last, gain, expert = (
+            p.detach().double() for p in (net.last.weight, net.gain, net.expert.weight)
+        )
+        largest = torch.linalg.matrix_norm(last * gain @ expert, 2)
+        expected = torch.cat([largest[None], largest.new_zeros(11)])
+        torch.testing.assert_close(m.layers[1].mls, expected, rtol=1e-9, atol=0)
+    if layers is True:
+        assert m.has_layer_mls and {"nmls", "nvr"} <= set(m.summary())
+        row = flatlib.measurement_row(net, x, torch.zeros(12, 2))
+        assert row[f"expert.{MLS_COLUMN}"] == pytest.approx(float(m.layers[1].mls.mean()), rel=1e-9)
+        assert flatlib.bounds.normalized_nmls(m) is not None
+
+
+def test_a_layer_that_no_sample_uses_is_not_called():
+    net, x = seeded(Gated), gaussian(12, 3).clamp(max=1.9)
+    with pytest.raises(ValueError, match="'expert' is not called.* layers are 'first', 'last'$"):
+        flatlib.measure(net, x, layers=["expert"])
 
 
 def test_parts_of_a_batch_that_take_different_ways_are_refused():
@@ -144,3 +176,77 @@ def test_a_single_sample_does_not_hide_that_the_batch_size_counts():
     for n in (1, 2, 3):
         with pytest.raises(ValueError, match="samples influence each other"):
             flatlib.measure(BySize(), gaussian(n, 3))
+
+
+class Decided(nn.Module):
+    """One sample, which is marked, decides for all, or its numbers do."""
+
+    DECISIONS = {
+        "min": lambda x: x - x.min(),
+        "max": lambda x: x - x.max(),
+        "min as a number": lambda x: x - x.min().item(),
+        "whether any is below 0": lambda x: x if bool((x < 0).any()) else 2 * x - 1,
+        "whether all are above 0": lambda x: 2 * x - 1 if bool((x > 0).all()) else x,
+        "least of each column": lambda x: x - x.amin(dim=0),
+        "where the least is": lambda x: x - x[x[:, 0].argmin()],
+    }
+
+    def __init__(self, decision: str):
+        super().__init__()
+        self.layer, self.decision = flatlib.nets.mlp((3, 4, 2)), self.DECISIONS[decision]
+
+    def forward(self, x):
+        return self.layer(self.decision(x))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(sorted(Decided.DECISIONS)),
+    st.integers(2, 24),
+    st.integers(0, 23),
+    st.sampled_from(["exact", "matrix-free", "hessian", "in parts"]),
+    st.integers(0, 99),
+)
+def test_what_a_single_sample_decides_for_the_others_is_refused(decision, n, which, way, seed):
+    net, x = seeded(lambda: Decided(decision)), gaussian(n, 3, seed=seed).abs() + 0.1
+    x[which % n, 0] = -0.2
+    with pytest.raises(ValueError, match="samples influence each other: the output for sample"):
+        if way == "hessian":
+            flatlib.sharpness.hessian_trace(net, x, torch.zeros(n, 2))
+        elif way == "in parts":
+            with float64_network(net) as network:  # of about 8
+                planned = plan(network, x)
+                by_parts(
+                    x,
+                    planned,
+                    8 * planned.cost.each,
+                    lambda part, start: differentiate(network, part, start, planned, 2**24),
+                )
+        else:
+            flatlib.measure(net, x, method=way)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_what_many_samples_decide_is_refused_where_one_of_the_others_goes_alone(share):
+    """Each sample below 0 alone makes all of them go another way."""
+    net, x = seeded(lambda: Decided("whether any is below 0")), gaussian(40, 3).abs() + 0.1
+    x[: int(40 * share)] *= -1
+    x = x[torch.randperm(40, generator=torch.Generator().manual_seed(1))]
+    x[-2] = x[-2].abs()  # goes alone
+    with pytest.raises(ValueError, match="the output for sample 38 depends on which other samples"):
+        flatlib.measure(net, x)
+
+
+def test_a_sample_that_the_network_does_not_take_alone_is_refused():
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            if len(x) == 2 and torch.equal(x[0], x[1]):
+                raise RuntimeError("no pair")
+            return self.layer(x)
+
+    with pytest.raises(ValueError, match="takes sample 3 with others in its batch, and not alone"):
+        flatlib.measure(seeded(Pairs), gaussian(5, 3))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from torch import nn
 
@@ -11,11 +11,16 @@ SHOWN = 20  # names in a message
 
 
 def chosen_layers(
-    net: nn.Module, layers: Iterable[str], called: Sequence[str], names: Iterable[str]
+    net: nn.Module,
+    layers: Iterable[str],
+    called: Sequence[str],
+    names: Iterable[str],
+    maybe: Collection[str] = (),
 ) -> frozenset[str]:
     """The layers of ``called`` that are of these names, or inside modules of these names.
 
-    ``layers`` are all that there are, ``""`` is the name of the whole network.
+    ``layers`` are all that there are, ``""`` is the name of the whole network; a name of one that
+    is ``maybe`` called is not refused.
 
     Raises:
         ValueError: there is no such module, or it holds no layer, or none that is called; the
@@ -33,7 +38,7 @@ def chosen_layers(
         elif not inside:
             near = difflib.get_close_matches(name, {*modules, *layers} - {""})
             fault = "does not exist" + (f"; near is {_listed(near)}" if near else "")
-        elif not inside.intersection(called):
+        elif not inside.intersection({*called, *maybe}):
             fault = "is not called, or its rows are not the samples"
         else:
             chosen |= inside.intersection(called)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -76,6 +76,7 @@ class Derivatives:
     other_energy: Tensor  # (n,) squared norms of gradients of ``other_parameters[True]``
     other_parameters: dict[str, bool]  # trainable, of no layer, used; whether in ``other_energy``
     other_layers: dict[str, str]  # layers that are not among ``layers``, and why
+    at_layers: frozenset[str]  # of ``layers``, those at whose inputs gradients were to be kept
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Plan:
     probe: Probe
     start: int  # index of the first of x among all samples
     n_outputs: int  # N
-    at_layers: frozenset[str]  # the layers at whose inputs gradients are kept
+    at_layers: bool | tuple[str, ...]  # all layers, none, or these modules' keep gradients
     cost: Cost  # of the derivatives
-    cost_without_layers: Cost  # with ``at_layers`` empty
+    cost_without_layers: Cost  # with ``at_layers`` False
 
 
 def plan(
@@ -99,18 +100,33 @@ def plan(
     gradients are kept, at all layers, none or those of these modules.
 
     Raises:
-        ValueError: the network is not deterministic; no layer of such a name is called.
+        ValueError: the network is not deterministic; there is no layer of such a name.
     """
     with out_of_memory_told("the network was tried out on a few samples", ONE_SAMPLE):
         probe, first = probed(network, x, start)
         first.check_source()
+    at_layers = at_layers if isinstance(at_layers, bool) else tuple(at_layers)
     called = [name for name in first.calls if name not in probe.excluded]
-    if isinstance(at_layers, bool):
-        chosen = frozenset(called if at_layers else ())
-    else:
-        chosen = chosen_layers(network.net, network.layers, called, at_layers)
+    # The samples tried out need not reach all layers that the others do.
+    chosen = _chosen(network, called, at_layers, maybe=set(network.layers) - probe.excluded)
     cost, without = (_cost(network, first, at) for at in (chosen, frozenset()))
-    return Plan(probe, start, first.output.shape[1], chosen, cost, without)
+    return Plan(probe, start, first.output.shape[1], at_layers, cost, without)
+
+
+def _chosen(
+    network: Float64Network,
+    called: Sequence[str],
+    at_layers: bool | tuple[str, ...],
+    maybe: Collection[str] = (),
+) -> frozenset[str]:
+    """Those of the ``called`` layers at whose inputs gradients are kept.
+
+    Raises:
+        ValueError: a name is of no layer that is called or ``maybe`` is.
+    """
+    if isinstance(at_layers, bool):
+        return frozenset(called if at_layers else ())
+    return chosen_layers(network.net, network.layers, called, at_layers, maybe)
 
 
 def check_leads_to_input(forward: Forward, graph: Graph) -> None:
@@ -205,13 +221,17 @@ def _other_layers(
 
 
 def _kept(
-    network: Float64Network, calls: dict[str, list[Call]], at_layers: frozenset[str]
+    network: Float64Network, calls: dict[str, list[Call]], at_layers: frozenset[str], n: int
 ) -> list[Call]:
-    """The calls at whose inputs gradients are kept: of these layers, and the first if dense."""
+    """The calls at whose inputs gradients are kept: of these layers, and the first if dense.
+
+    ``n`` is the number of samples that went through the network.
+    """
     named = [(name, call) for name, made in calls.items() for call in made]
     kept = [call for name, call in named if name in at_layers]
     for name, call in named[:1]:
-        if name not in at_layers and network.kinds[name] == "Linear" and call.value.dim() == 2:
+        one_vector = call.value.numel() == n * call.value.shape[-1]
+        if name not in at_layers and network.kinds[name] == "Linear" and one_vector:
             kept.append(call)
     return kept
 
@@ -223,7 +243,7 @@ def _cost(network: Float64Network, forward: Forward, at_layers: frozenset[str]) 
     passing, each_output = 0, 2 * at_input
     kept = [
         N * at_input,
-        *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers)),
+        *(N * call.value.numel() // n for call in _kept(network, forward.calls, at_layers, n)),
     ]
     for name, made in forward.calls.items():
         weight = forward.weights[name]
@@ -277,30 +297,27 @@ def _recorded(
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
-    planned.probe.check(forward.output[:n].detach(), start)
+    planned.probe.check(forward.output[:n].detach(), start, x)
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
     check_leads_to_input(forward, graph)
     # The gradients at what a layer returns are lost by mixing its rows, the Jacobian is not.
-    calls = forward.calls if with_layers else {}
-    uses = forward.uses if calls else []
+    excluded = planned.probe.excluded
+    calls = {k: made for k, made in forward.calls.items() if k not in excluded and with_layers}
+    uses = forward.uses if with_layers else []
     how = (forward, network.kinds, calls, uses, planned.probe.places)
     mixed, watched = (find_rows(*how), []) if surely else weighted_pass(*how)
     for name, made in calls.items():
         if all(call.rows for call in made):
             planned.probe.check_inputs(name, [call.read(n) for call in made], start)
     refuse_mixed(mixed)  # last, since the others say more of why
-    measured = {
-        name: made
-        for name, made in calls.items()
-        if name not in planned.probe.excluded and all(call.rows for call in made)
-    }
+    measured = {name: made for name, made in calls.items() if all(call.rows for call in made)}
     if with_layers and not measured:
         raise ValueError(
-            f"the rows of no layer are the samples (of {', '.join(map(repr, calls))}); keep the "
-            "batch as the first axis, as in (n, T, d) instead of (n * T, d)"
+            f"the rows of no layer are the samples (of {', '.join(map(repr, forward.calls))}); "
+            "keep the batch as the first axis, as in (n, T, d) instead of (n * T, d)"
         )
     return _Recorded(forward, graph, measured, lambda: find_rows(*how), watched)
 
@@ -368,7 +385,8 @@ def _backward(
     forward, calls = part.forward, part.calls
     owners = _owners(network, forward, calls, part.graph)
     seen = _Seen(network, part, owners.uses, n, collect)
-    at_calls = _kept(network, calls, planned.at_layers)
+    at_layers = _chosen(network, list(calls), planned.at_layers)
+    at_calls = _kept(network, calls, at_layers, len(forward.x))
     kept = [
         Target(forward.source, forward.x.shape, Rows(len(forward.x), "first")),
         *(Target(call.input_edge, call.value.shape, call.rows) for call in at_calls),
@@ -407,6 +425,7 @@ def _backward(
         seen.energy,
         owners.others,
         _other_layers(network, forward, frozenset(forward.calls) - frozenset(calls), part.graph),
+        at_layers,
     )
 
 
@@ -456,8 +475,9 @@ def differentiate(
 
     Raises:
         ValueError: samples influence each other, or rows of a layer are mixed; no way back to
-            the input; output or gradient not finite; no layer is called; what `plan` refuses, in
-            a part of the network that it did not reach.
+            the input; output or gradient not finite; no layer is called, or none of a name that
+            gradients shall be kept at; what `plan` refuses, in a part of the network that it did
+            not reach.
     """
     how = (network, x, start, planned, max_memory, collect)
     return _backward(*how, done) or _backward(*how, int, surely=True)

@@ -13,7 +13,7 @@ from flatlib.checks import check_batch, check_same
 from .float64 import Float64Network, in_full
 from .mixing import find_rows, refuse_mixed
 from .randomness import RandomState
-from .recording import Forward, graph_behind, run_recorded, twice_if_single
+from .recording import Call, Forward, graph_behind, run_recorded, twice_if_single
 from .rows import Rows
 
 PROBE_SAMPLES = 4
@@ -21,33 +21,56 @@ NOT_DETERMINISTIC = (
     "the network is not deterministic: two runs on sample {sample} differ; switch off its "
     "randomness (net.eval())"
 )
+INFLUENCE = (
+    "samples influence each other: the output for sample {sample} depends on which other samples "
+    "are in the batch (batch statistics? attention over the batch? a test of any or all? or a "
+    "network so sensitive that rounding alone changes its output?)"
+)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Outputs for a few samples, in other company than in the user's batch."""
+    """Outputs for a few samples, in other company than in the user's batch, and for one alone.
+
+    Whatever a single sample decides for the others, as the one that holds the batch's least
+    number, is missing where these samples go or where that one goes, which is none of them.
+    """
 
     samples: tuple[int, ...]  # which ones
     output: Tensor  # (len(samples), N)
+    alone: int  # which one, the only one of a batch if there is no other
+    output_alone: Tensor | str  # (1, N), or why there is none
     inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
     excluded: frozenset[str]  # layers whose rows are not the samples
     places: dict[str, str]  # where the samples are in what each other layer reads first
     again: Callable[[], Tensor]  # runs the same once more
+    run_alone: Callable[[Tensor], Tensor | str]  # the like for another sample (1, ...)
 
-    def check(self, output: Tensor, start: int = 0) -> None:
-        """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
+    def check(self, output: Tensor, start: int = 0, x: Tensor | None = None) -> None:
+        """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs.
+
+        ``x`` is what these samples are, for where the one that went alone is not among them.
+        """
         try:
-            self._check(
-                self.output,
-                output,
-                start,
-                "samples influence each other: the output for sample {sample} depends on which "
-                "other samples are in the batch (batch statistics? attention over the batch? or a "
-                "network so sensitive that rounding alone changes its output?)",
-            )
+            self._check(self.samples, self.output, output, start, INFLUENCE)
+            if start <= self.alone < start + len(output):
+                self._check_alone(self.alone, self.output_alone, output, start)
+            elif x is not None and len(x) > 1:
+                for row in (len(x) - 1, len(x) - 2):  # two, in case that one of them decides
+                    alone = self.run_alone(x[row : row + 1].detach())
+                    self._check_alone(start + row, alone, output, start)
         except ValueError:  # whose fault is it?
             self.check_deterministic()
             raise
+
+    def _check_alone(self, sample: int, alone: Tensor | str, output: Tensor, start: int) -> None:
+        """Refuse ``output`` if the sample has another one ``alone``, or none, and why."""
+        if isinstance(alone, str):
+            raise ValueError(
+                f"samples influence each other: the network takes sample {sample} with others in "
+                f"its batch, and not alone, as two equal rows: {alone}"
+            )
+        self._check((sample,), alone, output, start, INFLUENCE)
 
     def check_deterministic(self) -> None:
         """Refuse a network whose output for the same samples differs when it is run again."""
@@ -59,6 +82,7 @@ class Probe:
             if mine.shape[1:] != its.shape[1:]:  # the network goes another way here
                 continue
             self._check(
+                self.samples,
                 mine.flatten(1),
                 its.flatten(1),
                 start,
@@ -67,11 +91,11 @@ class Probe:
                 "batch statistics?); keep the batch's order",
             )
 
-    def _check(self, mine: Tensor, its: Tensor, start: int, message: str) -> None:
+    @staticmethod
+    def _check(of: Sequence[int], mine: Tensor, its: Tensor, start: int, message: str) -> None:
+        """Refuse ``its``, of samples from ``start`` on, that differ from ``mine``, of these."""
         pairs = [
-            (row, sample)
-            for row, sample in enumerate(self.samples)
-            if start <= sample < start + len(its)
+            (row, sample) for row, sample in enumerate(of) if start <= sample < start + len(its)
         ]
         if pairs:
             rows, samples = [list(column) for column in zip(*pairs, strict=True)]
@@ -80,7 +104,7 @@ class Probe:
 
 
 def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, Forward]:
-    """Run ``network`` on a few samples of ``x`` and on one that is not among them.
+    """Run ``network`` on a few samples of ``x`` and on a row that is none, and on one alone.
 
     ``start`` is the index of the first of ``x`` among all samples.
     """
@@ -119,13 +143,47 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
         for name, made in first.calls.items()
         if all(call.rows for call in made)
     }
+    sample = max(len(x) - 2, 0)
+    output_alone, shapes = _alone(network, x[sample : sample + 1].detach(), start + sample)
+    for name in set(inputs).intersection(shapes):
+        if _same_length(first.calls[name], shapes[name]):  # 5 rows of a layer are no 5 samples
+            del inputs[name]
     places = {name: first.calls[name][0].rows.place for name in inputs}
     excluded = frozenset(first.calls) - frozenset(inputs)
 
     def again() -> Tensor:
         return network(in_full(company))[: len(samples)]
 
-    return Probe(named, output, inputs, excluded, places, again), first
+    def run_alone(row: Tensor) -> Tensor | str:
+        try:
+            return network(in_full(twice_if_single(row)))[:1].detach()
+        except ValueError as error:
+            return str(error)
+
+    alone = (start + sample, output_alone)
+    return Probe(named, output, *alone, inputs, excluded, places, again, run_alone), first
+
+
+def _alone(
+    network: Float64Network, row: Tensor, sample: int
+) -> tuple[Tensor | str, dict[str, list[torch.Size]]]:
+    """The output for one sample alone, or why there is none, and the shapes that layers read."""
+    try:
+        forward = run_recorded(network, twice_if_single(row), (sample,))
+    except ValueError as error:
+        return str(error), {}
+    shapes = {name: [call.value.shape for call in made] for name, made in forward.calls.items()}
+    return forward.output[:1].detach(), shapes
+
+
+def _same_length(made: Sequence[Call], shapes: Sequence[torch.Size]) -> bool:
+    """Whether a layer reads as many rows in another batch, where they were taken for samples."""
+    axes = {"first": 0, "second": 1}
+    return any(
+        call.value.shape[: axis + 1] == shape[: axis + 1]
+        for call, shape in zip(made, shapes, strict=False)
+        if (axis := axes.get(call.rows.place)) is not None
+    )
 
 
 def _unlike(rows: Tensor) -> Tensor:

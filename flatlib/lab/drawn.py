@@ -23,7 +23,8 @@ LOSS, STEP = "loss", "step"  # conditions: at one train loss, at one step
 CONDITIONS = (LOSS, STEP)
 LOGARITHMIC = ("lr", "batch_size", "width")  # hyper-parameters
 PLAIN = ("depth", "heads")
-RATIO, BEND = "lr/batch_size", "(lr/batch_size - median)^2"  # the latter of logarithms
+RATIO = "lr/batch_size"
+BENDS = {f"{RATIO}, above {share:.0%} of the networks": share for share in (0.25, 0.5, 0.75)}
 ERROR_PGD, ERROR_NOISE = "error_pgd", "error_noise"
 ERROR_CORRUPTIONS, CALIBRATION = "error_corruptions", "calibration_error"
 RADIUS, NOISE = protocol.PGD_RADII[1], protocol.NOISE_LEVELS[1]  # of the attack, of the noise
@@ -164,16 +165,19 @@ def _settings(drawn: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recipe(settings: pd.DataFrame) -> pd.DataFrame:
-    """The hyper-parameters and, where both vary, the ratio of rate to batch size and its bend.
+    """The hyper-parameters and, where both vary, the ratio of rate to batch size with three bends.
 
     The noise of plain descent is proportional to the ratio. Its ranks are no sum of the ranks of
-    rate and batch size, and a quantity that rises with the ratio and falls again has no rank that
-    is. With the hyper-parameters alone held fixed, both would count as what a measure itself says.
+    rate and batch size, and a quantity that rises with the ratio and falls again has no ranks that
+    are. With the hyper-parameters alone held fixed, both would count as what a measure itself says.
+    With the ratio, and the ratio above each quarter of the networks, held fixed as well, what goes
+    with the ratio in four straight pieces is taken away.
     """
     if not {"lr", "batch_size"} <= set(settings):
         return settings
     ratio = settings["lr"] - settings["batch_size"]
-    return settings.assign(**{RATIO: ratio, BEND: (ratio - ratio.median()) ** 2})
+    bends = {name: np.maximum(ratio, ratio.quantile(share)) for name, share in BENDS.items()}
+    return settings.assign(**{RATIO: ratio}, **bends)
 
 
 def _numbers(rows: pd.DataFrame) -> pd.DataFrame:

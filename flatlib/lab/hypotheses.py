@@ -17,7 +17,7 @@ from flatlib.lab import claims, verdicts
 from flatlib.lab.associations import out_of_sample
 from flatlib.lab.claims import Claim
 from flatlib.lab.drawn import (
-    BEND,
+    BENDS,
     BOUNDS,
     CONDITIONS,
     ERROR_PGD,
@@ -48,7 +48,7 @@ TEN_CLASSES = ("lenet5", "vgg10-ten-classes")
 RESPONSES = (claims.NMLS, claims.MLS, claims.G, NVR, claims.S)
 RESULTS = (claims.GAP, claims.TEST_LOSS, claims.TEST_ERROR)
 UNDER_ATTACK = (claims.GAP, claims.TEST_ERROR, ERROR_PGD)
-HELD_FIXED = ("lr", "batch_size", RATIO, BEND, "width")
+HELD_FIXED = ("lr", "batch_size", RATIO, *BENDS, "width")
 SIDES = "sides"
 
 # What compression has to do with a correlation of sharpness and the gap.

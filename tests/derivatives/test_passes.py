@@ -52,7 +52,7 @@ def test_gradients_are_kept_at_the_layers_that_are_asked_for(at_layers, kept):
     with float64_network(small_conv()) as network:
         planned = plan(network, X, at_layers=at_layers)
         found = differentiate(network, X, 0, planned, LIMIT, Energies)
-    assert planned.at_layers == set(kept) and planned.n_outputs == 3
+    assert found.at_layers == set(kept) and planned.n_outputs == 3
     assert [layer.name for layer in found.layers if layer.input_gradients] == kept
     assert planned.cost_without_layers.each <= planned.cost.each
 
