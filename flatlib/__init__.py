@@ -13,16 +13,20 @@ ROOMS = (
     "checkpoint",
     "comparisons",
     "derivatives",
+    "gap",
     "geometry",
     "inequalities",
     "lab",
+    "lanczos",
     "matrix_free",
     "measurement",
     "nets",
     "operators",
+    "patches",
     "representations",
     "sharpness",
     "toys",
+    "traces",
 )
 HOMES = {  # names that most readers need: the rooms that they stand in
     "HessianTrace": "sharpness",
@@ -48,4 +52,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

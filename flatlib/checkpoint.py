@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from flatlib.bounds import chain, evaluate
+from flatlib.checks import check_batch, check_targets
+from flatlib.derivatives import float64_network
 from flatlib.measurement import Measurement, measure
 
 MLS_COLUMN = "sensitivity"  # what the archive has called a layer's ``mls`` from the first run on
@@ -32,13 +34,14 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     Args:
         net: in eval mode.
         x: ``(n, *input_shape)``.
-        y: targets, ``(n, N)``.
+        y: targets, ``(n, N)``, or as many numbers; checked before anything is measured.
 
     Returns:
         Name to float, in that order.
 
     Raises:
-        ValueError: as `flatlib.measure`; or targets of another shape than the outputs'.
+        TypeError, ValueError: as `flatlib.measure`; x that comes in batches; targets of another
+            kind or shape than the outputs', or not finite.
 
     >>> import flatlib
     >>> net, x, y = flatlib.toys.running_example()
@@ -46,15 +49,14 @@ def measurement_row(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     >>> [round(row[name]) for name in ("n", "max_residual", "sharpness", "B", "C")]
     [2, 0, 594, 4, 5]
     """
+    with float64_network(net) as network:
+        check_batch(net, x)
+        output = network.outputs(x)
+    if isinstance(y, Tensor) and not y.is_complex():
+        y = y.double()  # one-hot labels are integers
+    check_targets(y, output)
     m = measure(net, x)
-    with torch.no_grad():
-        output = net(x)
-    if y.shape != output.shape:
-        raise ValueError(
-            f"targets must have the shape of the outputs, {tuple(output.shape)}, got "
-            f"{tuple(y.shape)}; one-hot encode classes with torch.nn.functional.one_hot"
-        )
-    residual = (output.double() - y.double()).flatten(1)
+    residual = output - y.reshape(output.shape)
     row = {
         "n": m.n,
         "max_residual": float(torch.linalg.vector_norm(residual, dim=1).max()),

@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 # Two float64 evaluations of one sample agree far better than this; a different answer does not.
 SAME_OUTPUT_TOLERANCE = 1e-9
+SEEDS = 2**63  # how many there are
 INDICES = (torch.int32, torch.int64)  # what an embedding looks up
 EMBED_FIRST = "embed them first and measure the rest of the network from the embedded vectors on"
 
@@ -40,11 +41,21 @@ def first_not_finite(tensor: Tensor) -> int:
     return int((~torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)).nonzero()[0])
 
 
-def check_number(name: str, value: object, whole: bool = False) -> None:
-    """Refuse an option that is no number, or no whole number; None is left to its default."""
+def check_number(name: str, value: object, whole: bool = False, needed: bool = False) -> None:
+    """Refuse an option that is no number, or no whole number.
+
+    None is left to its default, unless the option is ``needed``.
+    """
     kind, said = (numbers.Integral, "a whole number") if whole else (numbers.Real, "a number")
-    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+    if (needed or value is not None) and (not isinstance(value, kind) or isinstance(value, bool)):
         raise TypeError(f"{name} must be {said}, got {value!r} ({type(value).__name__})")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that PyTorch or NumPy does not take."""
+    check_number("seed", seed, whole=True, needed=True)
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must lie between 0 and 2**63 - 1, got {seed}")
 
 
 def check_max_memory(max_memory: float | None) -> None:
@@ -81,7 +92,13 @@ def check_network(net: nn.Module) -> None:
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
             raise ValueError(f"{name!r} is not initialized; run the network once on a batch first")
         if tensor.is_complex():
-            raise TypeError(f"{name!r} is complex; only real networks can be measured")
+            if name not in buffers:
+                raise TypeError(
+                    f"parameter {name!r} is complex, and only derivatives along real numbers are "
+                    "measured; make its real and imaginary parts one real parameter by "
+                    "torch.view_as_real, and use torch.view_as_complex of it in forward"
+                )
+            tensor = torch.view_as_real(tensor.resolve_conj())
         if not tensor.is_floating_point() or tensor.is_meta or all_finite(tensor):
             continue
         # A mask of minus infinities is a buffer; what comes of it is checked at the output.

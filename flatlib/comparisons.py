@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flatlib.checks import check_loss, check_number
+from flatlib.checks import check_loss, check_number, check_seed
 from flatlib.derivatives import (
     by_parts,
     check_fits,
@@ -128,8 +128,8 @@ def adaptive_sharpness_by_noise(
         is not.
 
     Raises:
-        TypeError, ValueError: as `flatlib.measure`; targets or a loss of another kind; rho or
-            n_draws out of range; noise that the loss is not finite with.
+        TypeError, ValueError: as `flatlib.measure`; targets or a loss of another kind; rho,
+            n_draws or seed out of range; noise that the loss is not finite with.
 
     Source: Andriushchenko et al. (2023), average-case and elementwise-adaptive, after Kwon et al.
     (2021); the paper's later versions.
@@ -141,9 +141,9 @@ def adaptive_sharpness_by_noise(
     >>> abs(found.estimate - exact) < 3 * found.standard_error < exact / 3
     True
     """
-    check_number("rho", rho)
-    check_number("n_draws", n_draws, whole=True)
-    check_number("seed", seed, whole=True)
+    check_number("rho", rho, needed=True)
+    check_number("n_draws", n_draws, whole=True, needed=True)
+    check_seed(seed)
     if not 0 < rho < math.inf:
         raise ValueError(f"rho must be positive and finite, got {rho}")
     if n_draws < 2:
@@ -208,8 +208,9 @@ def largest_hessian_eigenvalue(
         `HessianEigenvalue`; the largest in sign, so it may be negative at a maximum.
 
     Raises:
-        TypeError, ValueError: as `flatlib.measure`; targets or a loss of another kind; tolerance
-            out of range; the residual is not within the tolerance after ``max_products``.
+        TypeError, ValueError: as `flatlib.measure`; targets or a loss of another kind; tolerance,
+            max_products or seed out of range; an operation without a second derivative; the
+            residual is not within the tolerance after ``max_products``.
 
     Source: the Hessian of Eq. (2), whose trace is `flatlib.hessian_trace`.
 
@@ -218,11 +219,13 @@ def largest_hessian_eigenvalue(
     >>> largest_hessian_eigenvalue(net, torch.tensor([[3.0, 4.0]]), torch.zeros(1, 1)).value
     25.0
     """
-    check_number("tolerance", tolerance)
-    check_number("max_products", max_products, whole=True)
-    check_number("seed", seed, whole=True)
+    check_number("tolerance", tolerance, needed=True)
+    check_number("max_products", max_products, whole=True, needed=True)
+    check_seed(seed)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}")
+    if max_products < 1:
+        raise ValueError(f"max_products must be at least 1, got {max_products}")
     with float64_network(net) as network:
         products = HessianProducts(network, x, lambda output: check_loss(loss, output, y))
         n_products = 0

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from flatlib.checks import check_batch, check_targets
+from flatlib.derivatives import float64_network
 from flatlib.sharpness import sharpness_gap
 
 # Modules along which the output is piecewise linear in any single parameter: no parameter
@@ -47,10 +49,14 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     Args:
         net: in eval mode.
         x: ``(n, *input_shape)``.
-        y: targets, ``(n, N)``.
+        y: targets, ``(n, N)``, or as many numbers.
 
     Returns:
         A float, in the units of sharpness.
+
+    Raises:
+        TypeError, ValueError: as `flatlib.sharpness.sharpness_gap`; samples that influence each
+            other are found only where products are taken.
 
     Source: proof of Lemma A.1, Eq. (16).
 
@@ -62,11 +68,16 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     >>> lemma_gap(flatlib.nets.mlp((3, 5, 2), activation="relu"), x, y)
     0.0
     """
+    with float64_network(net) as network:
+        check_batch(net, x)
+        output = network.outputs(x)
+        check_targets(y, output)
+        y = y.double().reshape(output.shape)
     modules = _chain(net)
     if modules and all(isinstance(module, PIECEWISE_LINEAR) for module in modules):
         return 0.0
     if modules and _is_dense(modules, x):
-        x, y = x.double().flatten(1), y.double()
+        x = x.double().flatten(1)
         chunks = zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
         return sum(_dense_gap(modules, part, target) for part, target in chunks) / len(x)
     if sum(p.numel() for p in net.parameters() if p.requires_grad) <= SMALL:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import traces
-from flatlib.checks import check_max_memory, check_number
+from flatlib.checks import check_max_memory, check_number, check_seed
 from flatlib.derivatives import (
     Float64Network,
     JacobianProducts,
@@ -262,7 +262,7 @@ def _check_options(
     check_number("max_products", max_products, whole=True)
     check_number("probes", probes, whole=True)
     check_number("target_relative_error", target)
-    check_number("seed", seed, whole=True)
+    check_seed(seed)
     if not SMALLEST_TOLERANCE <= tolerance < 1:
         raise ValueError(f"tolerance must be between 1e-12 and 1, got {tolerance}")
     if max_products < 2:

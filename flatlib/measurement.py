@@ -274,7 +274,8 @@ class Measurement(Record):
         """One measurement of the samples of several, of one network, in their order.
 
         Raises:
-            ValueError: none, or of networks that call other layers or have other sizes.
+            ValueError: none, or of networks that call other layers, or whose layers have other
+                sizes or weights.
 
         >>> import flatlib
         >>> net, x = flatlib.nets.linear(3, 2), torch.eye(3)
@@ -289,6 +290,7 @@ class Measurement(Record):
         start = 0
         for part in parts:
             _check_same_way([parts[0], part], start)
+            _check_same_weights(parts[0], part, start)
             start += part.n
         layers = tuple(
             replace(
@@ -341,11 +343,11 @@ def measure(
             anew in each pass, unless it is kept outside of the network: then it is refused, or,
             where an earlier forward under ``torch.no_grad()`` made it, taken for a constant.
         data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
-            such batches, as a DataLoader is, whose tuples' first entry is taken. Each batch is
-            measured when it comes. Integers are indices, such as tokens, that one embedding of
-            the network looks up as they are. Then x is what the embedding returns: its norm, its
-            M numbers and the Jacobian along it are measured, and whatever else the forward makes
-            of the indices, such as a mask, stays fixed.
+            such batches, as a DataLoader is, whose tuples' first entry is taken; a pair ``(x, y)``
+            by itself is two batches. Each batch is measured when it comes. Integers are indices,
+            such as tokens, that one embedding of the network looks up as they are. Then x is what
+            the embedding returns: its norm, its M numbers and the Jacobian along it are measured,
+            and whatever else the forward makes of the indices, such as a mask, stays fixed.
         method: ``"exact"``, or ``"matrix-free"`` where N backward passes or Jacobians are too
             dear: then the MLS is found to a tolerance, sharpness and gradient energy by random
             probes, and nothing else, see `flatlib.matrix_free.measure_matrix_free`.
@@ -367,8 +369,9 @@ def measure(
         inputs, log volume ``-inf``.
 
     Raises:
-        TypeError: net or data of the wrong kind, complex input; integers that no embedding, or
-            more than one, looks up as they are; an unknown option, or one that is no number.
+        TypeError: net or data of the wrong kind, complex input or parameters; integers that no
+            embedding, or more than one, looks up as they are; an unknown option, or one that is no
+            number.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
@@ -563,6 +566,17 @@ def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
             f"those before: it calls {_path(last)}, before {_path(first)}; measure samples that "
             "take one way together, in one call"
         )
+
+
+def _check_same_weights(first: Measurement, part: Measurement, start: int) -> None:
+    """Refuse a part, of samples ``start`` on, whose layers have other weights."""
+    for layer, other in zip(first.layers, part.layers, strict=True):
+        if not _identical(layer.weight, other.weight):
+            raise ValueError(
+                f"layer {layer.name!r} has other weights for samples {start} to "
+                f"{start + part.n - 1} than for those before, so they are of two networks, or of "
+                "one at two moments of its training; measure all samples with one network"
+            )
 
 
 def _path(part: Measurement) -> str:

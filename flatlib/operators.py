@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,17 +19,40 @@ LARGEST_KEPT = 2**23  # bytes of a weight whose norm is remembered
 def spectral_norm(matrix: Tensor) -> float:
     """Largest singular value of a matrix, to rounding.
 
+    Raises:
+        TypeError: complex numbers.
+        ValueError: another shape than a matrix's, or numbers that are not finite.
+
     >>> spectral_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
     4.0
     """
-    A = matrix.double()
-    scale = float(A.abs().max()) if A.numel() else 0.0
+    if matrix.dim() != 2:
+        raise ValueError(f"a matrix has two axes, got shape {tuple(matrix.shape)}")
+    A = _real(matrix)
+    scale = _largest(A)
     if scale == 0.0:
         return 0.0
     A = A / scale
     # The Gram matrix keeps the *largest* singular value to rounding; the smaller side is enough.
     gram = A @ A.mT if A.shape[0] <= A.shape[1] else A.mT @ A
     return scale * float(torch.linalg.eigvalsh(gram)[-1].sqrt())
+
+
+def _real(weight: Tensor) -> Tensor:
+    """A weight's numbers in float64."""
+    if weight.is_complex():
+        raise TypeError(f"the weight is complex ({weight.dtype}); pass real numbers")
+    return weight.detach().double()
+
+
+def _largest(A: Tensor) -> float:
+    """The largest size of a number of ``A``."""
+    largest = float(A.abs().max()) if A.numel() else 0.0
+    if not math.isfinite(largest):
+        raise ValueError(
+            f"the weight of shape {tuple(A.shape)} holds NaN or infinite values, and has no norm"
+        )
+    return largest
 
 
 @dataclass(frozen=True)
@@ -49,7 +73,8 @@ class ConvolutionGeometry:
         Lanczos iterations on ``T^T T``, each a convolution and its transpose; a kernel of 64 to 64
         channels on 32 pixels takes some hundreds of them, seconds to half a minute.
         """
-        largest = float(weight.abs().max())
+        weight = _real(weight)
+        largest = _largest(weight)
         if largest == 0.0:
             return 0.0
         with torch.inference_mode(False), torch.enable_grad():
@@ -102,8 +127,18 @@ def weight_norm(weight: Tensor, geometry: ConvolutionGeometry | None = None) -> 
     """Spectral norm of a weight as a matrix, or as the convolution of this geometry.
 
     Small ones are remembered, since one network is measured on several batches.
+
+    Args:
+        weight: of any precision, with two axes or more.
+        geometry: None for the matrix, one row an output.
+
+    Raises:
+        TypeError: complex numbers.
+        ValueError: fewer axes, or numbers that are not finite.
     """
-    W = weight.cpu().contiguous().numpy()
+    if weight.dim() < 2:
+        raise ValueError(f"a weight has two axes or more, got shape {tuple(weight.shape)}")
+    W = _real(weight).cpu().contiguous().numpy()
     norm_of = remembered_norm if W.nbytes <= LARGEST_KEPT else remembered_norm.__wrapped__
     return norm_of(W.tobytes(), W.shape, geometry)
 

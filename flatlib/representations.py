@@ -28,6 +28,7 @@ def participation_ratio(h: Tensor) -> float:
         directions; NaN where all points are equal.
 
     Raises:
+        TypeError: no tensor, or complex numbers.
         ValueError: another shape, fewer than two samples, or numbers that are not finite.
 
     Source: Eq. (14) has the same ratio of a Jacobian; of a cloud, Recanatesi et al. (2019).
@@ -60,6 +61,7 @@ def neural_collapse(h: Tensor, classes: Tensor) -> float:
         0 where every class is one point; NaN where all means are equal.
 
     Raises:
+        TypeError: no tensors, or complex numbers.
         ValueError: shapes that do not fit, fewer than two classes, or numbers that are not
             finite.
 
@@ -70,6 +72,7 @@ def neural_collapse(h: Tensor, classes: Tensor) -> float:
     0.125
     """
     h = _points(h)
+    _check_tensor("classes", classes)
     if classes.shape != h.shape[:1]:
         raise ValueError(f"need one class a sample, got {tuple(classes.shape)} for {len(h)}")
     numbers, index = classes.unique(return_inverse=True)
@@ -97,7 +100,7 @@ def deformed(images: Tensor, displacement: float, *, cut: int = CUT, seed: int =
     pixels between pixels are interpolated.
 
     Args:
-        images: ``(n, channels, height, width)``.
+        images: ``(n, channels, height, width)``, floating point.
         displacement: root mean square length of a pixel's move, in pixels, which sets lambda.
         cut: the frequency c.
         seed: of the fields.
@@ -106,6 +109,7 @@ def deformed(images: Tensor, displacement: float, *, cut: int = CUT, seed: int =
         Images of the same shape.
 
     Raises:
+        TypeError: no tensor, or numbers that are not floating point.
         ValueError: another shape, a displacement that is negative or not finite, a cut below 2 or
             not below the number of pixels a side.
 
@@ -115,6 +119,12 @@ def deformed(images: Tensor, displacement: float, *, cut: int = CUT, seed: int =
     >>> torch.allclose(deformed(image, 0.0), image, atol=1e-6)
     True
     """
+    _check_tensor("images", images)
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images must hold real floating-point numbers, got {images.dtype}; pass "
+            "images.float() if they are pixels"
+        )
     if images.dim() != 4:
         raise ValueError(f"images must be (n, channels, height, width), got {tuple(images.shape)}")
     if not 0 <= displacement < math.inf:
@@ -171,7 +181,7 @@ def relative_stability(
         where noise does nothing.
 
     Raises:
-        ValueError: as `deformed`.
+        TypeError, ValueError: as `deformed`.
 
     Source: Petrini et al. (2021), whose noise has one length for all images.
 
@@ -198,8 +208,19 @@ def _rounding(h: Tensor) -> float:
     return max(h.shape) * torch.finfo(torch.float64).eps * float(h.abs().max())
 
 
+def _check_tensor(name: str, value: object) -> None:
+    """Refuse anything else."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor"
+        )
+
+
 def _points(h: Tensor) -> Tensor:
     """What `participation_ratio` and `neural_collapse` take, in float64."""
+    _check_tensor("h", h)
+    if h.is_complex():
+        raise TypeError(f"h is complex ({h.dtype}); pass torch.view_as_real(h).flatten(1)")
     if h.dim() != 2 or len(h) < 2:
         raise ValueError(f"need one row a sample, (n, d) with n of 2 or more, got {tuple(h.shape)}")
     h = h.detach().double()

@@ -48,7 +48,9 @@ def save_arrays(path: Path, value: dict) -> None:
             arrays[f"{ARRAY}{len(arrays)}"] = value.cpu().numpy()
             return {ARRAY: f"{ARRAY}{len(arrays) - 1}"}
         if isinstance(value, dict):
-            return {name: outline(each) for name, each in value.items()}
+            inside = {name: outline(each) for name, each in value.items()}
+            # Alone under this key stands the word for an array; anything else stands in a list.
+            return {ARRAY: [inside[ARRAY]]} if set(inside) == {ARRAY} else inside
         if isinstance(value, (list, tuple)):
             return [outline(each) for each in value]
         return value
@@ -75,6 +77,10 @@ def _filled(outline: object, arrays: np.lib.npyio.NpzFile) -> object:
     """An outline with its tensors in place."""
     if isinstance(outline, dict):
         if set(outline) == {ARRAY}:
-            return torch.from_numpy(arrays[outline[ARRAY]])
+            named = outline[ARRAY]
+            if isinstance(named, list):
+                return {ARRAY: _filled(named[0], arrays)}
+            # In files of before, a parameter called "array" with how its gradients were had.
+            return torch.from_numpy(arrays[named]) if named.startswith(ARRAY) else outline
         return {name: _filled(each, arrays) for name, each in outline.items()}
     return [_filled(each, arrays) for each in outline] if isinstance(outline, list) else outline

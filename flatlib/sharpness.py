@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import traces
-from flatlib.checks import check_number, check_targets
+from flatlib.checks import check_number, check_seed, check_targets
 from flatlib.derivatives import (
     Float64Network,
+    autograd_faults_told,
+    check_second_derivatives,
     checked_output,
     float64_network,
     sample_parameter_gradients,
@@ -201,18 +203,31 @@ class HessianProducts:
     def __init__(self, network: Float64Network, x: Tensor, loss: Callable[[Tensor], Tensor]):
         output = checked_output(network, x)
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
-        found = torch.autograd.grad(
-            loss(output), self.parameters, create_graph=True, materialize_grads=True
-        )
+        value = loss(output)
+        check_second_derivatives(value)
+        with autograd_faults_told(
+            "the network or the loss cannot be differentiated",
+            "does an in-place operation overwrite what an earlier layer returned? use its "
+            "out-of-place form",
+        ):
+            found = torch.autograd.grad(
+                value, self.parameters, create_graph=True, materialize_grads=True
+            )
         self.gradient = torch.cat([part.flatten() for part in found])
 
     def __call__(self, vector: Tensor) -> Tensor:
         """``H v`` for ``v`` of shape ``(m,)``."""
         if not self.gradient.requires_grad:
             return torch.zeros_like(vector)
-        found = torch.autograd.grad(
-            self.gradient, self.parameters, vector, retain_graph=True, materialize_grads=True
-        )
+        with autograd_faults_told(
+            "the network or the loss cannot be differentiated twice, which products with the "
+            "Hessian take",
+            "use an operation with a second derivative in its place, or the sharpness of "
+            "flatlib.measure, which takes first derivatives alone",
+        ):
+            found = torch.autograd.grad(
+                self.gradient, self.parameters, vector, retain_graph=True, materialize_grads=True
+            )
         return torch.cat([part.flatten() for part in found])
 
     def trace(self, bar: Progress) -> float:
@@ -268,7 +283,8 @@ def hessian_trace(
 
     Raises:
         TypeError, ValueError: as `flatlib.measure`; targets of another shape; unknown method;
-            what is for random signs only, given to the exact method.
+            an option out of range; an operation without a second derivative; what is for random
+            signs only, given to the exact method.
 
     Source: Eq. (2); at interpolation equal to Eq. (3), by Lemma A.1.
 
@@ -316,6 +332,8 @@ def _check_settings(method: str, **given: float | None) -> None:
             f'{unused[0]} is for random signs, and method="exact" draws none; leave it out, or '
             'pass method="hutchinson"'
         )
+    if given["seed"] is not None:
+        check_seed(given["seed"])
     error, probes = given["target_standard_error"], given["max_probes"]
     if error is not None and not error > 0:
         raise ValueError(f"target_standard_error must be positive, got {error}")

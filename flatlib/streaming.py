@@ -26,6 +26,8 @@ class IncompleteError(ValueError):
 def batches(data: Iterable) -> Iterator[Tensor]:
     """The inputs of each batch; of a tuple or list, as a DataLoader yields, the first entry.
 
+    A pair ``(x, y)`` is two batches: pass x, or ``[(x, y)]``, which is one.
+
     Raises:
         TypeError: ``data``, or what it yields, is something else.
         ValueError: no batch comes, or one whose samples have another shape than those before.
@@ -38,7 +40,7 @@ def batches(data: Iterable) -> Iterator[Tensor]:
     if not isinstance(data, Iterable) or isinstance(data, str) or hasattr(data, "__array__"):
         raise TypeError(
             f"data must be a torch.Tensor or an iterable of batches, got {type(data).__name__}; "
-            "use torch.as_tensor"
+            f"{_in_batches(data)}"
         )
     shape = None
     for index, batch in enumerate(data):
@@ -47,7 +49,8 @@ def batches(data: Iterable) -> Iterator[Tensor]:
             inside = "" if x is batch else f" whose first entry is of type {type(x).__name__}"
             raise TypeError(
                 f"batch {index} of data is of type {type(batch).__name__}{inside}; a batch must "
-                "be a torch.Tensor, or a tuple whose first entry is the input; use torch.as_tensor"
+                "be a torch.Tensor, or a tuple whose first entry is the input; "
+                f"{_as_tensors(x, 'batch' if x is batch else 'batch[0]')}"
             )
         if shape is not None and x.shape[1:] != shape:
             raise ValueError(
@@ -62,6 +65,31 @@ def batches(data: Iterable) -> Iterator[Tensor]:
             "data yields no batch; pass an iterable that has not been used up, such as a "
             "DataLoader or a list, with at least one"
         )
+
+
+def _in_batches(data: object) -> str:
+    """How to pass what is no iterable of batches."""
+    if hasattr(data, "__array__"):
+        return "use torch.as_tensor(numpy.asarray(data))"
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str):
+        return "if it holds samples, pass torch.utils.data.DataLoader(data, batch_size=64)"
+    return "pass the inputs as (n, *input_shape)"
+
+
+def _as_tensors(x: object, name: str) -> str:
+    """How to pass batches of which one is, or begins with, ``x``."""
+    if not isinstance(x, Mapping) or not x:
+        return "use torch.as_tensor"
+
+    def likeness(key: object) -> int:
+        tensor = isinstance(x[key], Tensor)
+        return tensor + (tensor and x[key].is_floating_point())
+
+    key = max(x, key=likeness)
+    return (
+        f"of {', '.join(map(repr, x))} pass the input alone, as in "
+        f"(torch.as_tensor({name}[{key!r}]) for batch in data)"
+    )
 
 
 def over_batches(

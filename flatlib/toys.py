@@ -32,12 +32,22 @@ def from_weights(matrices: Sequence[Tensor], activation: str = "identity") -> nn
         A float64 network with layers ``linear1``, ``linear2``, ...
 
     Raises:
-        ValueError: a matrix that is not two-dimensional, or that the one before does not fit.
+        TypeError: a matrix that is no tensor.
+        ValueError: no matrix, one that is not two-dimensional, or that the one before does not fit.
 
     >>> net = from_weights([torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.ones(1, 2)])
     >>> net(torch.ones(1, 2).double())
     tensor([[5.]], dtype=torch.float64, grad_fn=<MmBackward0>)
     """
+    matrices = list(matrices)
+    if not matrices:
+        raise ValueError("there is no matrix; pass at least one")
+    for matrix in matrices:
+        if not isinstance(matrix, Tensor):
+            raise TypeError(
+                f"each weight must be a torch.Tensor, got {type(matrix).__name__}; use "
+                "torch.as_tensor"
+            )
     shapes = [tuple(matrix.shape) for matrix in matrices]
     if any(len(shape) != 2 for shape in shapes):
         raise ValueError(f"each weight must be a matrix (outputs, inputs), got shapes {shapes}")
@@ -113,7 +123,7 @@ def with_singular_values(values: Sequence[float], inputs: int, seed: int = 0) ->
     Its sharpness is N times the mean of ``||x||^2``, whatever the values: Eq. (3).
 
     Args:
-        values: N singular values, not negative.
+        values: N singular values, finite and not negative.
         inputs: input dimension M, at least N.
         seed: seed of the directions.
 
@@ -121,15 +131,20 @@ def with_singular_values(values: Sequence[float], inputs: int, seed: int = 0) ->
         A float64 network from ``(n, M)`` to ``(n, N)``.
 
     Raises:
-        ValueError: a negative value, or more values than inputs.
+        ValueError: no value, a negative or infinite one or NaN, or more values than inputs.
 
     >>> torch.linalg.svdvals(with_singular_values([3.0, 2.0], inputs=4).linear1.weight.detach())
     tensor([3.0000, 2.0000], dtype=torch.float64)
     """
     diagonal = torch.as_tensor(values, dtype=torch.float64)
-    if (diagonal < 0).any():
-        raise ValueError(f"singular values must not be negative, got {list(values)}")
+    if not bool(((diagonal >= 0) & (diagonal < math.inf)).all()):
+        raise ValueError(f"singular values must be finite and not negative, got {list(values)}")
     count = diagonal.numel()
+    if diagonal.dim() != 1 or not 1 <= count <= inputs:
+        raise ValueError(
+            f"values must be a list of 1 to {inputs} singular values, as many as inputs at most, "
+            f"got {list(values)}"
+        )
     left = orthonormal_rows(count, count, seed)
     right = orthonormal_rows(count, inputs, seed + 1)
     return from_weights([left @ (diagonal[:, None] * right)])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from compare import assert_matches_oracle
 from inputs import gaussian
 from torch import Tensor, nn
 
@@ -97,12 +98,19 @@ def test_complex_numbers():
     expect_refusal(TypeError, "complex.*real", mlp(), batch().to(torch.complex64))
 
 
-@pytest.mark.parametrize("x", [None, "x", batch().numpy(), 3.0])
-def test_data_that_is_no_tensor(x):
-    name = type(x).__name__
+@pytest.mark.parametrize(
+    "x, remedy",
+    [
+        (None, r"pass the inputs as \(n, "),
+        ("x", "pass the inputs"),
+        (batch().numpy(), "use torch.as_tensor"),
+        (3.0, "pass the inputs"),
+    ],
+)
+def test_data_that_is_no_tensor(x, remedy):
     expect_refusal(
         TypeError,
-        f"data must be a torch.Tensor or an iterable of batches, got {name}; use torch.as_tensor",
+        f"data must be a torch.Tensor or an iterable of batches, got {type(x).__name__}; {remedy}",
         mlp(),
         x,
     )
@@ -200,6 +208,53 @@ NO_NUMBERS = {
 def test_an_option_that_is_no_number(message):
     with pytest.raises(TypeError, match=f"^{message}"):
         NO_NUMBERS[message](flatlib.nets.linear(3, 2), gaussian(2, 3), gaussian(2, 2))
+
+
+def eigenvalue(**options):
+    return lambda n, x, y: flatlib.comparisons.largest_hessian_eigenvalue(n, x, y, **options)
+
+
+def noise(**options):
+    return lambda n, x, y: flatlib.comparisons.adaptive_sharpness_by_noise(n, x, y, **options)
+
+
+SEEDED = {
+    "eigenvalue": eigenvalue,
+    "noise": noise,
+    "trace": lambda seed: lambda n, x, y: flatlib.hessian_trace(n, x, y, "hutchinson", seed=seed),
+    "matrix-free": lambda seed: (
+        lambda n, x, y: flatlib.measure(n, x, method="matrix-free", seed=seed)
+    ),
+}
+
+
+@pytest.mark.parametrize("door", SEEDED)
+def test_a_seed_out_of_range_is_named(door):
+    arguments = (mlp(), batch(), torch.zeros(4, 2))
+    for seed in (-1, 2**63):
+        with pytest.raises(
+            ValueError, match=rf"seed must lie between 0 and 2\*\*63 - 1, got {seed}"
+        ):
+            SEEDED[door](seed=seed)(*arguments)
+    SEEDED[door](seed=2**63 - 1)(*arguments)
+
+
+@pytest.mark.parametrize(
+    "measured, error, message",
+    [
+        (eigenvalue(max_products=0), ValueError, "max_products must be at least 1, got 0"),
+        (eigenvalue(max_products=-5), ValueError, "max_products must be at least 1, got -5"),
+        (eigenvalue(max_products=None), TypeError, "max_products must be a whole number, got None"),
+        (eigenvalue(tolerance=None), TypeError, "tolerance must be a number, got None"),
+        (eigenvalue(seed=None), TypeError, "seed must be a whole number, got None"),
+        (noise(n_draws=None), TypeError, "n_draws must be a whole number, got None"),
+        (noise(rho=None), TypeError, "rho must be a number, got None"),
+        (noise(seed=None), TypeError, "seed must be a whole number, got None"),
+    ],
+)
+def test_an_option_of_a_comparison_out_of_range_is_named(measured, error, message):
+    with pytest.raises(error, match=message):
+        measured(mlp(), batch(), torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("limit", [np.int64(2**20), np.float64(2.0**20), 2**20])
@@ -379,9 +434,33 @@ def test_buffers_that_are_not_finite_name_the_layer():
     expect_refusal(ValueError, "'running_var' of layer '1' holds NaN", net, batch())
 
 
+class Phases(nn.Module):
+    """Its complex numbers are a parameter, or the remedy for one."""
+
+    def __init__(self, remedied: bool):
+        super().__init__()
+        phases = torch.tensor([0.6 + 0.8j, 1j])
+        self.real = remedied
+        self.phases = nn.Parameter(torch.view_as_real(phases) if remedied else phases)
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        phases = torch.view_as_complex(self.phases) if self.real else self.phases
+        h = torch.view_as_complex(torch.tanh(self.first(x)).unflatten(1, (2, 2)))
+        return self.last(torch.view_as_real(h * phases).flatten(1))
+
+
 def test_complex_weights():
     net = nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64))
-    expect_refusal(TypeError, "'0.weight' is complex; only real", net, batch())
+    expect_refusal(TypeError, "'0.weight' is complex.*view_as_real", net, batch())
+    expect_refusal(TypeError, "'phases' is complex.*view_as_real", Phases(False), batch())
+    assert_matches_oracle(Phases(True), batch())
+
+
+def test_complex_buffers_that_are_not_finite_name_the_layer():
+    net = Phases(True)
+    net.register_buffer("noise", torch.tensor([1 + math.nan * 1j]))
+    expect_refusal(ValueError, "'noise' of the network itself holds NaN", net, batch())
 
 
 def test_a_lazy_layer_that_has_seen_nothing():

@@ -73,7 +73,7 @@ def energies(net: nn.Module, x: Tensor) -> Tensor:
     """One sample and one output at a time, every trainable parameter, by autograd alone."""
     twin = double_copy(net)
     for module in twin.modules():
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.sparse = module.scale_grad_by_freq = False
     trainable = [p for p in twin.parameters() if p.requires_grad]
     found = []
@@ -241,6 +241,35 @@ def test_gradients_of_a_table_are_whole_and_dense(n):
     net, x = drawn(lambda: Model("sparse")), tokens(n)
     K = flatlib.derivatives.parameter_jacobian(net, x)
     assert_close(K.square().sum(dim=(1, 2)), energies(net, x), "gradients of parameters")
+
+
+class Bag(nn.Module):
+    """A bag of categories, which the forward makes of its numbers, beside a layer."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(4, 3, **options)
+        self.first, self.head = nn.Linear(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        categories = (x.detach() * 4).long().clamp(0, 3)
+        return self.head(torch.tanh(self.first(x) + self.bag(categories)))
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("options", [{}, {"scale_grad_by_freq": True}, {"sparse": True}])
+def test_gradients_of_a_bag_are_whole_and_dense(options, mode):
+    net, x = drawn(lambda: Bag(mode=mode, **options)), gaussian(4, 5).double().sigmoid()
+    plainly = energies(net, x)
+    assert_close(flatlib.measure(net, x).parameter_gradient_energy, plainly, "sharpness")
+    K = flatlib.derivatives.parameter_jacobian(net, x)
+    assert_close(K.square().sum(dim=(1, 2)), plainly, "gradients of parameters")
+    theta = torch.cat([p.flatten() for p in double_copy(net).parameters()]).detach()
+    adaptive = (K * theta).square().sum(dim=(1, 2)).mean()
+    found = flatlib.sharpness.adaptive_sharpness(net, x)
+    assert found == pytest.approx(float(adaptive), rel=1e-9)
+    free = flatlib.measure(net, x, method="matrix-free")  # a pass for each of the two outputs
+    assert_close(free.parameter_gradient_energy, plainly, "sharpness, matrix-free")
 
 
 # --- refusals ----------------------------------------------------------------------------------

@@ -90,6 +90,52 @@ def test_a_hook_has_its_say(where, activation):
     assert gap == pytest.approx(sharpness_gap(net, x, y), rel=1e-9) and gap != plain
 
 
+NETS = {  # the three cases, and what nobody can afford
+    "piecewise linear": lambda: nets.mlp((3, 4, 4), "relu"),
+    "dense": lambda: nets.mlp((3, 4, 4)),
+    "products": lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)),
+    "too many": lambda: nn.Sequential(nn.Linear(3, 500), nn.LayerNorm(500), nn.Linear(500, 4)),
+}
+TARGETS = {
+    "classes": (lambda y: torch.arange(4), TypeError, "y must hold real.*int64; one-hot labels?"),
+    "words": (lambda y: "nonsense", TypeError, "y must be a torch.Tensor, got str"),
+    "one a sample": (lambda y: y[:, :1], ValueError, r"y has shape \(4, 1\) but.*\(4, 4\)"),
+    "one for all": (lambda y: y[:1], ValueError, r"y has shape \(1, 4\) but"),
+    "NaN": (lambda y: y * math.nan, ValueError, "sample 0 of y holds NaN"),
+}
+
+
+@pytest.mark.parametrize("case", NETS)
+@pytest.mark.parametrize("fault", TARGETS)
+def test_targets_of_the_wrong_kind_are_refused_as_by_products(case, fault):
+    change, error, message = TARGETS[fault]
+    x, y = torch.rand(4, 3), torch.rand(4, 4)
+    for function in (lemma_gap, sharpness_gap):
+        with pytest.raises(error, match=message):
+            function(NETS[case](), x, change(y))
+
+
+@pytest.mark.parametrize("case", NETS)
+def test_samples_of_the_wrong_kind_are_refused_as_by_products(case):
+    x, y = torch.rand(4, 3), torch.rand(4, 4)
+    for function in (lemma_gap, sharpness_gap):
+        with pytest.raises(ValueError, match="sample 2 of x holds NaN"):
+            function(NETS[case](), torch.where(torch.arange(4)[:, None] == 2, math.nan, x), y)
+        with pytest.raises(TypeError, match="must be a torch.nn.Module"):
+            function(lambda x: x, x, y)
+        with pytest.raises(ValueError, match="the network's forward fails"):
+            function(NETS[case](), torch.rand(4, 2), y)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_targets_of_a_single_output_need_no_axis(activation):
+    torch.manual_seed(1)
+    net, x, y = nets.mlp((4, 6, 1), activation), torch.randn(5, 4), torch.randn(5)
+    gap = lemma_gap(net, x, y)
+    assert gap == lemma_gap(net, x, y[:, None])
+    assert gap == pytest.approx(sharpness_gap(net, x, y), rel=1e-9, abs=1e-15)
+
+
 def test_is_undefined_where_nobody_can_afford_it():
     net = nn.Sequential(nn.Linear(50, 50), nn.LayerNorm(50), nn.Linear(50, 2)).eval()
     assert math.isnan(lemma_gap(net, torch.rand(2, 50), torch.rand(2, 2)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,19 @@ def test_every_name_is_there_and_listed(package):
     for name, room in package.HOMES.items():
         assert names[name] is getattr(sys.modules[f"{home}.{room}"], name)
         assert names[name].__module__ == f"{home}.{room}"
+
+
+@pytest.mark.parametrize("package", [flatlib, flatlib.lab])
+def test_nothing_else_is_listed(package):
+    assert {name for name in dir(package) if not name.startswith("__")} == set(package.__all__)
+    assert {"__doc__", "__all__"} <= set(dir(package))
+
+
+@pytest.mark.parametrize("package, page", [(flatlib, "api"), (flatlib.lab, "api-laboratory")])
+def test_every_room_with_a_section_of_the_documentation_is_there(package, page):
+    text = (Path(__file__).parents[1] / "book" / f"{page}.md").read_text(encoding="utf-8")
+    rooms = re.findall(rf"automodule:: {package.__name__}\.(\w+)$", text, re.MULTILINE)
+    assert len(rooms) > 5 and set(rooms) <= set(package.ROOMS)
 
 
 @pytest.mark.parametrize("package", [flatlib, flatlib.lab])

@@ -25,6 +25,29 @@ def test_spectral_norm_of_nothing_is_zero():
     assert operators.spectral_norm(torch.zeros(3, 2)) == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("norm", [operators.weight_norm, operators.spectral_norm])
+def test_norms_of_any_precision_and_of_parameters(norm, dtype):
+    W = (8 * gaussian(5, 4)).to(dtype)
+    expected = float(torch.linalg.matrix_norm(W.double(), 2))
+    assert norm(W) == pytest.approx(expected, rel=1e-13)
+    if dtype.is_floating_point:
+        assert norm(nn.Parameter(W)) == norm(W)
+        geometry = operators.geometry_of(nn.Conv1d(4, 5, 1), torch.Size((1, 4, 3)), None)
+        found = operators.weight_norm(nn.Parameter(W[:, :, None]), geometry)
+        assert found == geometry.norm(W[:, :, None]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", [operators.weight_norm, operators.spectral_norm])
+def test_what_has_no_norm_is_named(norm):
+    with pytest.raises(ValueError, match=r"of shape \(2, 3\) holds NaN or infinite values"):
+        norm(torch.full((2, 3), torch.inf))
+    with pytest.raises(ValueError, match=r"two axes.*got shape \(3,\)"):
+        norm(torch.ones(3))
+    with pytest.raises(TypeError, match="complex64"):
+        norm(torch.ones(2, 3, dtype=torch.complex64))
+
+
 def test_operator_norm_of_a_circular_convolution_is_its_largest_fourier_coefficient():
     net = seeded(
         lambda: nn.Sequential(

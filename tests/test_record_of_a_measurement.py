@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import zipfile
@@ -10,13 +11,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from compare import assert_matches_oracle
+from compare import assert_close, assert_matches_oracle
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from inputs import gaussian
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import flatlib
 from flatlib import Measurement
-from flatlib.saving import save_arrays
+from flatlib.saving import load_arrays, save_arrays
 
 
 def network() -> nn.Module:
@@ -115,6 +119,51 @@ def test_a_file_that_holds_no_measurement_is_named(fault, tmp_path):
         Measurement.load(tmp_path / "none.npz")
 
 
+class Scaled(nn.Module):
+    """Its one parameter outside of its layer is called as a file calls its arrays."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.array = nn.Linear(3, 2), nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)) * self.array
+
+
+def test_a_parameter_called_array_is_no_array(tmp_path):
+    m = flatlib.measure(Scaled(), gaussian(4, 3))
+    assert m.other_parameters.keys() == {"array"}
+    m.save(tmp_path / "m.npz")
+    assert Measurement.load(tmp_path / "m.npz") == m
+
+
+def test_a_file_of_before_with_a_parameter_called_array_is_read(tmp_path):
+    m = flatlib.measure(Scaled(), gaussian(4, 3))
+    m.save(tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz") as file:
+        arrays = dict(file)
+    outline = json.loads(str(arrays.pop("outline")))
+    outline["other_parameters"] = m.other_parameters
+    np.savez(tmp_path / "before.npz", outline=json.dumps(outline), **arrays)
+    assert Measurement.load(tmp_path / "before.npz") == m
+
+
+WORDS = st.sampled_from(["array", "array0", "outline", "formula"])
+PLAIN = st.recursive(
+    st.none() | st.integers() | WORDS,
+    lambda inside: st.lists(inside, max_size=2) | st.dictionaries(WORDS, inside, max_size=2),
+)
+
+
+@settings(max_examples=200)
+@given(value=PLAIN)
+def test_any_dictionary_is_read_as_it_was_written(value, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "file.npz"
+    save_arrays(path, {"value": value, "tensor": torch.ones(2)})
+    again = load_arrays(path)
+    assert again["value"] == value and torch.equal(again["tensor"], torch.ones(2))
+
+
 def test_a_file_with_the_fields_of_another_version_is_named(tmp_path):
     path = tmp_path / "m.npz"
     plain = measured().to_dict()
@@ -150,6 +199,29 @@ def test_a_table_has_a_row_a_sample():
     assert "y" not in m.rows()[0] and "3.mls" not in measured(layers=False).rows()[0]
     with pytest.raises(ValueError, match="y has 4 entries for 5 samples"):
         m.rows(y[:4])
+
+
+# --- joined ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [True, False])
+@pytest.mark.parametrize("changed", ["0", "3", "5"])
+def test_measurements_of_two_networks_are_not_joined(changed, layers):
+    net, x = network(), gaussian(5, 2, 6)
+    before = flatlib.measure(net, x, layers=layers)
+    again = flatlib.measure(copy.deepcopy(net), x, layers=layers)
+    assert torch.equal(Measurement.join([before, again]).mls, torch.cat([before.mls, before.mls]))
+    net.get_submodule(changed).weight.data[0] *= 1 + 1e-6
+    after = flatlib.measure(net, x, layers=layers)
+    message = f"layer '{changed}' has other weights for samples 10 to 14 than for those before"
+    with pytest.raises(ValueError, match=message):
+        Measurement.join([before, again, after])
+
+
+def test_measurements_of_a_weight_that_is_computed_anew_are_joined():
+    net, x = parametrizations.weight_norm(nn.Linear(4, 3)), gaussian(6, 4)
+    parts = [flatlib.measure(net, rows) for rows in x.split(2)]
+    assert_close(Measurement.join(parts).mls, flatlib.measure(net, x).mls, "MLS")
 
 
 # --- samples without a direction ---------------------------------------------------------------

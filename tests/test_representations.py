@@ -137,3 +137,24 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             deformed(**odd)
+
+
+def test_input_of_another_kind_is_named_with_a_remedy_that_works():
+    h = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    classes = torch.tensor([0, 0, 1])
+    for measured in (participation_ratio, lambda odd: neural_collapse(odd, classes)):
+        with pytest.raises(TypeError, match="h must be a torch.Tensor, got list; use torch.as_te"):
+            measured(h.tolist())
+        assert measured(torch.as_tensor(h.tolist())) == measured(h)
+        with pytest.raises(TypeError, match="complex64.*view_as_real"):
+            measured(h + 1j)
+        measured(torch.view_as_real(h + 1j).flatten(1))
+    with pytest.raises(TypeError, match="classes must be a torch.Tensor, got list"):
+        neural_collapse(h, classes.tolist())
+    pixels = torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8)
+    for measured in (deformed, lambda x, by: relative_stability(lambda x: x.flatten(1), x, by)):
+        with pytest.raises(TypeError, match=r"got torch.uint8; pass images.float\(\)"):
+            measured(pixels, 0.5)
+        measured(pixels.float(), 0.5)
+        with pytest.raises(TypeError, match="images must be a torch.Tensor, got list"):
+            measured(pixels.tolist(), 0.5)

@@ -250,6 +250,77 @@ def test_options_out_of_range(options, message):
         flatlib.hessian_trace(flatlib.nets.linear(3, 2), gaussian(4, 3), gaussian(4, 2), **options)
 
 
+# --- operations without a second derivative ----------------------------------------------------
+
+
+class OnceOnly(torch.autograd.Function):
+    """A square whose gradient cannot be differentiated again."""
+
+    @staticmethod
+    def forward(context, h):
+        context.save_for_backward(h)
+        return h.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, gradient):
+        return 2 * gradient * context.saved_tensors[0]
+
+
+class Bent(nn.Module):
+    def __init__(self, way: str, remedied: bool):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.table, self.way, self.remedied = nn.Parameter(torch.ones(5, 4)), way, remedied
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        if self.way == "function":
+            h = h.square() if self.remedied else OnceOnly.apply(h)
+        if self.way == "bag":
+            places = (x.detach() > 0).long()
+            table = nn.functional.embedding(places, self.table).sum(dim=1)
+            bag = nn.functional.embedding_bag(places, self.table, mode="sum")
+            h = h * (table if self.remedied else bag)
+        if self.way == "in place":
+            h = h + 1 if self.remedied else h.add_(1)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("way", ["function", "bag", "in place"])
+@pytest.mark.parametrize(
+    "measured",
+    [
+        flatlib.hessian_trace,
+        sharpness.sharpness_gap,
+        flatlib.comparisons.largest_hessian_eigenvalue,
+    ],
+)
+def test_what_has_no_second_derivative_is_told_with_a_remedy_that_works(measured, way):
+    torch.manual_seed(0)
+    x, y = gaussian(4, 3), gaussian(4, 2)
+    faults = {
+        "function": "OnceOnly is marked with @once_differentiable.*use an operation that has one",
+        "bag": "cannot be differentiated twice, which products with the Hessian take .*second deri",
+        "in place": "the network or the loss cannot be differentiated .*out-of-place form",
+    }
+    with pytest.raises(ValueError, match=faults[way]):
+        measured(Bent(way, False), x, y)
+    measured(Bent(way, True), x, y)
+    if way != "in place":
+        assert flatlib.measure(Bent(way, False), x).sharpness > 0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_loss_that_is_differentiable_once_is_refused(frozen):
+    net = flatlib.nets.mlp((3, 4, 2))
+    net.linear2.requires_grad_(not frozen)
+    with pytest.raises(ValueError, match="OnceOnly is marked with @once_differentiable"):
+        flatlib.comparisons.largest_hessian_eigenvalue(
+            net, gaussian(4, 3), gaussian(4, 2), loss=lambda f, y: OnceOnly.apply(f - y).sum()
+        )
+
+
 # --- adaptive sharpness ------------------------------------------------------------------------
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import tqdm.auto
 from compare import assert_matches_oracle, smallest_limit
 from inputs import gaussian
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import flatlib
 from flatlib import streaming
@@ -84,6 +86,53 @@ def test_data_that_yields_nothing(empty):
 def test_batches_of_the_wrong_kind(batch, message):
     with pytest.raises(TypeError, match=message):
         flatlib.measure(network(), [batch])
+
+
+class Named(Dataset):
+    """Samples under names, of which the default collation makes batches under names."""
+
+    def __init__(self, x: Tensor):
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"label": index, "image": self.x[index]}
+
+
+def remedied(data: object) -> object:
+    """What the refusal of ``data`` says to pass, as it stands there."""
+    with pytest.raises(TypeError) as refusal:
+        flatlib.measure(network(), data)
+    code = re.search(r"\(torch.*\)|torch\.(utils|as_tensor).*\)", str(refusal.value))
+    return eval(code[0], {"torch": torch, "numpy": np, "data": data})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda x: TensorDataset(x, torch.arange(5)),
+        lambda x: Subset(TensorDataset(x, torch.arange(5)), range(5)),
+        lambda x: DataLoader(Named(x), batch_size=2),
+        lambda x: [({"pixels": rows.numpy()}, 1) for rows in x.split(2)],
+        lambda x: x.numpy(),
+    ],
+)
+def test_the_remedy_for_data_of_the_wrong_kind_works(data):
+    x = gaussian(5, 2, 6)
+    assert_equal(flatlib.measure(network(), remedied(data(x))), flatlib.measure(network(), x))
+
+
+def test_the_remedy_for_a_data_set_of_dictionaries_leads_to_one_that_works():
+    x = gaussian(5, 2, 6)
+    loader = remedied(Named(x))
+    assert_equal(flatlib.measure(network(), remedied(loader)), flatlib.measure(network(), x))
+
+
+def test_a_pair_within_a_list_is_one_batch():
+    x = gaussian(5, 2, 6)
+    assert flatlib.measure(network(), [(x, torch.ones(5))]) == flatlib.measure(network(), x)
 
 
 def test_a_dictionary_is_not_taken_for_batches():

@@ -48,6 +48,16 @@ def test_from_weights_refuses_shapes_that_do_not_fit():
         toys.from_weights([torch.ones(2, 3), torch.ones(1, 4)])
     with pytest.raises(ValueError, match=r"matrix \(outputs, inputs\)"):
         toys.from_weights([torch.ones(3)])
+    with pytest.raises(ValueError, match="there is no matrix; pass at least one"):
+        toys.from_weights([])
+    with pytest.raises(TypeError, match="must be a torch.Tensor, got list; use torch.as_tensor"):
+        toys.from_weights([[[1.0, 2.0]]])
+
+
+def test_from_weights_takes_what_can_be_read_once():
+    W, V = gaussian(4, 3, seed=1), gaussian(2, 4, seed=2)
+    net = toys.from_weights(each for each in (W, V))
+    assert torch.equal(net.linear1.weight, W) and torch.equal(net.linear2.weight, V)
 
 
 def test_orthonormal_rows_are_orthonormal_and_seeded():
@@ -71,8 +81,12 @@ def test_with_singular_values_has_them_and_one_sharpness(values):
 def test_with_singular_values_refuses_bad_values():
     with pytest.raises(ValueError, match="negative"):
         toys.with_singular_values([1.0, -1.0], inputs=3)
-    with pytest.raises(ValueError, match="between 1 and dimension"):
-        toys.with_singular_values([1.0, 1.0], inputs=1)
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"finite and not negative, got \[1.0, {value}\]"):
+            toys.with_singular_values([1.0, value], inputs=3)
+    for values in ([1.0, 1.0, 2.0], [], [[1.0]]):
+        with pytest.raises(ValueError, match="values must be a list of 1 to 2 singular values"):
+            toys.with_singular_values(values, inputs=2)
 
 
 @pytest.mark.parametrize(("outputs", "inputs", "gain"), [(2, 3, 1.0), (4, 4, 2.5), (6, 9, 0.1)])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from inputs import gaussian
+from oracle import double_copy
 from torch import nn
 
 import flatlib
+from flatlib import checkpoint, nets
 
 PAGE = Path(__file__).resolve().parents[1] / "book" / "training-loop.md"
 CODE = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -63,7 +67,43 @@ def test_the_columns_that_the_page_names_are_there(names):
     assert any(name.endswith(".weight_norm") for name in row)
 
 
-def test_targets_of_another_shape_are_refused():
+def test_samples_of_any_precision_are_measured_without_a_call_of_the_network():
+    net, x, y = nets.mlp((3, 5, 2)), gaussian(4, 3), gaussian(4, 2, seed=1)
+    expected = float((double_copy(net)(x.double()) - y.double()).detach().norm(dim=1).max())
+    calls = []
+    net.register_forward_hook(lambda *args: calls.append(args[0]))
+    row = flatlib.measurement_row(net, x.double(), y)
+    assert row["max_residual"] == pytest.approx(expected, rel=1e-12)
+    assert row == flatlib.measurement_row(net, x, y)
+    assert not any(module is net for module in calls)
+
+
+def test_one_hot_labels_are_targets():
+    net, x, labels = nets.mlp((3, 5, 2)), gaussian(4, 3), torch.tensor([0, 1, 1, 0])
+    y = nn.functional.one_hot(labels)
+    assert flatlib.measurement_row(net, x, y) == flatlib.measurement_row(net, x, y.float())
+    single = nets.mlp((3, 5, 1))
+    row = flatlib.measurement_row(single, x, labels)
+    assert row == flatlib.measurement_row(single, x, labels[:, None])
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda y: y[:, 0], ValueError, r"y has shape \(2,\) but.*\(2, 2\); one-hot encode"),
+        (lambda y: y[:1], ValueError, r"y has shape \(1, 2\) but"),
+        (lambda y: y.tolist(), TypeError, "y must be a torch.Tensor, got list; use torch.as_tens"),
+        (lambda y: y * math.inf, ValueError, "sample 0 of y holds NaN or infinite"),
+    ],
+)
+def test_targets_are_refused_before_anything_is_measured(change, error, message, monkeypatch):
     net, x, y = flatlib.toys.running_example()
-    with pytest.raises(ValueError, match=r"shape of the outputs, \(2, 2\), got \(2,\); one-hot"):
-        flatlib.measurement_row(net, x, y[:, 0])
+    monkeypatch.setattr(checkpoint, "measure", lambda *args: pytest.fail("measured"))
+    with pytest.raises(error, match=message):
+        flatlib.measurement_row(net, x, change(y))
+
+
+def test_samples_that_come_in_batches_are_refused():
+    net, x, y = flatlib.toys.running_example()
+    with pytest.raises(TypeError, match="x must be a torch.Tensor, got list"):
+        flatlib.measurement_row(net, [x], y)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from compare import assert_matches_oracle
 from inputs import gaussian
 from small import seeded
 from torch import Tensor, nn
@@ -214,3 +215,72 @@ def test_one_sample_of_a_network_that_squeezes_has_a_parameter_jacobian():
     x = gaussian(1, 3)
     expected = flatlib.derivatives.parameter_jacobian(inner, x)
     assert torch.equal(flatlib.derivatives.parameter_jacobian(Squeezed(inner), x), expected)
+
+
+class Transformed(nn.Module):
+    """A layer inside of a transform of `torch.func`, or in the way that its refusal advises."""
+
+    def __init__(self, way: str, remedied: bool):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.way, self.remedied = way, remedied
+
+    def forward(self, x):
+        way, h = self.way, torch.tanh(self.a(x))
+
+        def layer(row):
+            if way == "function":
+                return torch.tanh(nn.functional.linear(row, self.b.weight, self.b.bias))
+            return torch.tanh(self.b(row))
+
+        if way in ("vmap", "function"):
+            h = layer(h) if self.remedied else torch.func.vmap(layer)(h)
+        elif way == "jvp" and self.remedied:  # two backward passes are a forward one
+            v = torch.zeros_like(h, requires_grad=True)
+            along = torch.autograd.grad(layer(h), h, v, create_graph=True)[0]
+            h = torch.autograd.grad(along, v, torch.ones_like(h), create_graph=True)[0]
+        elif way == "jvp":
+            h = torch.func.jvp(layer, (h,), (torch.ones_like(h),))[1]
+        else:
+            jacobian = torch.func.jacrev if self.remedied else torch.func.jacfwd
+            h = h * torch.func.vmap(jacobian(layer))(h).sum(dim=2)
+        return self.c(h)
+
+
+@pytest.mark.parametrize("way", ["vmap", "function", "jvp", "jacfwd"])
+def test_a_layer_inside_of_a_transform_is_refused_with_remedies_that_work(way):
+    net, other = (seeded(lambda r=remedied: Transformed(way, r)).double() for remedied in (0, 1))
+    x = gaussian(4, 3).double()
+    message = "layer 'b' runs inside torch.func.vmap, jvp or jacfwd.*whole batch.*autograd.grad"
+    with pytest.raises(ValueError, match=message):
+        flatlib.measure(net, x)
+    found = flatlib.measure(other, x).parameter_gradient_energy
+    torch.testing.assert_close(found, plain_energy(net, x), rtol=1e-9, atol=0)
+
+
+class Turned(nn.Module):
+    """Queries of the positions are turned by complex numbers of length 1, as LLaMA does."""
+
+    def __init__(self, held: str, dtype: torch.dtype):
+        super().__init__()
+        self.query, self.head = nn.Linear(3, 4), nn.Linear(20, 2)
+        angle = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.01])
+        turn = torch.polar(torch.ones_like(angle), angle).to(dtype)
+        if held == "buffer":
+            self.register_buffer("turn", turn)
+        elif held == "conjugate":
+            self.register_buffer("turn", turn.conj(), persistent=False)
+        else:
+            self.turn = turn
+
+    def forward(self, x):
+        q = torch.view_as_complex(self.query(x).unflatten(-1, (2, 2)).contiguous())
+        return self.head(torch.tanh(torch.view_as_real(q * self.turn).flatten(1)))
+
+
+@pytest.mark.parametrize("held", ["buffer", "conjugate", "attribute"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_real_network_may_hold_complex_numbers(held, dtype):
+    net = seeded(lambda: Turned(held, dtype))
+    assert_matches_oracle(net, gaussian(3, 5, 3))
+    assert net.turn.dtype == dtype

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from flatlib.checks import check_max_memory
 
-from .float64 import Float64Network, float64_network, in_full
+from .float64 import Float64Network, autograd_faults_told, float64_network, in_full
 from .last import curvature, dense_last_layer
 from .memory import check_fits, part_size
 from .others import sample_energies, sample_parameter_gradients
@@ -58,7 +58,12 @@ from .passes import (
     trainable_names,
 )
 from .probing import checked_forward, checked_output
-from .products import JacobianProducts, SampleGradients, plan_products
+from .products import (
+    JacobianProducts,
+    SampleGradients,
+    check_second_derivatives,
+    plan_products,
+)
 from .recording import twice_if_single
 
 __all__ = [
@@ -68,8 +73,10 @@ __all__ = [
     "LayerDerivatives",
     "Plan",
     "SampleGradients",
+    "autograd_faults_told",
     "by_parts",
     "check_fits",
+    "check_second_derivatives",
     "checked_forward",
     "checked_output",
     "curvature",

@@ -19,7 +19,8 @@ def chosen_layers(
 ) -> frozenset[str]:
     """The layers of ``called`` that are of these names, or inside modules of these names.
 
-    ``layers`` are all that there are; a name of one that is ``maybe`` called is not refused.
+    ``layers`` are all that there are, ``""`` is the name of the whole network; a name of one that
+    is ``maybe`` called is not refused.
 
     Raises:
         ValueError: there is no such module, or it holds no layer, or none that is called; the
@@ -31,7 +32,7 @@ def chosen_layers(
     modules = dict(net.named_modules())
     chosen: set[str] = set()
     for name in names:
-        inside = {layer for layer in layers if f"{layer}.".startswith(f"{name}.")}
+        inside = {layer for layer in layers if not name or f"{layer}.".startswith(f"{name}.")}
         if not inside and name in modules:
             fault = f"is a {type(modules[name]).__name__} without a linear or convolutional layer"
         elif not inside:

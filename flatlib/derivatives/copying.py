@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _CopiesInFloat64(TorchFunctionMode):
-    """Within it, `copy.deepcopy` makes float64 of floating-point numbers.
+    """Within it, `copy.deepcopy` makes float64 of floating-point numbers, complex128 of complex.
 
     Tensors that were computed from parameters are copied as numbers without a past, which
     ``computed`` notes.
@@ -34,9 +34,14 @@ class _CopiesInFloat64(TorchFunctionMode):
 
 
 def _in_float64(tensor: Tensor) -> Tensor:
-    """A copy, in float64 if it holds floating-point numbers."""
-    dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
-    return tensor.to(dtype, copy=True)
+    """A copy, in float64 if it holds floating-point numbers, complex128 if complex ones."""
+    return tensor.to(_wide(tensor), copy=True)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    if tensor.is_complex():
+        return torch.complex128
+    return torch.float64 if tensor.is_floating_point() else tensor.dtype
 
 
 def float64_copy(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -61,8 +66,8 @@ def float64_copy(net: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
                 f"a deep copy of the network still shares {name!r} with it, and what is measured "
                 "is a copy; mend the __deepcopy__ of the module that holds it"
             )
-        if tensor.is_floating_point() and tensor.dtype != torch.float64:
-            tensor.data = tensor.data.double()  # a __deepcopy__ of the user's own may not have
+        if tensor.dtype != _wide(tensor):  # a __deepcopy__ of the user's own may leave that
+            tensor.data = tensor.data.to(_wide(tensor))
     for module in twin.modules():
         if parametrize.is_parametrized(module):
             _compute_anew(module)

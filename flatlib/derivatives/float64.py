@@ -32,6 +32,7 @@ IN_FULL = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
+AT_ONCE = 64  # samples whose outputs are made together where nothing is differentiated
 CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 MAKERS = (  # of tensors whose precision is PyTorch's default unless it is given
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
@@ -67,6 +68,17 @@ def out_of_memory_told(task: str, remedy: str) -> Iterator[None]:
         raise OutOfMemory(
             f"memory ran out while {task}: {remedy} ({type(error).__name__}: {said})"
         ) from error
+
+
+@contextmanager
+def autograd_faults_told(fault: str, remedy: str) -> Iterator[None]:
+    """Tell an error of autograd as ``fault``, unless it says that memory ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"{fault} ({error}); {remedy}") from error
 
 
 class Recorder(Protocol):
@@ -118,7 +130,7 @@ class InFloat64(TorchFunctionMode):
             with self:
                 attended = multi_head_attention(args, kwargs)
             return function(*args, **kwargs) if attended is None else attended
-        if function is F.embedding:
+        if function in (F.embedding, F.embedding_bag):
             kwargs = {**kwargs, "sparse": False, "scale_grad_by_freq": False}
         if function in NORMALIZATIONS:
             return self._normalized(function, args, kwargs)
@@ -178,6 +190,14 @@ class Float64Network:
     def __call__(self, x: Tensor) -> Tensor:
         """The output ``(n, N)`` of the network at rest for ``x`` as `in_full` makes it, checked."""
         return self.anew(x, lambda: self.carry_on(x))
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """The outputs ``(n, N)`` for samples of any precision, a few at a time, as numbers alone.
+
+        Raises:
+            ValueError: the forward fails, or returns something else than a row a sample.
+        """
+        return torch.cat([self(in_full(rows)).detach() for rows in x.detach().split(AT_ONCE)])
 
     def anew(self, x: Tensor, run: Callable[[], Made]) -> Made:
         """What ``run`` makes of ``x`` with the network at rest, caches of parameters emptied."""

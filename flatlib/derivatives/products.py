@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 
-from flatlib.checks import all_finite, first_not_finite, is_out_of_memory
+from flatlib.checks import all_finite, first_not_finite
 
-from .float64 import Float64Network, out_of_memory_told
+from .float64 import Float64Network, autograd_faults_told, out_of_memory_told
 from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
 from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input
 from .probing import probed, run_checked
 from .recording import Forward, graph_behind, run_recorded, twice_if_single
 
+# What every function that is marked so runs in its place.
+ONCE_DIFFERENTIABLE = once_differentiable(lambda context: None).__code__
 # Beside what autograd keeps, a pass has numbers on the way.
 ON_THE_WAY = 1.3
 
@@ -87,17 +90,28 @@ def _gradient_along_any_direction(forward: Forward) -> tuple[Tensor, Tensor | No
 def _twice(output: Tensor, along: Tensor | GradientEdge, direction: Tensor) -> Tensor | None:
     """A gradient that can be differentiated again, or is the gradient of such a one."""
     again = direction.requires_grad
-    try:
+    with autograd_faults_told(
+        "the network cannot be differentiated twice, which products with its Jacobian take",
+        'use method="exact", or an operation with a second derivative',
+    ):
         return torch.autograd.grad(
             output, along, direction, create_graph=again, retain_graph=True, allow_unused=True
         )[0]
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(
-            "the network cannot be differentiated twice, which products with its Jacobian take "
-            f'({error}); use method="exact", or an operation with a second derivative'
-        ) from error
+
+
+def check_second_derivatives(output: Tensor) -> None:
+    """Refuse an output by way of a function that is marked with `once_differentiable`.
+
+    Where gradients are asked for along given tensors, PyTorch takes its second derivative for 0.
+    """
+    for node in graph_behind(output, {}).nodes:
+        backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+        if getattr(backward, "__code__", None) is ONCE_DIFFERENTIABLE:
+            raise ValueError(
+                f"{node._forward_cls.__name__} is marked with @once_differentiable, and products "
+                "with the Hessian take a second derivative; use an operation that has one in its "
+                "place, or the sharpness of flatlib.measure, which takes first derivatives alone"
+            )
 
 
 class SampleGradients:

@@ -207,7 +207,16 @@ class Recorder:
             )
         alias = value.view_as(value)
         if not alias.requires_grad:
-            alias.requires_grad_()
+            try:
+                alias.requires_grad_()
+            except RuntimeError as error:
+                if not alias.is_floating_point():  # the layer's own error says more
+                    raise
+                raise LayerFault(
+                    f"layer {name!r} runs inside torch.func.vmap, jvp or jacfwd, where what it "
+                    "reads cannot be followed; call it on the whole batch instead of by vmap, and "
+                    "take derivatives by torch.autograd.grad, torch.func.vjp or jacrev"
+                ) from error
         call = Call(alias, alias._version, get_gradient_edge(alias), by_module, with_bias)
         self.calls.setdefault(name, []).append(call)
         return alias

@@ -22,6 +22,8 @@ LAYERS = ["body.one", "body.two", "body2"]
         (["body"], {"body.one", "body.two"}),
         (["body.one"], {"body.one"}),
         (["body.two", "body2"], {"body.two", "body2"}),
+        ([""], set(LAYERS)),
+        (["", "body2"], set(LAYERS)),
         ([], set()),
     ],
 )

@@ -18,6 +18,8 @@ class Net(nn.Module):
         self.last.weight = nn.Parameter(self.last.weight.half())
         self.table = torch.tensor([1.0, 2.0])
         self.count = torch.tensor([3])
+        self.phase = torch.tensor([0.6 + 0.8j])
+        self.register_buffer("phases", torch.tensor([1j, 0.6 - 0.8j]).conj())
         self.doubled = 2 * self.first.weight
 
 
@@ -35,8 +37,11 @@ def test_every_number_is_there_in_float64_and_none_is_shared():
         mine = twin.state_dict()[name]
         if tensor.is_floating_point():
             assert mine.dtype == torch.float64 and torch.equal(mine, tensor.double()), name
+        elif tensor.is_complex():
+            assert mine.dtype == torch.complex128 and torch.equal(mine, tensor.to(mine.dtype))
         else:
             assert mine.dtype == tensor.dtype and torch.equal(mine, tensor), name
+    assert twin.phase.dtype == torch.complex128
     assert twin.table.dtype == torch.float64 and twin.count.dtype == torch.int64
     assert net.last.weight.dtype == torch.float16
 
