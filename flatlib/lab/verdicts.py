@@ -709,7 +709,7 @@ def along_the_line(archive: Archive, experiment: str) -> tuple[str, float]:
 
 
 def along_the_ratio(population: Drawn) -> float:
-    """How nearly networks drawn at random lie on one line: correlation of log(lr/batch) with root S.
+    """How nearly drawn networks lie on one line: correlation of log(lr/batch) with root S.
 
     Returns:
         Pearson's correlation at one train loss; NaN where rate and batch size do not both vary.
