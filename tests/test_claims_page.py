@@ -18,7 +18,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 from synthetic_archive import SEED_SHIFT, write
 
-from flatlib.lab import claims, figures, verdicts
+from flatlib.lab import associations, claims, figures, verdicts
 from flatlib.lab.figures import verdicts as drawing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +47,8 @@ def test_rules_are_said_as_they_are():
     assert f"{claims.FITTED_FIXED.day} November {claims.FITTED_FIXED.year}" in PAGE
     assert f"{claims.RULES_FIXED.day} November {claims.RULES_FIXED.year}" in PAGE
     assert f"{claims.AMENDED.day} November {claims.AMENDED.year}" in PAGE
+    amended = claims.SCALES_AMENDED
+    assert f"The fifth is from {amended.day} November {amended.year}" in PAGE
     later = {one.statistic for one in claims.CLAIMS if one.fixed == claims.AMENDED}
     assert later == {claims.MISCLASSIFIED, claims.SLOWING, claims.CORRELATION}
     assert {one.fixed for one in claims.CLAIMS} == {claims.RULES_FIXED, claims.AMENDED}
@@ -54,6 +56,41 @@ def test_rules_are_said_as_they_are():
     assert claims.NETWORKS == 20 and "at least 20 are needed" in PAGE
     assert claims.FIVE_PERCENT.size == 0.05 and claims.WEAK.size == 0.3
     assert claims.LEVEL == 0.05 and claims.SCALES == ("paper", "laptop")
+
+
+def test_the_page_says_what_the_rule_on_scales_changes():
+    """Claims that the paper's scale has the seeds for and not the fits."""
+    archive = verdicts.read(ROOT / "results")
+    strict = verdicts.decide(archive, claims.at_scale("paper"))
+    spared = [
+        key
+        for key, one in strict.items()
+        if one.reason == verdicts.CONDITION_UNMET and not decided()[key].reason
+    ]
+    assert {key.split(".")[0] for key in spared} == {"relu"}
+    assert {key.split(".")[1] for key in spared} == {"late", "rate-step", "batch-step"}
+    assert f"the {len(spared)} claims on this network late in training and at one step" in PAGE
+
+
+def test_the_page_lists_the_words_that_the_cut_of_rank_correlations_decides(monkeypatch):
+    monkeypatch.setattr(associations, "_nearest_one", lambda n: 1 - 1e-9)
+    before = verdicts.decide(verdicts.read(ROOT / "results"))
+    changed = {key for key, one in before.items() if one.word != decided()[key].word}
+    (said,) = (line for line in PAGE.splitlines() if line.startswith("This change decides"))
+    assert set(re.findall(r"\{claim\}`([\w.\-]+):", said)) == changed
+
+
+def test_the_page_sets_the_scales_side_by_side(tmp_path):
+    data = held.gather(ROOT / "results")
+    found = data["by_scale"]
+    assert 0 < len(found["differing"]) < found["claims"]
+    for one in found["differing"]:
+        assert len({at["word"] for at in one["scales"]}) == 2
+    shown = claims_page.Scales.text(None, data)
+    assert f"for {len(found['differing'])} of {found['claims']} claims" in shown
+    assert shown.count("<tr>") == 1 + len(found["differing"])
+    nothing = held.gather(tmp_path)
+    assert claims_page.Scales.text(None, nothing) == "<p>The word differs for 0 of 0 claims.</p>"
 
 
 def test_every_claim_leads_to_a_section_of_a_chapter():

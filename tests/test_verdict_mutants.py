@@ -174,8 +174,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_at_one_step_both_settings_must_have_fitted,
     ),
     "two seeds are enough for a scale": (
-        "if len(grid.seeds) >= claims.SEEDS:",
-        "if len(grid.seeds) >= 2:",
+        "len(grid.seeds) >= claims.SEEDS) for s, grid in grids",
+        "len(grid.seeds) >= 2) for s, grid in grids",
         units.test_the_first_scale_with_enough_seeds_decides,
     ),
     "a seed counts at whatever settings it has": (
@@ -184,8 +184,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_a_seed_that_lacks_a_setting_is_left_out,
     ),
     "scales the other way round": (
-        "for scale in claim.scales:",
-        "for scale in reversed(claim.scales):",
+        "for scale in claim.scales\n    ]",
+        "for scale in reversed(claim.scales)\n    ]",
         units.test_the_first_scale_with_enough_seeds_decides,
     ),
     "unfinished runs counted": (
@@ -212,6 +212,26 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         "np.where(known, left <= right + slack, np.nan)",
         "np.where(known, left <= right + slack, 1.0)",
         units.test_an_inequality_that_some_runs_break_is_not_decided,
+    ),
+    "a scale that cannot test a claim keeps it": (
+        "        if not found.reason:\n",
+        "        if True:\n",
+        units.test_a_scale_whose_runs_do_not_meet_the_condition_leaves_the_claim_to_the_next,
+    ),
+    "the last scale that cannot test a claim for the first": (
+        "        untested = untested or found\n",
+        "        untested = found\n",
+        units.test_a_scale_whose_runs_do_not_meet_the_condition_leaves_the_claim_to_the_next,
+    ),
+    "scales with too few seeds first": (
+        "sorted(found, key=lambda one: not one[2])",
+        "sorted(found, key=lambda one: one[2])",
+        units.test_a_scale_whose_runs_do_not_meet_the_condition_leaves_the_claim_to_the_next,
+    ),
+    "claims that one scale alone can test": (
+        "shared = set.intersection(*tested)",
+        "shared = set.union(*tested)",
+        units.test_each_scale_alone_decides_what_every_scale_can_test,
     ),
     "designed settings decide": (
         "        reason=DESIGNED_SETTINGS,\n",

@@ -285,6 +285,39 @@ def test_the_first_scale_with_enough_seeds_decides():
     assert (paper_only.word, paper_only.reason) == ("not tested", verdicts.TOO_FEW_SEEDS)
 
 
+def never_fitting(setting, seed):
+    accuracy = np.full(len(STEPS), 0.9)
+    return {"mls": line(10, 12 + wobble(seed)), "train_accuracy": accuracy}
+
+
+def test_a_scale_whose_runs_do_not_meet_the_condition_leaves_the_claim_to_the_next():
+    laptop = archive_of(falling)
+    paper = archive_of(never_fitting, scale="paper")
+    both = Archive(laptop.runs + paper.runs)
+    found = verdict(both, claim())
+    assert (found.scale, found.word, found.used) == ("laptop", "held", 25)
+    anyway = verdict(both, claim(condition=claims.FROM_START))
+    assert (anyway.scale, anyway.word) == ("paper", "held")
+    untested = verdict(paper, claim())
+    assert (untested.scale, untested.reason) == ("paper", verdicts.CONDITION_UNMET)
+    one_seed = tuple(run for run in laptop.runs if run.manifest["configuration"]["seed"] == 0)
+    neither = verdict(Archive(one_seed + paper.runs), claim())
+    assert (neither.scale, neither.reason) == ("paper", verdicts.CONDITION_UNMET)
+
+
+def test_each_scale_alone_decides_what_every_scale_can_test():
+    laptop = archive_of(falling)
+    rising = archive_of(lambda s, seed: {"mls": line(10, 12 + wobble(seed))}, scale="paper")
+    shared, missing = claim(), claim(key="vgg10.test.two", quantity="log_volume")
+    paper_only = claim(key="vgg10.test.three", scales=("paper",))
+    table = [shared, missing, paper_only]
+    found = verdicts.by_scale(Archive(laptop.runs + rising.runs), table)
+    words = {scale: {key: one.word for key, one in of.items()} for scale, of in found.items()}
+    assert words == {"paper": {shared.key: "against"}, "laptop": {shared.key: "held"}}
+    assert [one.key for one in claims.at_scale("laptop", table)] == [shared.key, missing.key]
+    assert verdicts.by_scale(laptop, table) == {"paper": {}, "laptop": {}}
+
+
 # Differences between settings.
 
 

@@ -1,10 +1,10 @@
 """What the archived runs say of the paper's claims, put on a page.
 
 ``{claims-sentence}``, ``{claims-tally}``, ``{claims-picture}``, ``{claims-table} NETWORK``,
-``{claims-against}``, ``{claims-checks}``, ``{claims-thresholds}``, ``{claims-line}`` and
-``{claims-refused}`` show what one file holds that the claims' own run wrote; ``{claim}`KEY: WORD```
-puts a claim's number into a sentence. The build stops on a claim that is not in the file. Whether
-WORD is still what the runs say is for a test to tell.
+``{claims-against}``, ``{claims-checks}``, ``{claims-thresholds}``, ``{claims-scales}``,
+``{claims-line}`` and ``{claims-refused}`` show what one file holds that the claims' own run wrote;
+``{claim}`KEY: WORD``` puts a claim's number into a sentence. The build stops on a claim that is not
+in the file. Whether WORD is still what the runs say is for a test to tell.
 """
 
 from __future__ import annotations
@@ -243,6 +243,25 @@ class Thresholds(Piece):
         return count + (table_html(["claim", *data["thresholds"]], rows) if rows else "")
 
 
+class Scales(Piece):
+    """The claims whose word the runs of the other scale would change."""
+
+    def text(self, data: dict) -> str:
+        found = data["by_scale"]
+        rows = [
+            [
+                html.escape(f"{data['networks'][one['network']].split(' on ')[0]}: {one['claim']}"),
+                *(f"{html.escape(s['effect'])} {word_html(s['word'])}" for s in one["scales"]),
+            ]
+            for one in found["differing"]
+        ]
+        count = f"<p>The word differs for {len(rows)} of {found['claims']} claims.</p>"
+        if not rows:
+            return count
+        table = table_html(["claim", "scale paper", "scale laptop"], rows)
+        return f"{count}<details><summary>These claims</summary>{table}</details>"
+
+
 class Line(Piece):
     """How nearly the five settings lie on one line, and networks drawn at random."""
 
@@ -299,7 +318,7 @@ def read_anew(app: Sphinx, env, docnames) -> None:
 def setup(app: Sphinx) -> dict:
     app.add_config_value("claims_file", "_generated/claims.json", "env")
     app.add_config_value("claims_page", "claims", "env")
-    pieces = (Sentence, Tally, Picture, Table, Against, Checks, Thresholds, Line, Refused)
+    pieces = (Sentence, Tally, Picture, Table, Against, Checks, Thresholds, Scales, Line, Refused)
     for piece in pieces:
         app.add_directive(f"claims-{piece.__name__.lower()}", piece)
     app.add_role("claim", ClaimRole())

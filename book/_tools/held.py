@@ -94,6 +94,13 @@ def entry(verdict) -> dict:
     }
 
 
+def _at(verdict) -> dict:
+    """What the runs of one scale say of a claim."""
+    from flatlib.lab import sentences
+
+    return {"effect": sentences.effect_words(verdict), "word": verdict.word}
+
+
 def gather(results: Path | None = None) -> dict:
     """Everything that the page shows, from an archive."""
     from flatlib.lab import claims, sentences, verdicts
@@ -101,6 +108,7 @@ def gather(results: Path | None = None) -> dict:
 
     archive = verdicts.read(results)
     words = verdicts.by_threshold(archive)
+    alone = verdicts.by_scale(archive)
     decided = verdicts.decide(archive)
     entries = [entry(one) for one in decided.values()]
     count = Counter(one.word for one in decided.values())
@@ -130,6 +138,15 @@ def gather(results: Path | None = None) -> dict:
         "thresholds": [f"{t:g}" for t in words],
         "changing": changing,
         "fitted": f"{claims.FITTED:g}",
+        "by_scale": {
+            "claims": len(alone["paper"]),
+            "differing": [
+                {"claim": sentences.claim_words(one.claim), "network": one.claim.network}
+                | {"scales": [_at(alone[scale][key]) for scale in alone]}
+                for key, one in alone["paper"].items()
+                if len({found[key].word for found in alone.values()}) > 1
+            ],
+        },
         "line": {
             network: {"scale": scale, "correlation": sentences.number(value)}
             for network, name in LINE.items()

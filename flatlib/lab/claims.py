@@ -8,7 +8,8 @@ none. Rules were fixed before the runs that they decide; each record says when.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 
 FITTED = 0.999  # training accuracy from which on a run has fitted its data
@@ -16,10 +17,11 @@ THRESHOLDS = (0.995, 0.998, FITTED, 0.9995)  # that a verdict should not hang on
 LEVEL = 0.05  # of every test
 SEEDS = 3  # at each setting that a claim needs; fewer test nothing
 NETWORKS = 20  # drawn at random, that a correlation needs; fewer test nothing
-SCALES = ("paper", "laptop")  # a claim is decided at the first with enough seeds
+SCALES = ("paper", "laptop")  # a claim is decided at the first with enough seeds that can test it
 FITTED_FIXED = date(2026, 11, 20)  # when `FITTED` was chosen, before the first archived run
 RULES_FIXED = date(2026, 11, 25)  # all other rules
 AMENDED = date(2026, 11, 26)  # the rules of misclassified samples, of slowing, of correlations
+SCALES_AMENDED = date(2026, 11, 27)  # that the seeds of a scale must also meet the condition
 LAST_CHECKPOINTS = 10  # that `LAST_TEN` averages over
 
 RATES = ((0.05, 20), (0.1, 20), (0.2, 20))  # the paper has the quantity fall along each list
@@ -474,3 +476,12 @@ CHECKS = tuple(
     )
     for inequality in inequalities
 )
+
+
+def at_scale(scale: str, table: Sequence[Claim] = CLAIMS) -> tuple[Claim, ...]:
+    """The claims that the runs of one scale may decide, with no other scale to decide them.
+
+    >>> {claim.scales for claim in at_scale("laptop")}
+    {('laptop',)}
+    """
+    return tuple(replace(claim, scales=(scale,)) for claim in table if scale in claim.scales)

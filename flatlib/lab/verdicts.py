@@ -298,6 +298,26 @@ def by_threshold(
     }
 
 
+def by_scale(
+    archive: Archive, table: Sequence[Claim] = claims.CLAIMS
+) -> dict[str, dict[str, Verdict]]:
+    """The verdicts where each scale's runs alone decide, of the claims that every scale can test.
+
+    Returns:
+        By scale, then by claim. Holm's correction is, scale by scale, over the whole table.
+    """
+    alone = {scale: decide(archive, claims.at_scale(scale, table)) for scale in claims.SCALES}
+    tested = [
+        {key for key, one in found.items() if one.scale == scale and not one.reason}
+        for scale, found in alone.items()
+    ]
+    shared = set.intersection(*tested)
+    return {
+        scale: {key: one for key, one in found.items() if key in shared}
+        for scale, found in alone.items()
+    }
+
+
 def _holm(found: Sequence[Verdict], share: float = 1.0) -> list[Verdict]:
     """Words after Holm: directions by its adjusted p, equivalence by intervals that all cover."""
     tested = [verdict for verdict in found if not math.isnan(verdict.p)]
@@ -343,10 +363,18 @@ def _uncorrected(claim: Claim, archive: Archive, threshold: float) -> Verdict:
         return decided_by(claim, population)
     if not claim.experiment:
         return Verdict(claim, reason=NO_EXPERIMENT)
-    scale, grid, enough = _chosen(claim, archive)
-    if grid is None:
-        return Verdict(claim, reason=TOO_FEW_SEEDS)
-    empty = Verdict(claim, scale, int(grid.steps[-1]))
+    untested = None
+    for scale, grid, enough in _grids(claim, archive):
+        found = _on_grid(Verdict(claim, scale, int(grid.steps[-1])), grid, enough, threshold)
+        if not found.reason:
+            return found
+        untested = untested or found
+    return untested or Verdict(claim, reason=TOO_FEW_SEEDS)
+
+
+def _on_grid(empty: Verdict, grid: Grid, enough: bool, threshold: float) -> Verdict:
+    """What one scale's runs say; ``enough`` tells whether there are runs of enough seeds."""
+    claim = empty.claim
     if claim.statistic == claims.CORRELATION:
         return _correlation(empty, grid)
     if claim.statistic == claims.COUNT:
@@ -383,18 +411,13 @@ def _over_seeds(empty: Verdict, effects: Effects, enough: bool) -> Verdict:
     )
 
 
-def _chosen(claim: Claim, archive: Archive) -> tuple[str, Grid | None, bool]:
-    """The first scale with enough seeds; else the first with any."""
-    any_run = ("", None, False)
-    for scale in claim.scales:
-        grid = archive.grid(claim.experiment, scale, claim.settings)
-        if grid is None:
-            continue
-        if len(grid.seeds) >= claims.SEEDS:
-            return scale, grid, True
-        if any_run[1] is None:
-            any_run = (scale, grid, False)
-    return any_run
+def _grids(claim: Claim, archive: Archive) -> list[tuple[str, Grid, bool]]:
+    """The scales that a claim may be decided at, those with enough seeds first."""
+    grids = [
+        (scale, archive.grid(claim.experiment, scale, claim.settings)) for scale in claim.scales
+    ]
+    found = [(s, grid, len(grid.seeds) >= claims.SEEDS) for s, grid in grids if grid is not None]
+    return sorted(found, key=lambda one: not one[2])
 
 
 def _size(margin: Margin, start: float) -> float:
@@ -699,9 +722,10 @@ def along_the_line(archive: Archive, experiment: str) -> tuple[str, float]:
         for claim in claims.CLAIMS
         if claim.experiment == experiment and claim.statistic == claims.CORRELATION
     )
-    scale, grid, _ = _chosen(claim, archive)
-    if grid is None:
+    found = _grids(claim, archive)
+    if not found:
         return "", math.nan
+    scale, grid, _ = found[0]
     noise = [math.log(lr / batch_size) for lr, batch_size in grid.settings]
     ends = grid.values(claims.S)[..., -1]
     means = [float(np.nanmean(row)) if np.isfinite(row).any() else math.nan for row in ends]
