@@ -208,8 +208,8 @@ def measure_matrix_free(
     has the same mean and a smaller variance, 0 where V holds all of J.
 
     Args:
-        net, data, max_memory, progress: as for `flatlib.measure`, but any layer will do, and
-            every operation must have a second derivative.
+        net, data, max_memory, progress: as for `flatlib.measure`, but every operation must have a
+            second derivative.
         tolerance: what an MLS's residual may be at most, as a share of the MLS; 1e-12 or more.
         max_products: the most products with J and its transpose that one sample's MLS may take.
         probes: how many z a sample has, by default 32. As many as N make the norms exact.
@@ -217,7 +217,8 @@ def measure_matrix_free(
             batch shall have, as a share of them. A pilot on the first samples plans the number of
             probes, which holds for all batches; some 9 in 10 plans suffice.
         seed: of the random signs and the start of the iteration; the same seed gives the same
-            numbers however the samples are batched or split.
+            numbers however the samples are batched or split, but for the number of probes that
+            the pilot of ``target_relative_error`` plans: it sees the first batch.
 
     Returns:
         `MatrixFreeMeasurement`.

@@ -57,6 +57,7 @@ def root_mean(*factors: Tensor) -> float:
 
 
 def log_mean_exp(values: Tensor) -> float:
+    """Logarithm of the mean over samples of ``exp(values)``."""
     return float(values.logsumexp(dim=0)) - math.log(len(values))
 
 
@@ -70,6 +71,7 @@ def _exp(value: float) -> float:
 
 
 def log(value: float) -> float:
+    """Natural logarithm, minus infinity of 0."""
     return math.log(value) if value > 0 else -math.inf
 
 
@@ -104,10 +106,12 @@ def _ratio(q: Any, norm_W: float) -> Tensor:
 
 
 def ratio_F(q: Any) -> Tensor:
+    """``||W||_F ||grad_W f||_F / ||x||`` of each sample, Eq. (5)."""
     return _ratio(q, q.norm_W_F)
 
 
 def ratio_2(q: Any) -> Tensor:
+    """``||W||_2 ||grad_W f||_F / ||x||`` of each sample, Eqs. (5) and (N.2)."""
     return _ratio(q, q.norm_W_2)
 
 
@@ -117,22 +121,27 @@ def _log_factor(q: Any, norm_W: float) -> float:
 
 
 def by_ratio(q: Any) -> float:
+    """``||W||_F^k`` times the mean of ``(||grad_W f||_F / ||x||)^k``, Eq. (6)."""
     return mean_power(q.grad_W_F / q.norm_x, q.k, log(q.norm_W_F))
 
 
 def by_W(q: Any) -> float:
+    """``(||W||_F / min ||x||)^k`` times the mean of ``||grad_W f||_F^k``, Eq. (6)."""
     return mean_power(q.grad_W_F, q.k, _log_factor(q, q.norm_W_F))
 
 
 def by_theta(q: Any) -> float:
+    """``(||W||_F / min ||x||)^k`` times the mean of ``||grad_theta f||_F^k``, Eq. (6)."""
     return mean_power(q.grad_theta_F, q.k, _log_factor(q, q.norm_W_F))
 
 
 def by_theta_2(q: Any) -> float:
+    """``(||W||_2 / min ||x||)^k`` times the mean of ``||grad_theta f||_F^k``, Eq. (7)."""
     return mean_power(q.grad_theta_F, q.k, _log_factor(q, q.norm_W_2))
 
 
 def powers_of_x(q: Any) -> float:
+    """Mean over samples of ``||grad_x f||_F^k``, Eq. (6)."""
     return mean_power(q.grad_x_F, q.k)
 
 
@@ -142,10 +151,12 @@ def log_energies(q: Any) -> Tensor:
 
 
 def log_mean_energy(q: Any) -> float:
+    """Logarithm of the mean over samples of ``||grad_x f||_F^N / N^(N/2)``, Eq. (12)."""
     return log_mean_exp(log_energies(q))
 
 
 def mean_log_volume(q: Any) -> float:
+    """Mean over samples of the logarithm of the volume, Eq. (N.3)."""
     return float(q.log_volume.mean())
 
 
@@ -166,11 +177,15 @@ def log_powers_bound(q: Any, k: float) -> float:
 
 
 def log_by_weights(q: Any) -> float:
+    """``N/2`` times the logarithm of ``||W||_2^2 / N`` times the mean of
+    ``||grad_W f||_F^2 / ||x||^2``, Eq. (N.3).
+    """
     log_weighted = log_mean_exp(q.grad_W_energy.log() - 2 * q.norm_x.log())
     return (q.N / 2) * (2 * log(q.norm_W_2) + log_weighted - math.log(q.N))
 
 
 def log_by_S(q: Any) -> float:
+    """``N/2`` times the logarithm of ``(||W||_2 / min ||x||)^2 S / N``, Eq. (N.3)."""
     return (q.N / 2) * (2 * _log_factor(q, q.norm_W_2) + log(q.sharpness / q.N))
 
 
@@ -181,11 +196,13 @@ def moving(q: Any) -> Tensor:
 
 
 def energy_over_dimension(q: Any) -> Tensor:
+    """``||grad_x f||_F^2 / D_PR`` of each sample that moves, Eq. (N.5)."""
     # A zero Jacobian has no D_PR; 0 over any number from 1 to N is 0.
     return q.gradient_energy[moving(q)] / q.D_PR[moving(q)].nan_to_num(nan=1.0)
 
 
 def squared_mls(q: Any) -> Tensor:
+    """``||grad_x f||_2^2`` of each sample that moves, Eq. (N.5)."""
     return q.grad_x_2[moving(q)].square()
 
 
@@ -197,10 +214,12 @@ def _in_layers(q: Any, name: str) -> Tensor:
 
 
 def inputs_times_sensitivities(q: Any) -> Tensor:
+    """``||x^l|| ||grad_x^l f||_2``, ``(layers, n)``, Eq. (N.11)."""
     return _in_layers(q, "norm_x") * _in_layers(q, "grad_x_2")
 
 
 def weights_times_gradients(q: Any) -> Tensor:
+    """``||W_l||_2 ||grad_W_l f||_F``, ``(layers, n)``, Eq. (N.11)."""
     return _in_layers(q, "norm_W_2") * _in_layers(q, "grad_W_F")
 
 
@@ -211,24 +230,29 @@ def _log_share(q: Any) -> float:
 
 
 def nmls(q: Any) -> float:
+    """Mean over samples of the sum over layers of ``||grad_x^l f||_2``, Eq. (N.9)."""
     return float(_in_layers(q, "grad_x_2").sum(dim=0).mean())
 
 
 def normalized_nmls(q: Any) -> float:
+    """Sum over layers of the mean of ``||x^l|| ||grad_x^l f||_2``, Eq. (N.12)."""
     return sum(float((layer.norm_x * layer.grad_x_2).mean()) for layer in q.layers)
 
 
 def nmls_bound(q: Any) -> float:
+    """Root of S times the mean of the sum over layers of ``||W_l||_2^2 / ||x^l||^2``, Eq. (N.9)."""
     share = _log_share(q)
     return math.inf if share == math.inf else _exp((share + log(q.sharpness)) / 2)
 
 
 def log_nvr(q: Any) -> float:
+    """Logarithm of the mean over samples of the sum over layers of the volume, Eq. (N.10)."""
     volumes = _in_layers(q, "log_volume").flatten().logsumexp(dim=0)
     return float(volumes) - math.log(q.n)
 
 
 def log_nvr_bound(q: Any) -> float:
+    """Logarithm of ``n^(N-1)`` times the ``N/2`` power of ``S / N`` times the mean of Eq. (N.9)."""
     share = _log_share(q)
     if share == math.inf:
         return math.inf
@@ -236,6 +260,7 @@ def log_nvr_bound(q: Any) -> float:
 
 
 def relative_bound(q: Any) -> float:
+    """``L`` times the root mean of ``||W_l||_2^2 ||grad_W_l f||_F^2`` over layers and samples."""
     return len(q.layers) * root_mean(weights_times_gradients(q).flatten())
 
 

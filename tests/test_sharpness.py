@@ -321,6 +321,19 @@ def test_a_loss_that_is_differentiable_once_is_refused(frozen):
         )
 
 
+def test_relative_flatness_refuses_what_is_differentiable_once_after_the_last_layer_alone():
+    torch.manual_seed(0)
+    x, y = gaussian(4, 3), gaussian(4, 2)
+    with pytest.raises(ValueError, match="OnceOnly is marked with @once_differentiable"):
+        flatlib.comparisons.relative_flatness(
+            flatlib.nets.mlp((3, 4, 2)), x, y, loss=lambda f, y: OnceOnly.apply(f - y).mean()
+        )
+    before = Bent("function", False)
+    found = flatlib.comparisons.relative_flatness(before, x, y)
+    before.remedied = True
+    assert found == pytest.approx(flatlib.comparisons.relative_flatness(before, x, y), rel=1e-12)
+
+
 # --- adaptive sharpness ------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .float64 import Float64Network
 from .mixing import pulled_back
+from .products import check_second_derivatives
 from .recording import Call, Forward, graph_behind
 from .rows import belonging, factors
 
@@ -45,9 +46,11 @@ def curvature(value: Tensor, call: Call) -> Iterator[Tensor]:
         number in the matrices of all samples.
 
     Raises:
-        ValueError: one sample's derivatives depend on what the layer returned for another.
+        ValueError: one sample's derivatives depend on what the layer returned for another; a
+            function after the layer has no second derivative.
     """
     edge, shape = call.output_edge, call.output_shape
+    check_second_derivatives(value, edge)
     (slope,) = torch.autograd.grad(value, [edge], create_graph=True, allow_unused=True)
 
     def along(direction: Tensor) -> Tensor:

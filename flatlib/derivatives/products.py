@@ -99,12 +99,14 @@ def _twice(output: Tensor, along: Tensor | GradientEdge, direction: Tensor) -> T
         )[0]
 
 
-def check_second_derivatives(output: Tensor) -> None:
+def check_second_derivatives(output: Tensor, along: GradientEdge | None = None) -> None:
     """Refuse an output by way of a function that is marked with `once_differentiable`.
 
     Where gradients are asked for along given tensors, PyTorch takes its second derivative for 0.
+    With ``along`` only what comes after it counts.
     """
-    for node in graph_behind(output, {}).nodes:
+    graph = graph_behind(output, {})
+    for node in graph.nodes if along is None else graph.between(along.node):
         backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
         if getattr(backward, "__code__", None) is ONCE_DIFFERENTIABLE:
             raise ValueError(

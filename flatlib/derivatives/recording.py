@@ -431,6 +431,15 @@ class Graph:
     readers: dict[str, list]  # the nodes that read each parameter, one entry a use
     readers_of: dict  # the nodes that read what a node returns
 
+    def between(self, node: object) -> set:
+        """The nodes on a way from ``node``, itself left out, to the output."""
+        found, stack = set(), [node]
+        while stack:
+            new = set(self.readers_of.get(stack.pop(), ())) - found
+            found |= new
+            stack += new
+        return found
+
     def used_alone_by(self, name: str, nodes: set) -> bool:
         """Whether no other than ``nodes`` read a parameter, be it through a view of it."""
         return all(
