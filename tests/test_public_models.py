@@ -117,14 +117,14 @@ def fail(name):
 @pytest.mark.parametrize(
     "row, told",
     [
-        (spin, "not run: takes more than two minutes of processor time"),
-        (hoard, "not run: needs more than 6 GB"),
+        (spin, "not run: takes more than 0.02 minutes of processor time"),
+        (hoard, "not run: needs more than 16 GB"),
         (fail, "refused: no such thing"),
     ],
 )
 def test_a_model_beyond_the_limits_is_told(row, told, monkeypatch):
     monkeypatch.setattr(public_models, "row", row)
-    monkeypatch.setattr(public_models, "SECONDS", 1)
+    monkeypatch.setattr(public_models, "MINUTES", 0.02)
     found = public_models.within_limits("some model")
     assert found == {"model": "some model", "result": told}
 
