@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from synthetic_archive import SEED_SHIFT, write
 
 from flatlib.lab import archive
 from flatlib.lab.experiments import RecordError
+from flatlib.lab.records import Record
 
 BASE = [(0.1, 20, seed, 60_000) for seed in SEED_SHIFT]
 
@@ -102,6 +104,19 @@ def test_last_rows_and_root_of_sharpness(tmp_path):
     assert last.loc[(0.1, 8, 1), "step"] == 30_000
     assert (last["root_sharpness"] ** 2 - last["sharpness"]).abs().max() < 1e-9
     assert last.index.tolist() == [(0.1, 8, 1), (0.1, 20, 0), (0.1, 20, 1), (0.1, 20, 2)]
+
+
+def test_every_run_of_the_repository_has_its_weights_or_says_how_to_make_them():
+    results = Path(__file__).resolve().parents[1] / "results"
+    for scale in ("laptop", "paper"):
+        for folder in sorted((results / scale).iterdir()):
+            manifest = Record(results, scale, folder.name).read_manifest()
+            if manifest["weights"] is None:
+                words = manifest["weights_command"].split()
+                seed = words[words.index("--seeds") + 1]
+                assert words[:2] == ["flatlib", "run"] and folder.name.endswith(f"_seed{seed}")
+            else:
+                assert (folder / manifest["weights"]["file"]).exists()
 
 
 def test_an_empty_archive_gives_the_smoke_runs_and_says_so(tmp_path):

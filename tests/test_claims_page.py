@@ -47,11 +47,15 @@ def test_rules_are_said_as_they_are():
     assert f"{claims.FITTED_FIXED.day} November {claims.FITTED_FIXED.year}" in PAGE
     assert f"{claims.RULES_FIXED.day} November {claims.RULES_FIXED.year}" in PAGE
     assert f"{claims.AMENDED.day} November {claims.AMENDED.year}" in PAGE
-    amended = claims.SCALES_AMENDED
+    amended = claims.COMPLETED
     assert f"The fifth is from {amended.day} November {amended.year}" in PAGE
     later = {one.statistic for one in claims.CLAIMS if one.fixed == claims.AMENDED}
     assert later == {claims.MISCLASSIFIED, claims.SLOWING, claims.CORRELATION}
-    assert {one.fixed for one in claims.CLAIMS} == {claims.RULES_FIXED, claims.AMENDED}
+    last = [one for one in claims.CLAIMS if one.fixed == amended]
+    assert {(one.network, one.quantity) for one in last} == {("vgg10", claims.D)}
+    assert f"These {len(last)} claims were added" in PAGE
+    dates = {claims.RULES_FIXED, claims.AMENDED, amended}
+    assert {one.fixed for one in claims.CLAIMS} == dates
     assert claims.SEEDS == 3 and "At least three seeds" in PAGE
     assert claims.NETWORKS == 20 and "at least 20 are needed" in PAGE
     assert claims.FIVE_PERCENT.size == 0.05 and claims.WEAK.size == 0.3
@@ -82,15 +86,15 @@ def test_the_page_lists_the_words_that_the_cut_of_rank_correlations_decides(monk
 
 def test_the_page_sets_the_scales_side_by_side(tmp_path):
     data = held.gather(ROOT / "results")
-    found = data["by_scale"]
-    assert 0 < len(found["differing"]) < found["claims"]
+    found = data["other_scale"]
+    assert 0 < found["opposite"] < len(found["differing"]) < found["claims"]
     for one in found["differing"]:
         assert len({at["word"] for at in one["scales"]}) == 2
-    shown = claims_page.Scales.text(None, data)
-    assert f"for {len(found['differing'])} of {found['claims']} claims" in shown
-    assert shown.count("<tr>") == 1 + len(found["differing"])
-    nothing = held.gather(tmp_path)
-    assert claims_page.Scales.text(None, nothing) == "<p>The word differs for 0 of 0 claims.</p>"
+    page = claims_page.Scales.text(None, data)
+    assert f"Of {found['claims']} claims that both scales can test" in page
+    assert page.count("<tr>") == 1 + len(found["differing"])
+    nothing = claims_page.Scales.text(None, held.gather(tmp_path))
+    assert "Of 0 claims" in nothing and "<table" not in nothing
 
 
 def test_every_claim_leads_to_a_section_of_a_chapter():
@@ -100,6 +104,15 @@ def test_every_claim_leads_to_a_section_of_a_chapter():
         text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
         headings = [make_id(heading) for heading in re.findall(r"^#+ (.+)$", text, re.M)]
         assert headings.count(section) == 1, f"{chapter} has no {section!r}"
+
+
+def test_a_claim_leads_to_the_runs_that_decide_it():
+    for one in decided().values():
+        link = held.entry(one)["link"]
+        if (one.claim.network, one.scale) == ("relu", "paper"):
+            assert link.endswith("#all-60-000-images")
+        elif (one.claim.network, one.scale) == ("relu", "laptop"):
+            assert not link.endswith("#all-60-000-images")
 
 
 def test_keys_are_unique_and_every_group_has_a_title():

@@ -228,10 +228,55 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         "sorted(found, key=lambda one: one[2])",
         units.test_a_scale_whose_runs_do_not_meet_the_condition_leaves_the_claim_to_the_next,
     ),
-    "claims that one scale alone can test": (
-        "shared = set.intersection(*tested)",
-        "shared = set.union(*tested)",
-        units.test_each_scale_alone_decides_what_every_scale_can_test,
+    "a threshold that picks other runs": (
+        "        replace(claim, scales=(usual[claim.key].scale,))\n",
+        "        claim\n",
+        units.test_the_threshold_does_not_move_a_claim_to_other_runs,
+    ),
+    "the scale that decides for the other": (
+        "if s != usual[claim.key].scale",
+        "if s == usual[claim.key].scale",
+        units.test_the_other_scale_says_what_it_would_of_claims_that_both_can_test,
+    ),
+    "a correction over the other scale's claims alone": (
+        "[tested.get(claim.key, claim) for claim in table]",
+        "[*tested.values()]",
+        units.test_the_other_scale_says_what_it_would_of_claims_that_both_can_test,
+    ),
+    "runs on other data counted": (
+        '("net", "data", "loss")',
+        '("net", "loss")',
+        units.test_runs_on_other_data_do_not_count,
+    ),
+    "a level beyond zero for one beyond the margin": (
+        "math.copysign(margin, mean)",
+        "0.0",
+        units.test_a_level_just_beyond_the_margin_is_not_decided,
+    ),
+    "a trend of three differences": (
+        "FEWEST_DIFFERENCES = 4",
+        "FEWEST_DIFFERENCES = 3",
+        units.test_a_trend_needs_four_differences,
+    ),
+    "changes below the archive's digits counted": (
+        "np.abs(effects.seeds) > rounding",
+        "np.abs(effects.seeds) >= 0",
+        units.test_a_change_within_the_archives_digits_is_none,
+    ),
+    "a margin of what cancels": (
+        "_mean(np.abs(begin), defined)",
+        "_mean(begin, defined)",
+        units.test_a_margin_is_a_share_of_the_size_of_what_changes,
+    ),
+    "no difference of correlations from the narrow interval": (
+        "verdict.association.interval(strict)",
+        "verdict.association.interval(claims.LEVEL)",
+        units.test_no_difference_of_correlations_after_holm_needs_the_wider_interval,
+    ),
+    "the line of the last scale": (
+        "scale, grid, _ = found[0]",
+        "scale, grid, _ = found[-1]",
+        units.test_the_line_is_that_of_the_first_scale_with_enough_seeds,
     ),
     "designed settings decide": (
         "        reason=DESIGNED_SETTINGS,\n",

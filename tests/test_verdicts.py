@@ -305,17 +305,33 @@ def test_a_scale_whose_runs_do_not_meet_the_condition_leaves_the_claim_to_the_ne
     assert (neither.scale, neither.reason) == ("paper", verdicts.CONDITION_UNMET)
 
 
-def test_each_scale_alone_decides_what_every_scale_can_test():
+def test_the_other_scale_says_what_it_would_of_claims_that_both_can_test():
     laptop = archive_of(falling)
     rising = archive_of(lambda s, seed: {"mls": line(10, 12 + wobble(seed))}, scale="paper")
     shared, missing = claim(), claim(key="vgg10.test.two", quantity="log_volume")
     paper_only = claim(key="vgg10.test.three", scales=("paper",))
     table = [shared, missing, paper_only]
-    found = verdicts.by_scale(Archive(laptop.runs + rising.runs), table)
-    words = {scale: {key: one.word for key, one in of.items()} for scale, of in found.items()}
-    assert words == {"paper": {shared.key: "against"}, "laptop": {shared.key: "held"}}
+    both = Archive(laptop.runs + rising.runs)
+    found = verdicts.at_other_scales(both, table)
+    assert [(key, one.scale, one.word) for key, one in found.items()] == [
+        (shared.key, "laptop", "held")
+    ]
+    usual = decide(both, table)[shared.key]
+    assert usual.adjusted / usual.p == found[shared.key].adjusted / found[shared.key].p == 2
     assert [one.key for one in claims.at_scale("laptop", table)] == [shared.key, missing.key]
-    assert verdicts.by_scale(laptop, table) == {"paper": {}, "laptop": {}}
+    assert verdicts.at_other_scales(laptop, table) == {}
+
+
+def test_the_threshold_does_not_move_a_claim_to_other_runs():
+    def nearly(setting, seed):
+        accuracy = np.where(np.arange(len(STEPS)) < FIT, 0.5, 0.9985)
+        return {"mls": line(10, 12 + wobble(seed)), "train_accuracy": accuracy}
+
+    laptop, paper = archive_of(falling), archive_of(nearly, scale="paper")
+    both = Archive(laptop.runs + paper.runs)
+    assert verdict(both, claim(), threshold=0.998).scale == "paper"
+    words = verdicts.by_threshold(both, [claim()])
+    assert {word[claim().key] for word in words.values()} == {"held"}
 
 
 # Differences between settings.
@@ -685,6 +701,87 @@ def test_no_difference_after_holm_needs_the_wider_interval():
     one = decide(near, many)["vgg10.test.0"]
     assert one.uncorrected == "no difference beyond the margin"
     assert one.word == "not decided"
+
+
+# Each of these catches one fault of the code that no other test here sees.
+
+
+def test_runs_on_other_data_do_not_count():
+    archive = archive_of(falling)
+    elsewhere = [
+        replace(
+            run,
+            manifest=run.manifest
+            | {"configuration": run.manifest["configuration"] | {"data": "digits"}},
+        )
+        for run in archive.runs
+    ]
+    assert verdict(Archive(tuple(elsewhere)), claim()).reason == verdicts.TOO_FEW_SEEDS
+
+
+def test_a_level_just_beyond_the_margin_is_not_decided():
+    ends = {seed: 10.6 + 10 * wobble(seed) for seed in SEEDS}
+    archive = archive_of(lambda s, seed: {"mls": line(10, ends[seed])})
+    found = verdict(archive, claim(direction=claims.LEVEL_OFF))
+    assert stats.ttest_1samp(found.seeds, 0).pvalue < 0.05
+    assert found.value > found.margin and found.word == "not decided"
+
+
+def test_a_trend_needs_four_differences():
+    short = {"train_accuracy": np.where(np.arange(len(STEPS)) < 3, 0.5, 1.0)}
+    shorter = {"train_accuracy": np.where(np.arange(len(STEPS)) < 4, 0.5, 1.0)}
+    draws = np.random.default_rng(3)
+
+    def curves(setting, seed):
+        one = draws.normal(size=len(STEPS))
+        return {"mls": one, "gradient_energy": one + 0.1 * draws.normal(size=len(STEPS))}
+
+    assert verdict(archive_of(lambda *at: curves(*at) | short), trend).n == 0
+    assert verdict(archive_of(lambda *at: curves(*at) | shorter), trend).n == 0
+    assert verdict(archive_of(curves), trend).n == 5
+
+
+def test_a_change_within_the_archives_digits_is_none():
+    archive = archive_of(lambda s, seed: {"mls": line(10, 10 + 1e-9 * (seed - 1))})
+    found = verdict(archive, claim(margin=Margin(0.0, relative=True)))
+    assert found.seeds == (0.0,) * 5
+
+
+def test_a_margin_is_a_share_of_the_size_of_what_changes():
+    def curves(setting, seed):
+        sign = 1 if setting[1] == 20 else -1
+        return {"mls": line(10 * sign, 8 * sign + wobble(seed))}
+
+    assert verdict(archive_of(curves), claim()).margin == pytest.approx(0.5)
+
+
+def test_no_difference_of_correlations_after_holm_needs_the_wider_interval():
+    class Known:
+        n, is_difference = 40, True
+
+        def interval(self, level):
+            return (-0.1, 0.1) if level >= 0.05 else (-0.4, 0.4)
+
+    one = claim(claims.CORRELATION, direction=claims.RISES, margin=claims.WEAK)
+    found = [
+        verdicts.Verdict(replace(one, key=f"vgg10.test.{k}"), value=0.0, margin=0.3, p=0.9)
+        for k in range(2)
+    ]
+    alone, together = (
+        verdicts._holm([replace(each, association=Known()) for each in some])[0].word
+        for some in (found[:1], found)
+    )
+    assert (alone, together) == ("no difference beyond the margin", "not decided")
+
+
+def test_the_line_is_that_of_the_first_scale_with_enough_seeds():
+    rates = archive_of(lambda s, seed: {"sharpness": np.full(len(STEPS), s[0] / s[1])})
+    against = archive_of(
+        lambda s, seed: {"sharpness": np.full(len(STEPS), s[1] / s[0])}, scale="paper"
+    )
+    scale, value = verdicts.along_the_line(Archive(rates.runs + against.runs), ALL)
+    assert scale == "paper" and value < -0.5
+    assert verdicts.along_the_line(Archive(()), ALL)[0] == ""
 
 
 # The simulation: archives without any effect, and with one.

@@ -157,7 +157,7 @@ class Table(Piece):
         return "".join(parts)
 
     def group(self, title: str, own: list[dict]) -> str:
-        """A fold: how many claims have which word, and the claims; open if any was tested."""
+        """A fold: how many claims have which word, and the claims; open if any is against."""
         same = len({one["basis"] for one in own}) == 1
         heads = ["the paper's claim", "our runs", "margin", "uncorrected", "after Holm"]
         if not same:
@@ -179,9 +179,9 @@ class Table(Piece):
         counts = Counter(one["word"] for one in own)
         words = " ".join(f"{word_html(word)} {counts[word]}" for word in SHAPES if counts[word])
         basis = f"<p><small>Runs: {html.escape(own[0]['basis'])}.</small></p>" if same else ""
-        tested = any(one["word"] != "not tested" for one in own)
+        against = any(one["word"] == "against" for one in own)
         return (
-            f'<details class="claims-group"{" open" if tested else ""}>'
+            f'<details class="claims-group"{" open" if against else ""}>'
             f"<summary><b>{html.escape(title)}</b> {words}</summary>"
             f"{basis}{table_html(heads, rows)}</details>"
         )
@@ -247,19 +247,26 @@ class Scales(Piece):
     """The claims whose word the runs of the other scale would change."""
 
     def text(self, data: dict) -> str:
-        found = data["by_scale"]
+        found = data["other_scale"]
         rows = [
             [
                 html.escape(f"{data['networks'][one['network']].split(' on ')[0]}: {one['claim']}"),
-                *(f"{html.escape(s['effect'])} {word_html(s['word'])}" for s in one["scales"]),
+                *(
+                    f"{html.escape(at['effect'])} {word_html(at['word'])}"
+                    f"<br><small>{html.escape(at['runs'])}</small>"
+                    for at in one["scales"]
+                ),
             ]
             for one in found["differing"]
         ]
-        count = f"<p>The word differs for {len(rows)} of {found['claims']} claims.</p>"
+        count = (
+            f"<p>Of {found['claims']} claims that both scales can test, the word differs for "
+            f"{len(rows)} and the effect has the other sign for {found['opposite']}.</p>"
+        )
         if not rows:
             return count
-        table = table_html(["claim", "scale paper", "scale laptop"], rows)
-        return f"{count}<details><summary>These claims</summary>{table}</details>"
+        table = table_html(["claim", "the runs that decide", "those of the other scale"], rows)
+        return f"{count}<details><summary>Claims whose word differs</summary>{table}</details>"
 
 
 class Line(Piece):

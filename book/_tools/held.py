@@ -66,10 +66,12 @@ SECTIONS = {  # (network, first word of the group): where the numbers are shown
 LINE = {"vgg10": "correlations-vgg10", "relu": "correlations-mlp-relu", "tanh": "correlations-mlp"}
 
 
-def section(network: str, group: str) -> str:
-    """Where the book shows a group of claims."""
+def section(network: str, group: str, scale: str = "") -> str:
+    """Where the book shows a group of claims, decided by the runs of a scale."""
     kind = "mlp" if network in ("relu", "tanh") else network
-    return SECTIONS[kind, group.split("-")[0]]
+    # At the paper's scale an MLP learns all images.
+    part = "all" if kind == "mlp" and scale == "paper" else group.split("-")[0]
+    return SECTIONS[kind, part]
 
 
 def entry(verdict) -> dict:
@@ -89,7 +91,7 @@ def entry(verdict) -> dict:
         "uncorrected": verdict.uncorrected,
         "word": verdict.word,
         "reason": sentences.reason_words(verdict),
-        "link": section(claim.network, claim.group),
+        "link": section(claim.network, claim.group, verdict.scale),
         "fixed": claim.fixed.isoformat(),
     }
 
@@ -98,7 +100,8 @@ def _at(verdict) -> dict:
     """What the runs of one scale say of a claim."""
     from flatlib.lab import sentences
 
-    return {"effect": sentences.effect_words(verdict), "word": verdict.word}
+    runs = f"{verdict.scale}, {verdict.n} seeds" if verdict.n else verdict.scale
+    return {"effect": sentences.effect_words(verdict), "word": verdict.word, "runs": runs}
 
 
 def gather(results: Path | None = None) -> dict:
@@ -108,7 +111,7 @@ def gather(results: Path | None = None) -> dict:
 
     archive = verdicts.read(results)
     words = verdicts.by_threshold(archive)
-    alone = verdicts.by_scale(archive)
+    others = verdicts.at_other_scales(archive)
     decided = verdicts.decide(archive)
     entries = [entry(one) for one in decided.values()]
     count = Counter(one.word for one in decided.values())
@@ -138,13 +141,16 @@ def gather(results: Path | None = None) -> dict:
         "thresholds": [f"{t:g}" for t in words],
         "changing": changing,
         "fitted": f"{claims.FITTED:g}",
-        "by_scale": {
-            "claims": len(alone["paper"]),
+        "other_scale": {
+            "claims": len(others),
+            "opposite": sum(decided[key].value * one.value < 0 for key, one in others.items()),
             "differing": [
                 {"claim": sentences.claim_words(one.claim), "network": one.claim.network}
-                | {"scales": [_at(alone[scale][key]) for scale in alone]}
-                for key, one in alone["paper"].items()
-                if len({found[key].word for found in alone.values()}) > 1
+                | {"scales": [_at(decided[key]), _at(one)]}
+                for key, one in sorted(
+                    others.items(), key=lambda item: decided[item[0]].value * item[1].value > 0
+                )
+                if decided[key].word != one.word
             ],
         },
         "line": {

@@ -291,31 +291,35 @@ def of_group(decided: Mapping[str, Verdict], network: str, group: str) -> list[V
 def by_threshold(
     archive: Archive, table: Sequence[Claim] = claims.CLAIMS
 ) -> dict[float, dict[str, str]]:
-    """The words after Holm at each threshold of fitting, by claim."""
+    """The words after Holm at each threshold of fitting, by claim, each from one scale's runs."""
+    usual = decide(archive, table)
+    held = [
+        replace(claim, scales=(usual[claim.key].scale,))
+        if usual[claim.key].scale in claim.scales
+        else claim
+        for claim in table
+    ]
     return {
-        threshold: {key: one.word for key, one in decide(archive, table, threshold).items()}
+        threshold: {key: one.word for key, one in decide(archive, held, threshold).items()}
         for threshold in claims.THRESHOLDS
     }
 
 
-def by_scale(
-    archive: Archive, table: Sequence[Claim] = claims.CLAIMS
-) -> dict[str, dict[str, Verdict]]:
-    """The verdicts where each scale's runs alone decide, of the claims that every scale can test.
+def at_other_scales(archive: Archive, table: Sequence[Claim] = claims.CLAIMS) -> dict[str, Verdict]:
+    """What the other scale says of the claims that both can test.
 
-    Returns:
-        By scale, then by claim. Holm's correction is, scale by scale, over the whole table.
+    The other claims stay in the table, so Holm's correction is over as many as in `decide`.
     """
-    alone = {scale: decide(archive, claims.at_scale(scale, table)) for scale in claims.SCALES}
-    tested = [
-        {key for key, one in found.items() if one.scale == scale and not one.reason}
-        for scale, found in alone.items()
+    usual = decide(archive, table)
+    left = [
+        replace(claim, scales=others)
+        for claim in table
+        for others in [tuple(s for s in claim.scales if s != usual[claim.key].scale)]
+        if usual[claim.key].scale in claim.scales and others
     ]
-    shared = set.intersection(*tested)
-    return {
-        scale: {key: one for key, one in found.items() if key in shared}
-        for scale, found in alone.items()
-    }
+    tested = {one.claim.key: one.claim for one in decide(archive, left).values() if not one.reason}
+    swapped = decide(archive, [tested.get(claim.key, claim) for claim in table])
+    return {key: swapped[key] for key in tested if not usual[key].reason}
 
 
 def _holm(found: Sequence[Verdict], share: float = 1.0) -> list[Verdict]:

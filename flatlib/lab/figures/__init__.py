@@ -2,7 +2,7 @@
 
 from .archived import reproduce, through_training
 from .correlations import WITH_BOUNDS, between_and_within, correlations, pairs
-from .curves import ArchiveFigure
+from .curves import ArchiveFigure, curve
 from .inequalities import inequalities, inequality_table
 from .populations import (
     against_baseline,
@@ -53,6 +53,7 @@ __all__ = [
     "both_sides",
     "canvas",
     "correlations",
+    "curve",
     "dots",
     "ellipse",
     "inequalities",
