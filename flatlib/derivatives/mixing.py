@@ -130,19 +130,19 @@ class Watched:
     outputs: Tensor  # (N,)
     along: Tensor  # of the length that the rows of one sample have
     weighted: Tensor  # (n,)
-    plain: Tensor  # (n,)
-    size: Tensor  # (n,) of what ``plain`` is a sum of
+    plain: Tensor  # (N, n), of each output's pass
 
     def add(self, outputs: slice, gradients: Tensor) -> None:
         """Take in the plain passes of K outputs, ``(n, K, ...)``."""
-        found = gradients.reshape(*gradients.shape[:2], -1) @ self.along * self.outputs[outputs]
-        self.plain += found.sum(dim=1)
-        self.size += found.abs().sum(dim=1)
+        # Seen from the outputs, which lie in front in memory, the product needs no copy.
+        self.plain[outputs] = gradients.transpose(0, 1).flatten(2) @ self.along
 
     def holds(self) -> bool:
         """Whether every row holds one sample alone, after all N passes."""
-        off = (self.weighted - self.weight * self.plain).abs().amax()
-        return not off > MIXED_ROWS * self.size.amax()  # what is NaN is refused elsewhere
+        terms = self.plain * self.outputs[:, None]
+        off = (self.weighted - self.weight * terms.sum(dim=0)).abs().amax()
+        size = terms.abs().sum(dim=0).amax()
+        return not off > MIXED_ROWS * size  # what is NaN is refused elsewhere
 
 
 def weighted_pass(
@@ -175,8 +175,7 @@ def weighted_pass(
             flat = rows.flat(gradient)
             along = random(flat.shape[1])
             seen = (place.edge, place.shape, rows, weight, outputs, along)
-            sums = (torch.zeros_like(weight), torch.zeros_like(weight))
-            watched.append(Watched(*seen, flat.mv(along), *sums))
+            watched.append(Watched(*seen, flat.mv(along), flat.new_zeros((N, n))))
     return _settled(found, n), watched
 
 
