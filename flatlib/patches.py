@@ -128,4 +128,4 @@ def output_positions(module: nn.Module, gradient: Tensor, read: torch.Size) -> T
         sides = zip(one_an_axis(module, module.padding)[::-1], ends[::-1], strict=True)
         padded = F.pad(gradient, [side for p, end in sides for side in (p, p - end)])
         return _columns(module, padded)
-    return gradient.reshape(n, module.groups, -1, gradient[0, 0].numel())
+    return gradient.reshape(n, module.groups, -1, math.prod(gradient.shape[2:]))

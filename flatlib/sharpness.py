@@ -75,6 +75,9 @@ class NormSums:
     def add(self, gradients: Sequence[Tensor]) -> None:
         """Take in those of k outputs at what the layer returned, ``(n, k, ...)`` for each call."""
         n, k = gradients[0].shape[:2]
+        if self.patches.shape[-1] == 1 and not is_transposed(self.module):
+            self._add_single_position(gradients[0])
+            return
         pairs = zip(gradients, self.shapes, strict=True)
         # (n, groups, k C, P): the outputs side by side, as one output of k times the channels
         delta = _joined([_side_by_side(self.module, *pair) for pair in pairs])
@@ -102,8 +105,13 @@ class NormSums:
             gradient[..., 0] += at_channels * R[..., 0, :1]
         else:
             gradient = delta @ X.mT
-        gradient = gradient.flatten(1)
-        self.weight = self.weight + torch.linalg.vecdot(gradient, gradient)
+        self.weight = self.weight + gradient.square_().flatten(1).sum(dim=1)
+
+    def _add_single_position(self, gradients: Tensor) -> None:
+        """Add up the squares of what a single position of each sample got; see `norms`."""
+        for each in gradients.unbind(dim=1):
+            flat = each.reshape(len(each), self.patches.shape[1], -1)
+            self.energy = self.energy + torch.linalg.vecdot(flat, flat)[:, :, None, None]
 
     def _add_bias(self, gradients: Tensor) -> None:
         """Add up squares: small tensors kept between large ones would break up the memory."""
@@ -140,6 +148,8 @@ def _triangle(X: Tensor) -> Tensor:
 def _side_by_side(module: nn.Module, gradients: Tensor, read: torch.Size) -> Tensor:
     """`output_positions` of k outputs, ``(n, k, ...)``, as ``(n, groups, k C, P)``."""
     n, k = gradients.shape[:2]
+    if k == 1:
+        return output_positions(module, gradients[:, 0], read)
     apart = output_positions(module, gradients.flatten(0, 1), read).unflatten(0, (n, k))
     return apart.transpose(1, 2).flatten(2, 3)
 

@@ -387,3 +387,38 @@ def test_hessian_trace_goes_through_fused_attention():
     expected = sum(float(blocks[i][i].reshape(m, m).trace()) for i, m in enumerate(sizes))
     found = flatlib.hessian_trace(net, x, y).estimate
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+LAYERS_OF_ONE_POSITION = {
+    "linear": (lambda: nn.Linear(5, 6), (5,), (6,)),
+    "linear with axes of 1": (lambda: nn.Linear(5, 6), (1, 5), (1, 6)),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3), (4, 3, 3), (6, 1, 1)),
+    "convolution in groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (4, 3, 3), (6, 1, 1)),
+    "transposed convolution": (lambda: nn.ConvTranspose1d(4, 6, 3, groups=2), (4, 1), (6, 3)),
+}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+@pytest.mark.parametrize("name", LAYERS_OF_ONE_POSITION)
+def test_norms_at_a_single_position_are_those_of_the_gradients_in_any_order_of_axes(name, at_once):
+    make, read, written = LAYERS_OF_ONE_POSITION[name]
+    torch.manual_seed(0)
+    layer, x, delta = make().double(), gaussian(3, *read).double(), gaussian(7, 3, *written)
+    delta = delta.double()  # (N, n, ...)
+    weight, bias = torch.zeros(3).double(), torch.zeros(3).double()
+    for i in range(3):
+        for k in range(7):
+            found = torch.autograd.grad(
+                layer(x[i : i + 1]), (layer.weight, layer.bias), delta[k, i, None]
+            )
+            weight[i] += found[0].square().sum()
+            bias[i] += found[1].square().sum()
+    for gradients in (delta.transpose(0, 1), delta.transpose(0, 1).contiguous()):
+        sums = sharpness.NormSums(layer, (x,), 7)
+        for some in gradients.split(at_once, dim=1):
+            sums.add([some])
+        norms = sums.norms()
+        torch.testing.assert_close(norms.weight, weight, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(norms.bias, bias, rtol=1e-12, atol=0.0)
+        expected = delta.square().flatten(2).sum(dim=(0, 2))
+        torch.testing.assert_close(norms.output, expected, rtol=1e-12, atol=0.0)
