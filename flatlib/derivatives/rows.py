@@ -93,7 +93,8 @@ def unweighted(
     last = int(weight.argmin())
     for rows in _candidates(gradient.shape, len(weight), foldable, likely):
         off = rows.arranged(gradient)[last].abs().amax()
-        if not off > MIXED_ROWS * gradient.abs().amax():
+        # Where rows are apart, off is 0, and the largest of all gradients is not looked for.
+        if not off > 0 or not off > MIXED_ROWS * gradient.abs().amax():
             return rows
     return None
 
