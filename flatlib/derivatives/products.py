@@ -166,16 +166,16 @@ def plan_products(network: Float64Network, x: Tensor, start: int, n_vectors: int
 
 def _kept_by_autograd(network: Float64Network, sample: Tensor, index: int) -> int:
     """Bytes that autograd keeps for `JacobianProducts` of one sample, which runs as two."""
-    sizes: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
+        kept[storage.data_ptr()] = storage
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         forward = run_recorded(network, twice_if_single(sample), [index])
         _gradient_along_any_direction(forward)
     for parameter in network.parameters.values():
-        sizes.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(sizes.values())
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return sum(storage.nbytes() for storage in kept.values())
