@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import claims_page
 import held
 import nbformat
+import numpy as np
 import pytest
 from docutils.nodes import make_id
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -74,6 +75,21 @@ def test_the_page_says_what_the_rule_on_scales_changes():
     assert {key.split(".")[0] for key in spared} == {"relu"}
     assert {key.split(".")[1] for key in spared} == {"late", "rate-step", "batch-step"}
     assert f"the {len(spared)} claims on this network late in training and at one step" in PAGE
+
+
+def test_the_page_names_the_word_that_shared_settings_decide(monkeypatch):
+    def over_what_each_seed_has(effects, begin=None):
+        defined = np.isfinite(effects)
+        seeds = defined.any(axis=0)
+        means = np.nanmean(effects[:, seeds], axis=0)
+        start = np.nan if begin is None else np.abs(begin[defined & np.isfinite(begin)]).mean()
+        return verdicts.Effects(means, start, int(defined.sum()), effects.size)
+
+    monkeypatch.setattr(verdicts, "_averaged", over_what_each_seed_has)
+    before = verdicts.decide(verdicts.read(ROOT / "results"))
+    changed = {key for key, one in before.items() if one.word != decided()[key].word}
+    (said,) = (line for line in PAGE.splitlines() if "settings that all seeds share" in line)
+    assert set(re.findall(r"\{claim\}`([\w.\-]+):", said)) == changed
 
 
 def test_the_page_lists_the_words_that_the_cut_of_rank_correlations_decides(monkeypatch):

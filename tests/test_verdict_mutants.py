@@ -44,8 +44,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_at_one_step_both_settings_must_have_fitted,
     ),
     "seeds pooled as runs": (
-        "return sums[counts > 0] / counts[counts > 0]",
-        "return effects[defined]",
+        "effects[settings][:, seeds].mean(axis=0)",
+        "effects[defined]",
         units.test_runs_of_one_seed_are_one_number,
     ),
     "seeds not paired": (
@@ -243,6 +243,11 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         "[*tested.values()]",
         units.test_the_other_scale_says_what_it_would_of_claims_that_both_can_test,
     ),
+    "a setting that some seeds lack": (
+        "settings = defined[:, seeds].all(axis=1)",
+        "settings = defined[:, seeds].any(axis=1)",
+        units.test_seeds_are_means_over_the_same_settings,
+    ),
     "runs on other data counted": (
         '("net", "data", "loss")',
         '("net", "loss")',
@@ -264,8 +269,8 @@ MUTANTS = {  # what is wrong: (the code, the fault, the test that catches it, it
         units.test_a_change_within_the_archives_digits_is_none,
     ),
     "a margin of what cancels": (
-        "_mean(np.abs(begin), defined)",
-        "_mean(begin, defined)",
+        "_mean(np.abs(begin), used)",
+        "_mean(begin, used)",
         units.test_a_margin_is_a_share_of_the_size_of_what_changes,
     ),
     "no difference of correlations from the narrow interval": (

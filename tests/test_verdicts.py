@@ -148,6 +148,21 @@ def test_runs_that_have_not_fitted_are_left_out_and_counted():
     assert found.value == pytest.approx(-2)
 
 
+def test_seeds_are_means_over_the_same_settings():
+    """Where two seeds lack a setting that moves the other way, no seed has it."""
+
+    def curves(setting, seed):
+        other = setting == (0.05, 20)
+        accuracy = np.full(len(STEPS), 0.9 if other and seed < 2 else 1.0)
+        return {"mls": line(10, 30 if other else 8 + wobble(seed)), "train_accuracy": accuracy}
+
+    found = verdict(archive_of(curves), claim(condition=claims.AFTER_50_000))
+    only = tuple(one for one in configurations_settings() if one != (0.05, 20))
+    alone = verdict(archive_of(curves), claim(condition=claims.AFTER_50_000, settings=only))
+    assert found.seeds == alone.seeds and (found.used, found.runs) == (20, 25)
+    assert found.margin == alone.margin and found.n == 5
+
+
 def test_a_run_with_one_checkpoint_in_a_window_has_not_moved():
     """One setting fits at its last checkpoint alone, another at its first."""
 

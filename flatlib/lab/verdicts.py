@@ -464,27 +464,25 @@ def _to_archived_digits(effects: Effects) -> Effects:
     return replace(effects, seeds=seeds)
 
 
-def _per_seed(effects: np.ndarray) -> np.ndarray:
-    """Means over settings, seed by seed; a seed without any defined effect is left out."""
-    defined = np.isfinite(effects)
-    counts = defined.sum(axis=0)
-    sums = np.where(defined, effects, 0.0).sum(axis=0)
-    return sums[counts > 0] / counts[counts > 0]
-
-
 def _mean(values: np.ndarray, where: np.ndarray) -> float:
     known = where & np.isfinite(values)
     return float(values[known].mean()) if known.any() else math.nan
 
 
 def _averaged(effects: np.ndarray, begin: np.ndarray | None = None) -> Effects:
-    """The effects of runs, ``(settings, seeds)``, as means over each seed's settings.
+    """The effects of runs, ``(settings, seeds)``, as means over the settings that all seeds share.
 
-    ``begin`` is what each is a change of, if it is one.
+    A seed without any defined effect is left out, and then a setting that some other seed lacks:
+    means over other settings are another number. ``begin`` is what each effect is a change of, if
+    it is one.
     """
     defined = np.isfinite(effects)
-    start = math.nan if begin is None else _mean(np.abs(begin), defined)
-    return Effects(_per_seed(effects), start, int(defined.sum()), effects.size)
+    seeds = defined.any(axis=0)
+    settings = defined[:, seeds].all(axis=1)
+    used = settings[:, None] & seeds
+    means = effects[settings][:, seeds].mean(axis=0) if used.any() else np.empty(0)
+    start = math.nan if begin is None else _mean(np.abs(begin), used)
+    return Effects(means, start, int(used.sum()), effects.size)
 
 
 def _window(condition: str, grid: Grid, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -75,7 +75,7 @@ SCALES: dict[str, dict[str, Scale]] = {
         "mlp": Scale("mlp", "fashion-mnist-first-2000", 180_000, 1_250, 100, (0, 1, 2)),
         "mlp-all-images": Scale("mlp", "fashion-mnist", 60_000, 1_250, 100, (0,)),
         "mlp-relu": Scale(
-            "mlp-relu", "fashion-mnist-first-2000", 60_000, 1_250, 100, (0, 1, 2, 3, 4)
+            "mlp-relu", "fashion-mnist-first-2000", 60_000, 1_250, 100, tuple(range(10))
         ),
         "mlp-relu-all-images": Scale("mlp-relu", "fashion-mnist", 60_000, 1_250, 100, (0,)),
     },
