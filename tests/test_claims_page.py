@@ -49,7 +49,7 @@ def test_rules_are_said_as_they_are():
     assert f"{claims.RULES_FIXED.day} November {claims.RULES_FIXED.year}" in PAGE
     assert f"{claims.AMENDED.day} November {claims.AMENDED.year}" in PAGE
     amended = claims.COMPLETED
-    assert f"The fifth is from {amended.day} November {amended.year}" in PAGE
+    assert f"The fifth and the sixth are from {amended.day} November {amended.year}" in PAGE
     later = {one.statistic for one in claims.CLAIMS if one.fixed == claims.AMENDED}
     assert later == {claims.MISCLASSIFIED, claims.SLOWING, claims.CORRELATION}
     last = [one for one in claims.CLAIMS if one.fixed == amended]
