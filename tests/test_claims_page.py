@@ -85,17 +85,19 @@ def test_the_page_names_the_word_that_shared_settings_decide(monkeypatch):
         start = np.nan if begin is None else np.abs(begin[defined & np.isfinite(begin)]).mean()
         return verdicts.Effects(means, start, int(defined.sum()), effects.size)
 
+    now = decided()
     monkeypatch.setattr(verdicts, "_averaged", over_what_each_seed_has)
     before = verdicts.decide(verdicts.read(ROOT / "results"))
-    changed = {key for key, one in before.items() if one.word != decided()[key].word}
+    changed = {key for key, one in before.items() if one.word != now[key].word}
     (said,) = (line for line in PAGE.splitlines() if "settings that all seeds share" in line)
     assert set(re.findall(r"\{claim\}`([\w.\-]+):", said)) == changed
 
 
 def test_the_page_lists_the_words_that_the_cut_of_rank_correlations_decides(monkeypatch):
+    now = decided()
     monkeypatch.setattr(associations, "_nearest_one", lambda n: 1 - 1e-9)
     before = verdicts.decide(verdicts.read(ROOT / "results"))
-    changed = {key for key, one in before.items() if one.word != decided()[key].word}
+    changed = {key for key, one in before.items() if one.word != now[key].word}
     (said,) = (line for line in PAGE.splitlines() if line.startswith("This change decides"))
     assert set(re.findall(r"\{claim\}`([\w.\-]+):", said)) == changed
 
