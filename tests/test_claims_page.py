@@ -77,6 +77,14 @@ def test_the_page_says_what_the_rule_on_scales_changes():
     assert f"the {len(spared)} claims on this network late in training and at one step" in PAGE
 
 
+def test_the_page_says_what_a_looser_fit_makes_of_late_training():
+    assert "at training accuracy 0.995 rate 0.05 is among the settings" in PAGE
+    words = verdicts.by_threshold(verdicts.read(ROOT / "results"))
+    for key in ("relu.late.mls", "relu.late.D"):
+        assert words[0.995][key] == "against"
+        assert {words[t][key] for t in claims.THRESHOLDS[1:]} == {decided()[key].word}
+
+
 def test_the_page_names_the_word_that_shared_settings_decide(monkeypatch):
     def over_what_each_seed_has(effects, begin=None):
         defined = np.isfinite(effects)
