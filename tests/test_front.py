@@ -117,7 +117,7 @@ def test_the_picture_is_drawn_from_the_archive(picture, measurements):
     figures.use_style()
     figure = picture["draw"](measurements)
     for theme in picture["THEMES"]:
-        drawn = figures.to_svg(figure, theme)
+        drawn = picture["drawn"](figure, theme)
         kept = (picture["STATIC"] / f"limit-{theme}.svg").read_text(encoding="utf-8")
         assert drawn == kept, f"run book/_tools/picture.py: limit-{theme}.svg is not the archive's"
 
