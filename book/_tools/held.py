@@ -104,6 +104,23 @@ def _at(verdict) -> dict:
     return {"effect": sentences.effect_words(verdict), "word": verdict.word, "runs": runs}
 
 
+def other_scale(decided: dict, others: dict) -> dict:
+    """The claims whose word the other scale's runs would change, those of other sign first."""
+    from flatlib.lab import sentences
+
+    opposite = {key: decided[key].value * one.value < 0 for key, one in others.items()}
+    return {
+        "claims": len(others),
+        "opposite": sum(opposite.values()),
+        "differing": [
+            {"claim": sentences.claim_words(one.claim), "network": one.claim.network}
+            | {"scales": [_at(decided[key]), _at(one)]}
+            for key, one in sorted(others.items(), key=lambda item: not opposite[item[0]])
+            if decided[key].word != one.word
+        ],
+    }
+
+
 def gather(results: Path | None = None) -> dict:
     """Everything that the page shows, from an archive."""
     from flatlib.lab import claims, sentences, verdicts
@@ -111,7 +128,6 @@ def gather(results: Path | None = None) -> dict:
 
     archive = verdicts.read(results)
     words = verdicts.by_threshold(archive)
-    others = verdicts.at_other_scales(archive)
     decided = verdicts.decide(archive)
     entries = [entry(one) for one in decided.values()]
     count = Counter(one.word for one in decided.values())
@@ -141,18 +157,7 @@ def gather(results: Path | None = None) -> dict:
         "thresholds": [f"{t:g}" for t in words],
         "changing": changing,
         "fitted": f"{claims.FITTED:g}",
-        "other_scale": {
-            "claims": len(others),
-            "opposite": sum(decided[key].value * one.value < 0 for key, one in others.items()),
-            "differing": [
-                {"claim": sentences.claim_words(one.claim), "network": one.claim.network}
-                | {"scales": [_at(decided[key]), _at(one)]}
-                for key, one in sorted(
-                    others.items(), key=lambda item: decided[item[0]].value * item[1].value > 0
-                )
-                if decided[key].word != one.word
-            ],
-        },
+        "other_scale": other_scale(decided, verdicts.at_other_scales(archive)),
         "line": {
             network: {"scale": scale, "correlation": sentences.number(value)}
             for network, name in LINE.items()
