@@ -309,6 +309,9 @@ def at_other_scales(archive: Archive, table: Sequence[Claim] = claims.CLAIMS) ->
     """What the other scale says of the claims that both can test.
 
     The other claims stay in the table, so Holm's correction is over as many as in `decide`.
+
+    Returns:
+        The other scale's verdicts, by claim.
     """
     usual = decide(archive, table)
     left = [
