@@ -41,6 +41,25 @@ def first_not_finite(tensor: Tensor) -> int:
     return int((~torch.isfinite(tensor).reshape(len(tensor), -1).all(dim=1)).nonzero()[0])
 
 
+def check_gradients(gradients: Tensor, start: int) -> None:
+    """Refuse gradients ``(n, ...)`` of samples from ``start`` on that are not finite."""
+    if not all_finite(gradients):
+        raise ValueError(
+            f"the gradient for sample {start + first_not_finite(gradients)} holds NaN or infinite "
+            "values, though its output does not; look for a square root or division at 0"
+        )
+
+
+def check_energies(energies: Tensor, start: int, of: str) -> None:
+    """Refuse sums of squares ``(n, ...)`` ``of`` some gradients, as `check_gradients` does."""
+    if not all_finite(energies):
+        raise ValueError(
+            f"the {of} of sample {start + first_not_finite(energies)} are NaN, infinite or too "
+            "large to square in float64; look for a square root or division at 0, or a diverged "
+            "network"
+        )
+
+
 def check_number(name: str, value: object, whole: bool = False, needed: bool = False) -> None:
     """Refuse an option that is no number, or no whole number.
 

@@ -23,9 +23,9 @@ PIECEWISE_LINEAR = (
     nn.MaxPool2d,
     nn.AvgPool2d,
 )
-ELEMENTWISE = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ReLU, nn.Identity)
+ACTIVATIONS = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ReLU, nn.Identity)
 SMALL = 2_000  # parameters up to which one Hessian-vector product each is affordable
-AT_ONCE = 8  # samples whose layer-to-layer Jacobians are held at the same time
+SAMPLES_AT_ONCE = 8  # samples whose layer-to-layer Jacobians are held at the same time
 
 
 def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -78,7 +78,7 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
         return 0.0
     if modules and _is_dense(modules, x):
         x = x.double().flatten(1)
-        chunks = zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True)
+        chunks = zip(x.split(SAMPLES_AT_ONCE), y.split(SAMPLES_AT_ONCE), strict=True)
         return sum(_dense_gap(modules, part, target) for part, target in chunks) / len(x)
     if sum(p.numel() for p in net.parameters() if p.requires_grad) <= SMALL:
         return sharpness_gap(net, x, y)
@@ -96,7 +96,7 @@ def _chain(net: nn.Module) -> list[nn.Module] | None:
     modules = list(net) if type(net) is nn.Sequential else [net]
     if any(has_hooks(module) for module in (net, *modules)):
         return None
-    plain = (*PIECEWISE_LINEAR, *ELEMENTWISE)
+    plain = (*PIECEWISE_LINEAR, *ACTIVATIONS)
     named = list(net.named_parameters(remove_duplicate=False))
     once = len(named) == len({id(p) for _, p in named}) and len(modules) == len(set(modules))
     if not once or not all(p.requires_grad for _, p in named):
@@ -113,7 +113,7 @@ def _is_dense(modules: list[nn.Module], x: Tensor) -> bool:
         modules = modules[1:]
     linear = [isinstance(module, nn.Linear) for module in modules]
     between = all(linear[i] or (linear[i - 1] and linear[i + 1]) for i in range(1, len(linear) - 1))
-    known = all(isinstance(module, (nn.Linear, *ELEMENTWISE)) for module in modules)
+    known = all(isinstance(module, (nn.Linear, *ACTIVATIONS)) for module in modules)
     return bool(flat and modules and linear[0] and linear[-1] and between and known)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import traces
-from flatlib.checks import check_max_memory, check_number, check_seed
+from flatlib.checks import check_energies, check_max_memory, check_number, check_seed
 from flatlib.derivatives import (
     Float64Network,
     JacobianProducts,
@@ -365,12 +365,7 @@ class _Run:
         energies, errors = [], []
         for row, sample in enumerate(x.split(1)):
             values = self._probed(sample, first + row, tops[row], n_probes, exact)
-            if not bool(torch.isfinite(values).all()):
-                raise ValueError(
-                    f"the gradients of sample {first + row} are NaN, infinite or too large to "
-                    "square in float64; look for a square root or division at 0, or a diverged "
-                    "network"
-                )
+            check_energies(values[None], first + row, "gradients")
             energies.append(values.sum(dim=0) if exact else values.mean(dim=0))
             errors.append(values.new_zeros(2) if exact else (values.var(dim=0) / n_probes).sqrt())
             self.bar.done(n_probes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib import geometry
-from flatlib.checks import all_finite, check_max_memory, first_not_finite
+from flatlib.checks import check_energies, check_max_memory
 from flatlib.derivatives import (
     Derivatives,
     Float64Network,
@@ -446,12 +446,7 @@ def _measure_batch(
         return _measure_part(found, network, rows)
 
     whole = Measurement.join(by_parts(x, planned, size, measure_part))
-    if not all_finite(whole.parameter_gradient_energy):
-        sample = planned.start + first_not_finite(whole.parameter_gradient_energy)
-        raise ValueError(
-            f"the parameter gradients of sample {sample} are NaN, infinite or too large to square "
-            "in float64; look for a square root or division at 0, or a diverged network"
-        )
+    check_energies(whole.parameter_gradient_energy, planned.start, "parameter gradients")
     return whole
 
 
@@ -532,7 +527,7 @@ def _measure_layer(
 def _mls_and_log_volume(from_here: Tensor, jacobian: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """MLS and log volume from what a layer reads; ``s`` are those of the input's ``jacobian``."""
     # The layer that reads the network's input has the network's singular values.
-    if not _identical(from_here, jacobian):
+    if not _same_numbers(from_here, jacobian):
         if from_here.shape[2] < from_here.shape[1]:
             mls = geometry.largest_singular_value(from_here)
             return mls, torch.full_like(mls, -torch.inf)
@@ -548,10 +543,10 @@ def _is_dense_at_input(
         return False
     read, gradient = derivatives.inputs[0].flatten(1), derivatives.input_gradients[0].flatten(2)
     # A shifted input has the same Jacobian, and another norm.
-    return torch.equal(read, x) and _identical(gradient, jacobian)
+    return torch.equal(read, x) and _same_numbers(gradient, jacobian)
 
 
-def _identical(a: Tensor, b: Tensor) -> bool:
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same numbers, at once where they share memory."""
     shared = a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
     return shared or torch.equal(a, b)
@@ -571,7 +566,7 @@ def _check_same_way(parts: Sequence[Measurement], start: int) -> None:
 def _check_same_weights(first: Measurement, part: Measurement, start: int) -> None:
     """Refuse a part, of samples ``start`` on, whose layers have other weights."""
     for layer, other in zip(first.layers, part.layers, strict=True):
-        if not _identical(layer.weight, other.weight):
+        if not _same_numbers(layer.weight, other.weight):
             raise ValueError(
                 f"layer {layer.name!r} has other weights for samples {start} to "
                 f"{start + part.n - 1} than for those before, so they are of two networks, or of "

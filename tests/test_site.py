@@ -683,7 +683,8 @@ NOT_AS_ASKED = r"""address => {
 }"""
 
 
-def test_every_figure_of_the_experiments_leads_to_what_it_draws(pages, reader):
+def test_every_figure_of_the_experiments_leads_to_what_it_draws(pages, reader, address):
+    """Under a sub-path one figure a network: a network's file is all that the address decides."""
     views, bare = set(), []
     for path in SITE.glob("chapters/1[12]-*.html"):
         page = path.read_text(encoding="utf-8")
@@ -694,6 +695,9 @@ def test_every_figure_of_the_experiments_leads_to_what_it_draws(pages, reader):
                 bare.append(re.findall("<b>(Figure .*?)</b>", figure))
     assert not bare and len(views) > 50
     page, wrong = reader.open("archive.html"), []
+    if not address.startswith("file:"):
+        views = {parse_qs(view)["network"][0]: view for view in sorted(views)}.values()
+        assert len(views) > 3
     for view in sorted(views):
         page.evaluate(FOLLOW, view)
         (network,) = parse_qs(view)["network"]

@@ -208,7 +208,7 @@ class AtRest:
     def changed(self) -> bool:
         """Whether a pass left anything else than was there at rest."""
         return any(tensor._version != version for tensor, version, _ in self.numbers) or any(
-            not _identical(container.contents(), contents) for container, contents in self.held
+            not _same_objects(container.contents(), contents) for container, contents in self.held
         )
 
     def put_back(self) -> None:
@@ -307,7 +307,7 @@ def _close(old: Tensor, new: Tensor, tolerance: float) -> bool:
     return bool(((new - old).abs() <= tolerance * new.abs().amax()).all())
 
 
-def _identical(some: Contents, others: Contents) -> bool:
+def _same_objects(some: Contents, others: Contents) -> bool:
     """Whether two contents are the same objects, in the same order."""
     return all(
         len(mine) == len(its) and all(map(operator.is_, mine, its))

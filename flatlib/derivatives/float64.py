@@ -32,7 +32,7 @@ IN_FULL = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
-AT_ONCE = 64  # samples whose outputs are made together where nothing is differentiated
+SAMPLES_AT_ONCE = 64  # samples whose outputs are made together where nothing is differentiated
 CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 MAKERS = (  # of tensors whose precision is PyTorch's default unless it is given
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.tensor),
@@ -197,7 +197,8 @@ class Float64Network:
         Raises:
             ValueError: the forward fails, or returns something else than a row a sample.
         """
-        return torch.cat([self(in_full(rows)).detach() for rows in x.detach().split(AT_ONCE)])
+        parts = x.detach().split(SAMPLES_AT_ONCE)
+        return torch.cat([self(in_full(rows)).detach() for rows in parts])
 
     def anew(self, x: Tensor, run: Callable[[], Made]) -> Made:
         """What ``run`` makes of ``x`` with the network at rest, caches of parameters emptied."""

@@ -13,7 +13,7 @@ from flatlib.checks import SAME_OUTPUT_TOLERANCE, is_out_of_memory
 from .float64 import Float64Network, in_full
 from .recording import twice_if_single
 
-AT_ONCE = 2**26  # bytes of gradients that `vmap` makes of one output
+BYTES_AT_ONCE = 2**26  # bytes of gradients that `vmap` makes of one output
 
 
 def sample_parameter_gradients(
@@ -79,7 +79,7 @@ def _by_vmap(
     size = sum(parameter.nbytes for parameter in chosen.values())
     try:
         with network.mode:
-            energy, again = vmap(sample_energy, chunk_size=max(1, AT_ONCE // size))(x)
+            energy, again = vmap(sample_energy, chunk_size=max(1, BYTES_AT_ONCE // size))(x)
     except Exception as error:  # whatever the network's forward does there
         if is_out_of_memory(error):
             raise

@@ -11,13 +11,13 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from flatlib.checks import all_finite, first_not_finite
+from flatlib.checks import check_gradients
 from flatlib.patches import is_transposed
 
 from .attention import are_apart
 from .choosing import chosen_layers
 from .float64 import Float64Network, out_of_memory_told
-from .memory import Cost
+from .memory import Cost, keep_freed_memory
 from .mixing import Watched, find_rows, refuse_mixed, weighted_pass
 from .outputs import Target, gradients_of_outputs
 from .probing import Probe, probed, run_checked
@@ -397,11 +397,7 @@ def _backward(
     if not part.rows_are_sure():
         return None
     jacobian = jacobian.flatten(2)
-    if not all_finite(jacobian):
-        raise ValueError(
-            f"the gradient for sample {start + first_not_finite(jacobian)} holds NaN or infinite "
-            "values, though its output does not; look for a square root or division at 0"
-        )
+    check_gradients(jacobian, start)
     by_call = {id(call): found for call, found in zip(at_calls, at_inputs, strict=True)}
     return Derivatives(
         forward.x[:n].detach(),
@@ -439,6 +435,7 @@ def by_parts(
 
     At least one sample, which runs as two, is always taken.
     """
+    keep_freed_memory()
     made, start = [], planned.start
     n_parts = math.ceil(len(x) / int(min(planned.cost.samples_at_once(max_memory), len(x))))
     for part in x.tensor_split(n_parts):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 
-from flatlib.checks import all_finite, first_not_finite
+from flatlib.checks import check_gradients
 
 from .float64 import Float64Network, autograd_faults_told, out_of_memory_told
 from .memory import Cost
@@ -64,12 +64,7 @@ class JacobianProducts:
     def _checked(self, rows: Tensor) -> Tensor:
         """The samples' rows, refused if not finite."""
         rows = rows[: self.n].detach()
-        if not all_finite(rows):
-            sample = self.start + first_not_finite(rows)
-            raise ValueError(
-                f"the gradient for sample {sample} holds NaN or infinite values, though its "
-                "output does not; look for a square root or division at 0"
-            )
+        check_gradients(rows, self.start)
         return rows
 
     def _padded(self, rows: Tensor) -> Tensor:

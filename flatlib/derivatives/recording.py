@@ -92,16 +92,14 @@ class Forward:
         if self.source is not None:
             return
         if self.tables_of_x:
-            fault = f"is looked up in {_listed(self.tables_of_x)}, so no one vector stands for it"
+            tables = " and ".join(map(repr, self.tables_of_x))
+            fault = f"is looked up in {tables}, so no one vector stands for it"
         else:
             fault = "is not itself what an embedding of the network looks up"
             if self.tables:
-                fault += f" ({_listed(self.tables)} look up other indices)"
+                tables = " and ".join(map(repr, self.tables))
+                fault += f" ({tables} look up other indices)"
         raise TypeError(f"x holds indices ({self.x.dtype}) and {fault}; {EMBED_FIRST}")
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(map(repr, names))
 
 
 @dataclass(eq=False)

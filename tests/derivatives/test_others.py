@@ -57,7 +57,7 @@ def test_gradients_of_each_sample_and_output_are_those_of_plain_autograd():
 @pytest.mark.parametrize("at_once", [1, 2**26])
 def test_energies_are_squared_norms_by_either_way(looks, at_once, monkeypatch):
     """`vmap` is good where forward does not look at its numbers."""
-    monkeypatch.setattr(others, "AT_ONCE", at_once)
+    monkeypatch.setattr(others, "BYTES_AT_ONCE", at_once)
     net, x = Own(looks), gaussian(4, 3)
     with float64_network(net) as network:
         energies, by_vmap = sample_energies(network, x, NAMES, network(x.double()))

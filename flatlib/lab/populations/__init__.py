@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from flatlib.lab.experiments import Outcome, run_many
 from flatlib.lab.experiments.config import load_data
-from flatlib.lab.records import Record, RecordError, default_results
+from flatlib.lab.records import Record, RecordError, default_results, parsed
 
 from .catalog import FOLDER, POPULATIONS, Network, Population
 from .rows import columns, front
@@ -111,24 +112,28 @@ def load(name: str, results: Path | None = None) -> pd.DataFrame:
             f"no network of {name} is archived in {folder}; make them with: "
             f"flatlib run population-{name}"
         )
-    tables = [_whole(Record(folder, f"{FOLDER}/{name}", path.parent.name)) for path in paths]
-    first, at = list(tables[0]), paths[0].parent
-    for table, path in zip(tables, paths, strict=True):
-        network = population.network(int(table["index"].iloc[0]))
-        if network.name != path.parent.name or not is_made(network, folder):
-            raise RecordError(f"{path.parent} holds the network of index {network.index}")
-        if list(table) != first:
-            odd = sorted(set(table) ^ set(first))
-            raise RecordError(f"{path.parent} has other columns than {at}: {', '.join(odd)}")
-    return pd.concat(tables).sort_values(["index", "condition"], ignore_index=True)
+    records = [Record(folder, f"{FOLDER}/{name}", path.parent.name) for path in paths]
+    texts = [record.read_table_text(record.read_manifest()) for record in records]
+    first = texts[0].partition("\n")[0]
+    for record, text in zip(records, texts, strict=True):
+        own = text.partition("\n")[0]
+        if own != first:
+            odd = ", ".join(sorted(set(own.split(",")) ^ set(first.split(","))))
+            raise RecordError(f"{record.folder} has other columns than {records[0].folder}: {odd}")
+    table = parsed(*texts)
+    made = np.repeat(range(len(records)), [text.count("\n") - 1 for text in texts])
+    for place, record in enumerate(records):
+        _check_whole(record, table[made == place])
+        network = population.network(int(table["index"][made == place].iloc[0]))
+        if network.name != record.run or not is_made(network, folder):
+            raise RecordError(f"{record.folder} holds the network of index {network.index}")
+    return table.sort_values(["index", "condition"], ignore_index=True)
 
 
-def _whole(record: Record) -> pd.DataFrame:
-    """A network's two rows, refused if one is missing."""
-    table = record.read_table()
-    if "condition" not in table or sorted(table["condition"]) != sorted(CONDITIONS):
+def _check_whole(record: Record, rows: pd.DataFrame) -> None:
+    """Refuse a network of which one of the two rows is missing."""
+    if "condition" not in rows or sorted(rows["condition"]) != sorted(CONDITIONS):
         raise RecordError(
             f"{record.table_path} is not whole: it shall have one row for each of the conditions "
             f"{', '.join(CONDITIONS)}. Delete the folder {record.folder} and run it again."
         )
-    return table
