@@ -155,19 +155,28 @@ def test_a_seed_of_many_digits_and_a_missing_device_end_with_one_line(tmp_path, 
     assert "device 'cuda:99' cannot be used here" in capsys.readouterr().err
 
 
+def left_behind(process: subprocess.Popen) -> list[str]:
+    """Who is `at_work` though nobody holds the pipe any more; who has left it is about to end."""
+    deadline = time.monotonic() + 20
+    while (left := at_work(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+# Its workers read it as well, and import only what they need.
 PARENT = """
 import sys
 from dataclasses import replace
-from pathlib import Path
-from flatlib.lab import cli, commands, pretrained
-from flatlib.lab.experiments import run_many
-from test_experiments import TINY
-
-def run(name, scale, *, results, **options):
-    runs = [replace(TINY, seed=seed, steps=10**7, measure_every=200) for seed in range(3)]
-    return run_many(runs, scale, results, progress=False)
 
 if __name__ == "__main__":
+    from flatlib.lab import cli, commands
+    from flatlib.lab.experiments import run_many
+    from test_experiments import TINY
+
+    def run(name, scale, *, results, **options):
+        runs = [replace(TINY, seed=seed, steps=10**7, measure_every=200) for seed in range(3)]
+        return run_many(runs, scale, results, progress=False)
+
     commands.run = run
     sys.exit(cli.main(["run", "mlp-bounds", "--results", sys.argv[1]]))
 """
@@ -200,10 +209,7 @@ def test_a_signal_to_the_command_alone_leaves_no_worker_and_no_lock(tmp_path, nu
         assert steps_of(tmp_path, runs[0]) >= 10
         process.send_signal(number)
         errors = process.communicate(timeout=60)[1]  # ends when every process has left the pipe
-        deadline = time.monotonic() + 20  # who has left the pipe is about to end
-        while (left := at_work(process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not left
+        assert not left_behind(process)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
@@ -270,4 +276,4 @@ def test_a_signal_at_the_start_ends_the_command_in_one_line(started, number, sec
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == f"{cli.STOPPED}\n"
     assert process.returncode == 128 + number
-    assert not at_work(process.pid)
+    assert not left_behind(process)

@@ -718,10 +718,10 @@ class TestMany:
     @pytest.mark.slow
     def test_interrupting_the_pool_stops_its_processes_at_once(self, tmp_path):
         code = (
-            "from test_experiments import TINY; from dataclasses import replace\n"
-            "from pathlib import Path; import signal\n"
-            "from flatlib.lab.experiments import run_many\n"
             "if __name__ == '__main__':\n"
+            "    from test_experiments import TINY; from dataclasses import replace\n"
+            "    from pathlib import Path; import signal\n"
+            "    from flatlib.lab.experiments import run_many\n"
             # A shell's background jobs ignore it, and their children with them.
             "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "    runs = [replace(TINY, seed=s, steps=10**7, measure_every=200) for s in range(4)]\n"

@@ -69,10 +69,10 @@ print(len(rooms))
 
 
 def test_what_takes_seconds_waits_until_it_is_used():
-    """The command line handles signals first, and its workers draw nothing."""
+    """The command line handles signals first, and neither it nor its workers draw anything."""
     code = (
         "import sys, flatlib, flatlib.lab.cli; print('torch' in sys.modules); "
-        "import flatlib.lab.experiments; print('matplotlib' in sys.modules); "
+        "import flatlib.lab.commands; print('matplotlib' in sys.modules); "
         "print(flatlib.measure.__name__)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import seaborn as sns
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from flatlib.comparisons import NoiseEstimate, adaptive_sharpness_by_noise
 from flatlib.files import file_hash, write_atomically
-from flatlib.lab import figures
 from flatlib.lab.associations import Networks
 from flatlib.lab.data import vision
 from flatlib.lab.experiments import Outcome
@@ -353,6 +351,10 @@ def figure(table: pd.DataFrame) -> str:
     is the MLS. Networks that are not `certain` are left out; a panel's title says how many are
     there, with Spearman's correlation and its 95 % interval.
     """
+    import seaborn as sns  # which takes a second that no other command shall wait for
+
+    from flatlib.lab import figures
+
     drawing, axes = figures.canvas(1, 2, height=280, sharey=True)
     panels = {ADVERSARIAL: "by the authors' attack, ‖x‖² q²", SENSITIVITY: "‖x‖² MLS²"}
     for ax, (name, label) in zip(axes, panels.items(), strict=True):
