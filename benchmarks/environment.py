@@ -44,7 +44,8 @@ def arguments(docstring: str, words: list[str] | None, **numbers: float) -> argp
 def write_record(path: str | None, record: dict) -> None:
     """Put a record into a file, as JSON, if one was asked for."""
     if path:
-        Path(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1, allow_nan=False)
+        Path(path).write_text(f"{text}\n", encoding="utf-8")
 
 
 def high_water_mark() -> float:

@@ -9,6 +9,7 @@ the processor's, since the clock's depend on what else the machine does.
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -45,7 +46,8 @@ def measured() -> dict:
         "peak_megabytes": high_water_mark(),
         "megabytes_before": before,
         "megabytes_of_one_jacobian": 8 * m.n_outputs * m.input_dimension / 2**20,
-        "summary": m.summary(),
+        # A volume is 0 here, and JSON has no infinity for its logarithm.
+        "summary": {name: value for name, value in m.summary().items() if math.isfinite(value)},
     }
 
 

@@ -305,7 +305,7 @@ def parsed(*texts: str) -> pd.DataFrame:
     """
     columns = texts[0][: texts[0].find("\n") + 1]
     rows = "".join(text[len(columns) :] for text in texts)
-    return pd.read_csv(io.StringIO(columns + rows), low_memory=False)
+    return pd.read_csv(io.StringIO(columns + rows), low_memory=False).copy()  # in one piece
 
 
 def _table_faults(text: str, manifest: Mapping) -> Iterator[str]:
