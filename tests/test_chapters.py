@@ -154,7 +154,27 @@ def test_a_kernel_ends_with_the_process_that_asked_for_it(root):
     wait_for(lambda: told.exists() and told.read_text())
     kernel = psutil.Process(int(told.read_text()))
     worker.kill()
-    wait_for(lambda: not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: not is_at_work(kernel))
+
+
+def test_a_build_that_is_ended_leaves_no_process(root):
+    told = root / "kernel"
+    path = write(root, "sleeps", f"import time\nopen({str(told)!r}, 'w').close()\ntime.sleep(600)")
+    asked = ([path], {}, root, root / "cache")
+    build = get_context("spawn").Process(target=chapters.run_all, args=asked)
+    build.start()
+    wait_for(told.exists)
+    others = psutil.Process(build.pid).children(recursive=True)
+    assert len(others) > 2  # the worker and its kernel among them
+    build.terminate()
+    wait_for(lambda: not [one for one in others if is_at_work(one)])
+
+
+def is_at_work(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition, seconds=60):

@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from folding import fold
-from kernels import KernelManager, import_once
+from kernels import KernelManager, end_with_parent, import_once
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -207,9 +207,10 @@ def failure(path: Path, source: nbformat.NotebookNode, error: PapermillExecution
 
 
 def _start_worker(log: Path, many: bool) -> None:
-    """Send what kernels and their libraries write to this process's stderr to a file, and have the
-    libraries of many notebooks imported once.
+    """End with the build, send what kernels and their libraries write to this process's stderr to a
+    file, and have the libraries of many notebooks imported once.
     """
+    end_with_parent()
     # A kernel would otherwise run the main program's script, as any child of a process does.
     vars(sys.modules["__main__"]).pop("__file__", None)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,14 @@ def import_once(libraries: tuple[str, ...] = LIBRARIES) -> None:
     get_context("forkserver").set_forkserver_preload(list(libraries))
 
 
-def _end_with_parent() -> None:
-    """End the kernel when the process that asked for it has ended, however that happened."""
-    parent_process().join()
-    os.kill(os.getpid(), signal.SIGKILL)
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it has, however that happened."""
+
+    def wait() -> None:
+        parent_process().join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> None:
@@ -52,7 +56,7 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str) -> No
     from ipykernel.kernelapp import launch_new_instance
 
     os.setsid()  # what interrupts the build from a terminal reaches its kernels through the build
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

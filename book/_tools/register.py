@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from chapters import write_whole
+from kernels import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "equations")]  # of the mutants
@@ -69,7 +70,9 @@ def main(target: str) -> int:
     from flatlib.lab import equations
 
     # Both processes have what this one has imported; the mutants need it, too.
-    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(
+        2, mp_context=get_context("fork"), initializer=end_with_parent
+    ) as pool:
         found_by = {one["label"]: one for group in pool.map(entries, by_stream()) for one in group}
     found = {"seed": SEED, "equations": {label: found_by[label] for label in equations.register}}
     write_whole(Path(target), json.dumps(found, indent=1))

@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
 
     glibc gives the free end of its heap back to the system once it is longer than twice the largest
     block that was freed so far. The gradients of one batch would then cost a page fault every 4 kB
-    in the next: up to a sixth of the time that an MLP takes. Nothing is written to the block here.
+    in the next: a tenth of the time that an MLP takes. Nothing is written to the block here.
     """
     torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
 
