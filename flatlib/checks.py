@@ -192,7 +192,7 @@ def check_targets(y: Tensor, output: Tensor) -> None:
 def check_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, y: Tensor) -> Tensor:
     """``loss(output, y)``, refused unless it is one finite number that depends on ``output``.
 
-    Targets that are no integers are float64, in the shape of the outputs.
+    Targets that are no integers are float64, in the shape that they have.
     """
     if isinstance(y, Tensor) and not y.is_floating_point() and not y.is_complex():
         if y.dim() == 0 or len(y) != len(output) or y.device != output.device:
@@ -202,7 +202,7 @@ def check_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, y: Tens
             )
     else:
         check_targets(y, output)
-        y = y.double().reshape(output.shape)
+        y = y.double()
     value = loss(output, y)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -270,10 +270,11 @@ class Measurement(Record):
         return "\n".join(lines)
 
     @staticmethod
-    def join(parts: Sequence[Measurement]) -> Measurement:
+    def join(parts: Iterable[Measurement]) -> Measurement:
         """One measurement of the samples of several, of one network, in their order.
 
         Raises:
+            TypeError: something else, such as a `flatlib.MatrixFreeMeasurement`.
             ValueError: none, or of networks that call other layers, or whose layers have other
                 sizes or weights.
 
@@ -283,8 +284,12 @@ class Measurement(Record):
         >>> torch.equal(joined.input_norm, measure(net, x).input_norm)
         True
         """
+        parts = list(parts)
         if not parts:
             raise ValueError("there is no measurement to join")
+        for part in parts:
+            if not isinstance(part, Measurement):
+                raise TypeError(f"parts must be measurements of measure, got {type(part).__name__}")
         if len(parts) == 1:
             return parts[0]
         start = 0
@@ -357,7 +362,8 @@ def measure(
             as in ``["fc1", "blocks.0"]``, keep it at these layers, or at those inside, alone.
         max_memory: bytes that the derivatives may take at once; batches are split to fit. By
             default parts are of 128 MiB, or of 8 samples where half of what the device has free
-            holds them, and one sample may take all that is free.
+            holds them, and one sample may take all that is free. Gradients by ``vmap`` take up to
+            64 MiB of their own beside, and what the forward makes on the way.
         progress: True shows a bar if it takes longer than two seconds, False none; by default
             it shows on a terminal only.
         options: of `flatlib.matrix_free.measure_matrix_free`, for that method alone:
@@ -373,7 +379,8 @@ def measure(
             embedding, or more than one, looks up as they are; an unknown option, or one that is no
             number.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
-            gradient; batch norm or dropout in training mode; samples that influence each other;
+            gradient; batch norm or dropout in training mode; samples that influence each other, as
+            the gradients of all and, in other company, the outputs of every other one tell;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
             for one sample reaches another's output; an output that autograd does not lead back
             to x; a hook that changes gradients; something that cannot be copied; a kept tensor that

@@ -23,6 +23,7 @@ from flatlib.checks import check_number, check_seed, check_targets
 from flatlib.derivatives import (
     Float64Network,
     autograd_faults_told,
+    check_custom_functions,
     check_second_derivatives,
     checked_output,
     float64_network,
@@ -215,6 +216,7 @@ class HessianProducts:
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
         value = loss(output)
         check_second_derivatives(value)
+        check_custom_functions(network, x, value)
         with autograd_faults_told(
             "the network or the loss cannot be differentiated",
             "does an in-place operation overwrite what an earlier layer returned? use its "

@@ -798,7 +798,7 @@ def test_a_kernel_of_another_shape_than_its_settings_names_the_layer():
         flatlib.measure(net, torch.ones(2, 1, 5, 5))
 
 
-def test_a_layer_that_reads_nothing_is_named():
+def test_a_layer_that_reads_nothing_adds_nothing():
     class Nothing(nn.Module):
         def __init__(self):
             super().__init__()
@@ -807,5 +807,8 @@ def test_a_layer_that_reads_nothing_is_named():
         def forward(self, x):
             return self.b(x) + self.a(x[:, None][:, :0]).sum(dim=(1, 2))[:, None]
 
-    with pytest.raises(ValueError, match=r"layer 'a' .* of shape \(\d, 0, 3\), which holds no num"):
-        flatlib.measure(Nothing(), torch.ones(2, 3))
+    net = Nothing()
+    alone = flatlib.measure(net.b, torch.ones(2, 3))
+    m = flatlib.measure(net, torch.ones(2, 3))
+    assert torch.equal(m.parameter_gradient_energy, alone.parameter_gradient_energy)
+    assert [layer.name for layer in m.layers] == ["b"]

@@ -436,6 +436,18 @@ def test_a_loss_or_targets_of_another_kind_are_refused(name, loss, y, kind, mess
         WITH_LOSS[name](flatlib.nets.mlp((3, 4, 2)), gaussian(4, 3), y, loss=loss)
 
 
+@pytest.mark.parametrize("name", WITH_LOSS)
+def test_a_loss_takes_targets_in_the_shape_that_they_have(name):
+    net, x, y = flatlib.nets.mlp((3, 4, 1)), gaussian(5, 3), gaussian(5)
+
+    def number(y, loss):
+        found = WITH_LOSS[name](net, x, y, loss=loss)
+        return getattr(found, "value", getattr(found, "estimate", found))
+
+    own = number(y, lambda o, t: (o[:, 0] - t).square().mean())
+    assert own == pytest.approx(number(y[:, None], F.mse_loss), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "function, options, message",
     [

@@ -60,6 +60,21 @@ def test_fused_attention_cannot_be_differentiated_twice():
         pytest.fail(CAN_GO + "plain attention in InFloat64.__torch_function__")
 
 
+def test_the_second_derivative_of_a_fused_weight_norm_is_wrong():
+    v, g = (
+        gaussian(3, 4).double().requires_grad_(),
+        gaussian(3, 1, seed=1).double().requires_grad_(),
+    )
+
+    def first(fused: bool) -> torch.Tensor:
+        weight = torch._weight_norm(v, g, 0) if fused else v * (g / v.norm(dim=1, keepdim=True))
+        return torch.autograd.grad(weight.pow(3).sum(), v, create_graph=True)[0]
+
+    assert torch.allclose(first(True), first(False))
+    second = [torch.autograd.grad(first(fused).pow(2).sum(), v)[0] for fused in (True, False)]
+    assert not torch.allclose(*second), CAN_GO + "_weight_normalized in derivatives.float64"
+
+
 def test_a_copy_of_a_parametrized_module_reads_the_cache_of_the_original():
     module = parametrizations.weight_norm(nn.Linear(2, 2))
     twin = copy.deepcopy(module)

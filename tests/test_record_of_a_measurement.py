@@ -218,6 +218,16 @@ def test_measurements_of_two_networks_are_not_joined(changed, layers):
         Measurement.join([before, again, after])
 
 
+def test_what_is_no_measurement_is_not_joined_and_an_iterator_is():
+    net, x = flatlib.nets.linear(3, 2), gaussian(4, 3)
+    parts = [flatlib.measure(net, part) for part in x.split(2)]
+    joined = flatlib.Measurement.join(iter(parts))
+    assert joined == flatlib.Measurement.join(parts) and joined.n == 4
+    other = flatlib.measure(net, x, method="matrix-free")
+    with pytest.raises(TypeError, match="measurements of measure, got MatrixFreeMeasurement"):
+        flatlib.Measurement.join([*parts, other])
+
+
 def test_measurements_of_a_weight_that_is_computed_anew_are_joined():
     net, x = parametrizations.weight_norm(nn.Linear(4, 3)), gaussian(6, 4)
     parts = [flatlib.measure(net, rows) for rows in x.split(2)]

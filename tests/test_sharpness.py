@@ -12,6 +12,7 @@ from inputs import gaussian
 from oracle import double_copy
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrizations
 
 import flatlib
 from flatlib import sharpness
@@ -309,6 +310,90 @@ def test_what_has_no_second_derivative_is_told_with_a_remedy_that_works(measured
     measured(Bent(way, True), x, y)
     if way != "in place":
         assert flatlib.measure(Bent(way, False), x).sharpness > 0
+
+
+class Cube(torch.autograd.Function):
+    """A cube whose backward is right and, in one of two ways, can be differentiated again."""
+
+    leaves = False
+
+    @classmethod
+    def forward(cls, context, h):
+        context.save_for_backward(h)
+        return h**3
+
+    @classmethod
+    def backward(cls, context, gradient):
+        (h,) = context.saved_tensors
+        return 3 * (h.detach() if cls.leaves else h) ** 2 * gradient
+
+
+class CubeOutsideAutograd(Cube):
+    leaves = True
+
+
+class Cubed(nn.Module):
+    def __init__(self, cube):
+        super().__init__()
+        self.first, self.last, self.cube = nn.Linear(3, 4), nn.Linear(4, 2), cube
+
+    def forward(self, x):
+        return self.last(torch.relu(self.cube(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda *given: flatlib.hessian_trace(*given).estimate,
+        sharpness.sharpness_gap,
+        lambda *given: flatlib.comparisons.largest_hessian_eigenvalue(*given).value,
+    ],
+    ids=["trace", "gap", "eigenvalue"],
+)
+def test_a_backward_that_leaves_autograd_is_refused_and_another_is_not(measured):
+    def cubed(cube):
+        torch.manual_seed(0)
+        return Cubed(cube)
+
+    x, y = gaussian(40, 3), gaussian(40, 2)
+    expected = measured(cubed(lambda h: h**3), x, y)
+    assert measured(cubed(Cube.apply), x, y) == pytest.approx(expected, rel=1e-9)
+    net = cubed(CubeOutsideAutograd.apply)
+    before = [parameter.clone() for parameter in net.parameters()]
+    with pytest.raises(ValueError, match="CubeOutsideAutograd are not what differences.*detach"):
+        measured(net, x, y)
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+def by_formula(direction, length):
+    return direction * (length / direction.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("way", ["new", "old"])
+def test_weights_of_a_direction_and_a_length_have_their_second_derivatives(way):
+    class Normed(nn.Module):
+        def __init__(self, own):
+            super().__init__()
+            self.last = nn.Linear(4, 2)
+            self.length, self.direction = own.clone().norm(dim=1, keepdim=True), own.clone()
+            self.length, self.direction = map(nn.Parameter, (self.length, self.direction))
+
+        def forward(self, x):
+            weight = by_formula(self.direction, self.length)
+            return self.last(torch.tanh(nn.functional.linear(x, weight)))
+
+    torch.manual_seed(0)
+    first, x, y = nn.Linear(3, 4, bias=False), gaussian(5, 3), gaussian(5, 2)
+    plain = Normed(first.weight.detach())
+    normed = {"new": parametrizations.weight_norm, "old": nn.utils.weight_norm}[way](first)
+    net = nn.Sequential(normed, nn.Tanh(), plain.last)
+    for measured in (
+        lambda net: flatlib.hessian_trace(net, x, y).estimate,
+        lambda net: sharpness.sharpness_gap(net, x, y),
+        lambda net: flatlib.comparisons.largest_hessian_eigenvalue(net, x, y).value,
+        lambda net: flatlib.measure(net, x).sharpness,
+    ):
+        assert measured(net) == pytest.approx(measured(plain), rel=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -61,6 +61,7 @@ from .probing import checked_forward, checked_output
 from .products import (
     JacobianProducts,
     SampleGradients,
+    check_custom_functions,
     check_second_derivatives,
     plan_products,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "autograd_faults_told",
     "by_parts",
     "check_fits",
+    "check_custom_functions",
     "check_second_derivatives",
     "checked_forward",
     "checked_output",

@@ -130,6 +130,8 @@ class InFloat64(TorchFunctionMode):
             with self:
                 attended = multi_head_attention(args, kwargs)
             return function(*args, **kwargs) if attended is None else attended
+        if function is torch._weight_norm:
+            return _weight_normalized(*args, **kwargs)
         if function in (F.embedding, F.embedding_bag):
             kwargs = {**kwargs, "sparse": False, "scale_grad_by_freq": False}
         if function in NORMALIZATIONS:
@@ -161,6 +163,15 @@ class InFloat64(TorchFunctionMode):
         if output.requires_grad:
             output.register_hook(_plain_layout)
         return output
+
+
+def _weight_normalized(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """What `torch.nn.utils.parametrizations.weight_norm` makes of direction and length.
+
+    On the CPU the fused one has a wrong second derivative: seen in torch 2.13, no issue is known.
+    tests/test_guards.py tells when it is right.
+    """
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 def _in_full(value: object) -> object:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from flatlib.checks import check_gradients
+from flatlib.checks import check_gradients, check_same
 from flatlib.patches import is_transposed
 
 from .attention import are_apart
@@ -20,7 +20,7 @@ from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost, keep_freed_memory
 from .mixing import Watched, find_rows, refuse_mixed, weighted_pass
 from .outputs import Target, gradients_of_outputs
-from .probing import Probe, probed, run_checked
+from .probing import INFLUENCE, Probe, in_other_company, probed, run_checked
 from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
 from .rows import Rows
 
@@ -163,11 +163,11 @@ def _owners(
     by_layer, counted = set(), set()
     claims: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
     for layer, made in calls.items():
+        there = [call for call in made if call.output_edge.node in graph.nodes]
         for own, part in network.owned[layer].items():
-            n_counted = sum(
-                call.output_edge.node in graph.nodes and (own == "weight" or call.with_bias)
-                for call in made
-            )
+            # Of a call with another weight, such as one that is masked, or without the bias, the
+            # gradients at the layer would be counted, too.
+            n_counted = len(there) if all(own in call.owns for call in there) else 0
             claims[part.name].append((layer, own, n_counted))
     for name, claimed in claims.items():
         n_counted = sum(number for _, _, number in claimed)
@@ -296,8 +296,12 @@ def _recorded(
 ) -> _Recorded:
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
+    alternate = in_other_company(network, x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
-    planned.probe.check(forward.output[:n].detach(), start, x)
+    output = forward.output[:n].detach()
+    planned.probe.check(output, start, x)
+    if alternate is not None:
+        check_same(alternate, output[::2], range(start, start + n, 2), INFLUENCE)
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     graph = graph_behind(forward.output, network.parameters)

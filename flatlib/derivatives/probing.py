@@ -198,6 +198,17 @@ def _are_samples(shape: torch.Size, n: int) -> bool:
     return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
 
 
+def in_other_company(network: Float64Network, x: Tensor) -> Tensor | None:
+    """The outputs of every other sample of ``x`` without those between; None of a few samples.
+
+    A choice over the batch, such as its largest numbers or the room that an expert has left, may
+    leave the samples of a `Probe` as they are.
+    """
+    if len(x) <= 2 * PROBE_SAMPLES:
+        return None
+    return network(in_full(x[::2].detach())).detach()
+
+
 def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
     """`run_recorded`, refused where a part of the network that no probe reached misbehaves."""
     random = RandomState(x.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -9,15 +11,18 @@ from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 
 from flatlib.checks import check_gradients
 
-from .float64 import Float64Network, autograd_faults_told, out_of_memory_told
+from .float64 import Float64Network, autograd_faults_told, in_full, out_of_memory_told
 from .memory import Cost
 from .mixing import find_rows, pulled_back, refuse_mixed
-from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input
+from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input, trainable_names
 from .probing import probed, run_checked
 from .recording import Forward, graph_behind, run_recorded, twice_if_single
 
 # What every function that is marked so runs in its place.
 ONCE_DIFFERENTIABLE = once_differentiable(lambda context: None).__code__
+STEPS = (1e-7, 1e-8, 1e-9)  # of differences, as shares of the parameters' size
+AGREEMENT = 0.01  # relative, of differences with products
+ROUNDING = 1e-13  # relative, of a gradient
 # Beside what autograd keeps, a pass has numbers on the way.
 ON_THE_WAY = 1.3
 
@@ -109,6 +114,64 @@ def check_second_derivatives(output: Tensor, along: GradientEdge | None = None) 
                 "with the Hessian take a second derivative; use an operation that has one in its "
                 "place, or the sharpness of flatlib.measure, which takes first derivatives alone"
             )
+
+
+def check_custom_functions(network: Float64Network, x: Tensor, value: Tensor) -> None:
+    """Refuse functions of the user's own whose second derivatives are not their backward's.
+
+    A backward that leaves autograd, by detach() or NumPy, gives second derivatives that are too
+    small, and nothing tells. Where ``value`` came by such functions, products with the Hessian of a
+    random combination of the outputs are held against central differences of its gradient: three
+    times before it is refused, as a difference may straddle a kink of the network.
+    """
+    nodes = graph_behind(value, {}).nodes
+    own = sorted({node._forward_cls.__name__ for node in nodes if hasattr(node, "_forward_cls")})
+    if not own:
+        return
+    parameters = [network.parameters[name] for name in trainable_names(network)]
+    before = [parameter.detach().clone() for parameter in parameters]
+    size = torch.cat([each.flatten() for each in before]).square().mean().sqrt()
+    generator = torch.Generator().manual_seed(0)
+
+    def random(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+    def gradient(combination: Tensor, **options: bool) -> tuple[Tensor, ...]:
+        output = network(twice_if_single(in_full(x.detach())))[: len(x)]
+        total = (output * combination).sum()
+        return torch.autograd.grad(total, parameters, materialize_grads=True, **options)
+
+    def norm(parts: Iterable[Tensor]) -> float:
+        return float(torch.cat([part.detach().flatten() for part in parts]).norm())
+
+    for step in STEPS:
+        combination = random(network(twice_if_single(in_full(x.detach())))[: len(x)])
+        direction = [size * random(each) for each in before]
+        first = gradient(combination, create_graph=True)
+        curved = [pair for pair in zip(first, direction, strict=True) if pair[0].requires_grad]
+        product = [torch.zeros_like(each) for each in before]
+        if curved:
+            rows, along = zip(*curved, strict=True)
+            product = torch.autograd.grad(rows, parameters, along, materialize_grads=True)
+        ends = []
+        try:
+            for sign in (1, -1):
+                for parameter, old, along in zip(parameters, before, direction, strict=True):
+                    parameter.data.copy_(old + sign * step * along)
+                ends.append(gradient(combination))
+        finally:
+            for parameter, old in zip(parameters, before, strict=True):
+                parameter.data.copy_(old)
+        difference = [(one - other) / (2 * step) for one, other in zip(*ends, strict=True)]
+        off = norm(one - other for one, other in zip(difference, product, strict=True))
+        if off <= AGREEMENT * norm(difference) + ROUNDING / step * norm(first):
+            return
+    raise ValueError(
+        f"second derivatives by way of {' and '.join(own)} are not what differences of gradients "
+        "are: does the backward of this function leave autograd (detach(), .data, NumPy)? compute "
+        "it of saved tensors, or use the sharpness of flatlib.measure, which takes first "
+        "derivatives alone"
+    )
 
 
 class SampleGradients:

@@ -44,7 +44,7 @@ class Call:
     version: int
     input_edge: GradientEdge
     by_module: bool  # or by a function that is given the layer's weight
-    with_bias: bool  # the layer's own
+    owns: frozenset[str]  # "weight", "bias": which are the layer's parameters as they are
     output_edge: GradientEdge | None = None
     output_shape: torch.Size | None = None
     rows: Rows | None = None  # how its rows belong to the samples
@@ -175,17 +175,27 @@ class Recorder:
 
     def _hooks(self, name: str) -> tuple[Callable, Callable]:
         def before(module, args, kwargs):
-            alias = self._read(name, args[0] if args else kwargs["input"], True, True)
+            value = args[0] if args else kwargs["input"]
+            if value.numel() == 0:  # it adds nothing, such as an expert that no sample goes to
+                return None
+            owns = (
+                key
+                for key, part in self.network.owned[name].items()
+                if getattr(module, key) is self.network.parameters[part.name]
+            )
+            alias = self._read(name, value, True, frozenset(owns))
             self.in_layer = True
             return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
 
         def after(module, args, kwargs, output):
+            if output.numel() == 0:
+                return output
             self.in_layer = False
             return self._returned(name, output)
 
         return before, after
 
-    def _read(self, name: str, value: Tensor, by_module: bool, with_bias: bool) -> Tensor:
+    def _read(self, name: str, value: Tensor, by_module: bool, owns: frozenset[str]) -> Tensor:
         """Note what a layer reads; it reads an alias made for it alone."""
         kind = self.network.kinds[name]
         if value.dim() == UNBATCHED_DIMENSIONS.get(kind):
@@ -193,15 +203,11 @@ class Recorder:
                 f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)} without a "
                 "batch axis; pass x as (n, *input_shape)"
             )
-        if value.numel() == 0:
-            raise LayerFault(
-                f"layer {name!r} ({kind}) got an input of shape {tuple(value.shape)}, which holds "
-                "no numbers; do not call it then"
-            )
         if not torch.is_grad_enabled():
             raise LayerFault(
                 f"layer {name!r} runs with gradients switched off, so its part of the "
-                "derivatives is lost; remove torch.no_grad() (or reentrant checkpointing) around it"
+                "derivatives is lost; remove torch.no_grad() (or reentrant checkpointing) around "
+                "it, or detach() what it returns if its derivatives shall not count"
             )
         alias = value.view_as(value)
         if not alias.requires_grad:
@@ -215,7 +221,7 @@ class Recorder:
                     "reads cannot be followed; call it on the whole batch instead of by vmap, and "
                     "take derivatives by torch.autograd.grad, torch.func.vjp or jacrev"
                 ) from error
-        call = Call(alias, alias._version, get_gradient_edge(alias), by_module, with_bias)
+        call = Call(alias, alias._version, get_gradient_edge(alias), by_module, owns)
         self.calls.setdefault(name, []).append(call)
         return alias
 
@@ -256,11 +262,12 @@ class Recorder:
     ) -> Tensor:
         """A linear map that is given its weight: a call of the layer that has it."""
         name = None if self.in_layer else self.layer_of.get(_part_of(weight))
-        if name is None:
+        if name is None or input.numel() == 0:
             return function(input, weight, bias)
         own = self.network.owned[name].get("bias")
         with_bias = bias is not None and own is not None and _part_of(bias) == self._key(own)
-        alias = self._read(name, input, False, with_bias)
+        owns = frozenset(("weight", "bias") if with_bias else ("weight",))
+        alias = self._read(name, input, False, owns)
         return self._returned(name, function(alias, weight, bias))
 
     def _embedding(
@@ -326,7 +333,7 @@ class Recorder:
         if shape is None:
             shape = (1,) * (spread.dim() - parameter.dim()) + parameter.shape
         whole = all(old in (1, new) for old, new in zip(shape, spread.shape, strict=True))
-        if whole and spread.dim() and spread.requires_grad:
+        if whole and spread.dim() and spread.requires_grad and torch.is_grad_enabled():
             terms = [(self.names[id(parameter)], torch.Size(shape), None)]
             self.uses.append(Use(get_gradient_edge(spread), spread.shape, terms))
         return spread
