@@ -33,11 +33,13 @@ def test_a_pass_takes_as_many_outputs_as_what_is_left_holds_and_at_least_one(mon
 MEASURED_AGAIN = """
 import resource, torch, flatlib
 net, x = flatlib.nets.mlp((784, 500, 500, 500, 10)), torch.rand(100, 784)
-for _ in range(3):
+taken = []
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     flatlib.measure(net, x)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-flatlib.measure(net, x)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize())
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    taken.append(faults * resource.getpagesize())
+print(min(taken[1:]))
 """
 
 
