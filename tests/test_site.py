@@ -430,6 +430,7 @@ def test_every_page_shows_its_formulas_whole_and_its_images(browser, pages):
     wrong, formulas = [], 0
     for name in articles(pages):
         page = one.open(name)
+        page.add_style_tag(content=AT_REST)  # the sidebar slides in where the screen widens
         faults = faults_of_rendering(page)
         formulas += page.locator("article mjx-container[display=true]").count()
         for width in WIDTHS:
