@@ -216,7 +216,7 @@ class HessianProducts:
         self.parameters = [network.parameters[name] for name in trainable_names(network)]
         value = loss(output)
         check_second_derivatives(value)
-        check_custom_functions(network, x, value)
+        check_custom_functions(network, x, output)
         with autograd_faults_told(
             "the network or the loss cannot be differentiated",
             "does an in-place operation overwrite what an earlier layer returned? use its "

@@ -110,6 +110,26 @@ def test_the_page_lists_the_words_that_the_cut_of_rank_correlations_decides(monk
     assert set(re.findall(r"\{claim\}`([\w.\-]+):", said)) == changed
 
 
+def test_three_words_on_vgg10_hung_on_the_cut_while_there_were_20_networks(tmp_path, monkeypatch):
+    for folder in ROOT.glob("results/*/*/"):
+        if folder != ROOT / "results" / "populations" / "vgg10":
+            there = tmp_path / folder.relative_to(ROOT / "results")
+            there.parent.mkdir(exist_ok=True)
+            there.symlink_to(folder)
+    fewer = tmp_path / "populations" / "vgg10"
+    fewer.mkdir()
+    for index in range(20):
+        name = f"network-{index:02d}"
+        (fewer / name).symlink_to(ROOT / "results" / "populations" / "vgg10" / name)
+    archive = verdicts.read(tmp_path)
+    now = verdicts.decide(archive)
+    monkeypatch.setattr(associations, "_nearest_one", lambda n: 1 - 1e-9)
+    before = verdicts.decide(archive)
+    changed = [key for key, one in before.items() if one.word != now[key].word]
+    assert len(changed) == 3 and all(key.startswith("vgg10.correlation.") for key in changed)
+    assert "three on VGG10 hung on it while there were 20 networks" in PAGE
+
+
 def test_the_page_sets_the_scales_side_by_side(tmp_path):
     data = held.gather(ROOT / "results")
     found = data["other_scale"]

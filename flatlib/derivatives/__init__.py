@@ -22,6 +22,7 @@ counts among the other parameters; one that mixes them is refused.
 
 ``probing`` runs the copy on a few samples in other company first. Where the batch gives these
 samples another output, the network is random, or lets samples influence each other, and refused.
+Each part is run once more without every second sample, for choices over the batch.
 From that run, ``memory`` knows what a sample costs.
 
 ``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
@@ -29,7 +30,8 @@ and the MLS of layers are made of them; those at what layers return are handed o
 time. No gradient of a weight is formed: `flatlib.sharpness` gets their norms from these. Gradients
 of the other parameters are summed at the places where these act. What is left, such as a
 parameter that a function is applied to first, takes ``others``: ``torch.func.vmap`` over the
-samples, or, where an operation does not allow for it, one backward pass a sample and output.
+samples, held against plain gradients of one of them, or, where an operation does not allow for it,
+one backward pass a sample and output.
 
 ``last`` takes second derivatives, along what the last layer returns.
 
@@ -76,8 +78,8 @@ __all__ = [
     "SampleGradients",
     "autograd_faults_told",
     "by_parts",
-    "check_fits",
     "check_custom_functions",
+    "check_fits",
     "check_second_derivatives",
     "checked_forward",
     "checked_output",

@@ -116,15 +116,15 @@ def check_second_derivatives(output: Tensor, along: GradientEdge | None = None) 
             )
 
 
-def check_custom_functions(network: Float64Network, x: Tensor, value: Tensor) -> None:
+def check_custom_functions(network: Float64Network, x: Tensor, output: Tensor) -> None:
     """Refuse functions of the user's own whose second derivatives are not their backward's.
 
     A backward that leaves autograd, by detach() or NumPy, gives second derivatives that are too
-    small, and nothing tells. Where ``value`` came by such functions, products with the Hessian of a
-    random combination of the outputs are held against central differences of its gradient: three
-    times before it is refused, as a difference may straddle a kink of the network.
+    small, and nothing tells. Where the ``output`` for ``x`` came by any, products with the Hessian
+    of a random combination of the outputs are held against central differences of its gradient:
+    three times before it is refused, as a difference may straddle a kink of the network.
     """
-    nodes = graph_behind(value, {}).nodes
+    nodes = graph_behind(output, {}).nodes
     own = sorted({node._forward_cls.__name__ for node in nodes if hasattr(node, "_forward_cls")})
     if not own:
         return
@@ -137,15 +137,15 @@ def check_custom_functions(network: Float64Network, x: Tensor, value: Tensor) ->
         return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
 
     def gradient(combination: Tensor, **options: bool) -> tuple[Tensor, ...]:
-        output = network(twice_if_single(in_full(x.detach())))[: len(x)]
-        total = (output * combination).sum()
+        moved = network(twice_if_single(in_full(x.detach())))[: len(x)]
+        total = (moved * combination).sum()
         return torch.autograd.grad(total, parameters, materialize_grads=True, **options)
 
     def norm(parts: Iterable[Tensor]) -> float:
         return float(torch.cat([part.detach().flatten() for part in parts]).norm())
 
     for step in STEPS:
-        combination = random(network(twice_if_single(in_full(x.detach())))[: len(x)])
+        combination = random(output)
         direction = [size * random(each) for each in before]
         first = gradient(combination, create_graph=True)
         curved = [pair for pair in zip(first, direction, strict=True) if pair[0].requires_grad]

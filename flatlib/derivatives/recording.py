@@ -188,7 +188,7 @@ class Recorder:
             return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
 
         def after(module, args, kwargs, output):
-            if output.numel() == 0:
+            if (args[0] if args else kwargs["input"]).numel() == 0:
                 return output
             self.in_layer = False
             return self._returned(name, output)
