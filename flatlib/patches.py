@@ -82,6 +82,26 @@ def patches(module: nn.Module, x: Tensor) -> Tensor:
     return _columns(module, pad(x, *padding_of(module)))
 
 
+def patch_energies(module: nn.Module, x: Tensor) -> Tensor:
+    """Squared norms of the columns of `patches`, ``(n, groups, P)``, without these.
+
+    >>> import torch
+    >>> conv = nn.Conv1d(1, 1, kernel_size=2)
+    >>> patch_energies(conv, torch.tensor([[[1.0, 2.0, 3.0]]]))[0, 0]
+    tensor([ 5., 13.])
+    """
+    if isinstance(module, nn.Linear):
+        return x.square().sum(dim=-1).reshape(len(x), 1, -1)
+    if not is_transposed(module):
+        x = pad(x, *padding_of(module))
+    energy = x.square().unflatten(1, (module.groups, -1)).sum(dim=2)
+    if is_transposed(module):
+        return energy.flatten(2)
+    stride, dilation = (one_an_axis(module, each) for each in (module.stride, module.dilation))
+    windows = _windows(energy, module.kernel_size, stride, dilation)
+    return windows.flatten(2 + len(stride)).sum(dim=-1).flatten(2)
+
+
 def _columns(module: nn.Module, x: Tensor) -> Tensor:
     """The patches of ``x`` that a kernel sees, ``(n, groups, C / groups * kernel, P)``."""
     stride, dilation = (one_an_axis(module, each) for each in (module.stride, module.dilation))

@@ -30,7 +30,7 @@ from flatlib.derivatives import (
     sample_parameter_gradients,
     trainable_names,
 )
-from flatlib.patches import is_transposed, output_positions, patches
+from flatlib.patches import is_transposed, output_positions, patch_energies, patches
 from flatlib.streaming import Progress, progress_bar
 
 MINIMUM_PROBES = 8
@@ -65,6 +65,7 @@ class NormSums:
         self.module, self.n_outputs = module, n_outputs
         self.shapes = [x.shape for x in inputs]
         self.patches = _joined([patches(module, x) for x in inputs])  # (n, groups, K, P)
+        self.patch_energy = _joined([patch_energies(module, x) for x in inputs])  # (n, groups, P)
         self.triangle: Tensor | None = None  # of the patches, made when first needed
         # Of delta, (n, groups, C or 1, P), to be summed over the channels.
         self.energy: Tensor | float = 0.0
@@ -100,7 +101,7 @@ class NormSums:
         # Per sample the product costs N C K P multiplications, R and its products P^2 (2 K + N C).
         if P * (2 * K + N * C) < N * C * K:
             if self.triangle is None:
-                self.triangle = _triangle(X)
+                self.triangle = _triangle(X, self.patch_energy)
             R = self.triangle
             gradient = delta @ R[..., 1:].mT
             gradient[..., 0] += at_channels * R[..., 0, :1]
@@ -121,7 +122,7 @@ class NormSums:
 
     def norms(self) -> GradientNorms:
         """The sums so far."""
-        patch = self.patches.square().sum(dim=2)
+        patch = self.patch_energy
         position = self.energy.sum(dim=2)
         untied, output = (position * patch).sum(dim=(1, 2)), position.sum(dim=(1, 2))
         several = patch.shape[-1] > 1
@@ -136,12 +137,12 @@ class NormSums:
         )
 
 
-def _triangle(X: Tensor) -> Tensor:
+def _triangle(X: Tensor, energy: Tensor) -> Tensor:
     """R of ``(x, X - x) = Q R``, where x is the smallest column of ``X`` ``(n, groups, K, P)``.
 
-    A larger x would drown the columns that are smaller.
+    ``energy`` has the columns' squared norms. A larger x would drown the columns that are smaller.
     """
-    smallest = X.square().sum(dim=2, keepdim=True).argmin(dim=3, keepdim=True)
+    smallest = energy.argmin(dim=2)[:, :, None, None]
     x = X.gather(3, smallest.expand(*X.shape[:3], 1))
     return torch.linalg.qr(torch.cat([x, X - x], dim=3), mode="r").R
 

@@ -18,6 +18,7 @@ from .at_rest import AtRest
 from .attention import Part, multi_head_attention, projections
 from .copying import float64_copy
 from .hooks import let_hooks_look, looking
+from .plain import is_plain_sequence
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
@@ -195,6 +196,7 @@ class Float64Network:
     owned: dict[str, dict[str, Part]]  # the parameters that are a layer's "weight" and "bias"
     outside: dict[str, Tensor]  # leaves no output may rest on: see `check_graph` in `probing`
     trainable: frozenset[str]  # names of parameters that are not frozen
+    plain: bool  # see `is_plain_sequence`
     mode: InFloat64
     at_rest: AtRest
 
@@ -313,8 +315,9 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)
+        plain = is_plain_sequence(twin)
         let_hooks_look(twin)
-        at_rest = AtRest(twin, net)
+        at_rest = AtRest(nn.Module(), nn.Module()) if plain else AtRest(twin, net)
         layers = _layers(twin)
         user = dict(net.named_parameters())
         yield Float64Network(
@@ -329,6 +332,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
             owned=layers.owned,
             outside={**user, **computed},
             trainable=frozenset(name for name, p in user.items() if p.requires_grad),
+            plain=plain,
             mode=InFloat64({id(parameter): name for name, parameter in user.items()}, at_rest),
             at_rest=at_rest,
         )

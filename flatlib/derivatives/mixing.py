@@ -145,6 +145,12 @@ class Watched:
         return not off > MIXED_ROWS * size  # what is NaN is refused elsewhere
 
 
+def rows_in_order(calls: dict[str, list[Call]], uses: list[Use], n: int) -> None:
+    """Note that the rows of each call and use are the n samples, where that is known."""
+    for place in (*(call for made in calls.values() for call in made), *uses):
+        place.rows = Rows(n, "first")
+
+
 def weighted_pass(
     forward: Forward,
     kinds: dict[str, str],

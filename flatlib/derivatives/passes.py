@@ -18,7 +18,7 @@ from .attention import are_apart
 from .choosing import chosen_layers
 from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost, keep_freed_memory
-from .mixing import Watched, find_rows, refuse_mixed, weighted_pass
+from .mixing import Watched, find_rows, refuse_mixed, rows_in_order, weighted_pass
 from .outputs import Target, gradients_of_outputs
 from .probing import INFLUENCE, Probe, in_other_company, probed, run_checked
 from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
@@ -296,10 +296,11 @@ def _recorded(
 ) -> _Recorded:
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
-    alternate = in_other_company(network, x)
+    alternate = None if network.plain else in_other_company(network, x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     output = forward.output[:n].detach()
-    planned.probe.check(output, start, x)
+    if not network.plain:
+        planned.probe.check(output, start, x)
     if alternate is not None:
         check_same(alternate, output[::2], range(start, start + n, 2), INFLUENCE)
     if not forward.calls:
@@ -312,7 +313,13 @@ def _recorded(
     calls = {k: made for k, made in forward.calls.items() if k not in excluded and with_layers}
     uses = forward.uses if with_layers else []
     how = (forward, network.kinds, calls, uses, planned.probe.places)
-    mixed, watched = (find_rows(*how), []) if surely else weighted_pass(*how)
+    mixed, watched = None, []
+    if network.plain:
+        rows_in_order(calls, uses, len(forward.x))
+    elif surely:
+        mixed = find_rows(*how)
+    else:
+        mixed, watched = weighted_pass(*how)
     for name, made in calls.items():
         if all(call.rows for call in made):
             planned.probe.check_inputs(name, [call.read(n) for call in made], start)
