@@ -69,6 +69,6 @@ def little_garbage():
 def browser():
     """Chromium, found on this machine."""
     if chromium.path() is None:
-        pytest.skip("no Chromium on this machine: install it (Debian: apt-get install chromium)")
+        pytest.skip("no Chromium on this machine: `make browser` installs it, or says how")
     with chromium.started() as running:
         yield running
