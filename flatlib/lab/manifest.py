@@ -51,8 +51,10 @@ def encode(manifest: Mapping) -> bytes:
      "run": "a"
     }
     """
-    rest = {"format": FORMAT, **manifest}
-    return canonical({"seal": hashlib.sha256(canonical(rest)).hexdigest(), **rest})
+    rest = canonical({"format": FORMAT, **manifest})
+    seal = f' "seal": "{hashlib.sha256(rest).hexdigest()}",\n'
+    opening, others = rest[:2], rest[2:]
+    return opening + seal.encode() + others
 
 
 def decode(content: bytes, path: Path, scale: str, run: str) -> dict:
