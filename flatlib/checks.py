@@ -137,6 +137,11 @@ def check_batch(net: nn.Module, x: Tensor, start: int = 0) -> None:
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    if x.is_nested or isinstance(x, torch.masked.MaskedTensor):
+        raise TypeError(
+            "x is a nested or masked tensor; pass a plain one, samples of one shape, and let the "
+            "network find out what is padded"
+        )
     if x.layout != torch.strided:
         raise TypeError(f"x is sparse ({x.layout}); pass x.to_dense()")
     if x.is_complex():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flatlib.checks import check_batch, check_targets
-from flatlib.derivatives import float64_network
+from flatlib.derivatives import float64_network, is_plain_sequence
 from flatlib.sharpness import sharpness_gap
 
 # Modules along which the output is piecewise linear in any single parameter: no parameter
@@ -85,17 +85,12 @@ def lemma_gap(net: nn.Module, x: Tensor, y: Tensor) -> float:
     return math.nan
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something else than ``forward`` has a say in what the module computes."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
-
-
 def _chain(net: nn.Module) -> list[nn.Module] | None:
     """The layers of a plain chain whose parameters are all trainable and used once, else None."""
-    modules = list(net) if type(net) is nn.Sequential else [net]
-    if any(has_hooks(module) for module in (net, *modules)):
+    sequence = net if type(net) is nn.Sequential else nn.Sequential(net)
+    if not is_plain_sequence(sequence):
         return None
+    modules = list(sequence)
     plain = (*PIECEWISE_LINEAR, *ACTIVATIONS)
     named = list(net.named_parameters(remove_duplicate=False))
     once = len(named) == len({id(p) for _, p in named}) and len(modules) == len(set(modules))

@@ -380,7 +380,7 @@ def measure(
             number.
         ValueError: empty batch; no batch axis; NaN or infinite input, weight, output or
             gradient; batch norm or dropout in training mode; samples that influence each other, as
-            the gradients of all and, in other company, the outputs of every other one tell;
+            the gradients and, in other company, the outputs of all tell;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
             for one sample reaches another's output; an output that autograd does not lead back
             to x; a hook that changes gradients; something that cannot be copied; a kept tensor that

@@ -17,12 +17,15 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 def one_an_axis(module: nn.Module, value: int | tuple[int, ...]) -> tuple[int, ...]:
     """A convolution's stride, dilation or padding, which may be one number for all its axes."""
-    return (value,) * len(module.kernel_size) if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * len(module.kernel_size) if len(values) == 1 else values
 
 
 def padding_of(module: nn.Module) -> tuple[tuple[int, ...], str]:
     """What a convolution adds to its input: numbers a side, last axis first, and the mode."""
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    if mode != "constant":  # its forward pads as it was made, whatever ``padding`` is now
+        return tuple(module._reversed_padding_repeated_twice), mode
     if not isinstance(module.padding, str):
         padding = one_an_axis(module, module.padding)
         return tuple(side for p in padding[::-1] for side in (p, p)), mode

@@ -41,7 +41,7 @@ def participation_ratio(h: Tensor) -> float:
     s = torch.linalg.svdvals(points - points.mean(dim=0))
     if not bool((s > _rounding(h)).any()):
         return math.nan
-    variances = s.square()
+    variances = (s / s.max()).square()
     return float(variances.sum()) ** 2 / float(variances.square().sum())
 
 

@@ -155,6 +155,9 @@ def test_a_network_on_another_device():
 
 def test_a_sparse_input():
     expect_refusal(TypeError, "sparse.*to_dense", mlp(), batch().to_sparse())
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+    with pytest.raises(TypeError, match="nested or masked tensor; pass a plain one"):
+        flatlib.measure(mlp(), nested)
 
 
 @pytest.mark.parametrize("max_memory", [0, -5])

@@ -160,6 +160,13 @@ def test_a_name_of_no_layer_is_refused_with_those_there_are(name):
         flatlib.measure(network(), gaussian(4, 3), layers=["head", name])
 
 
+@pytest.mark.parametrize("name", ["0", "2", "2.0"])
+def test_a_module_that_stands_twice_has_both_names(name):
+    shared = nn.Sequential(nn.Linear(3, 3))
+    m = flatlib.measure(nn.Sequential(shared, nn.Tanh(), shared), gaussian(4, 3), layers=[name])
+    assert [layer.name for layer in m.layers if layer.mls is not None] == ["0.0"]
+
+
 def test_many_names_are_cut_short():
     net = nn.Sequential(*[nn.Linear(2, 2) for _ in range(30)])
     with pytest.raises(ValueError, match="'19' and 10 more$"):

@@ -170,6 +170,21 @@ def test_a_last_weight_of_several_uses_is_refused(way):
         comparisons.relative_flatness(Twice(way), gaussian(4, 3), gaussian(4, 3))
 
 
+def test_a_last_layer_without_a_part_in_the_output_is_told_as_such():
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.aside = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            y = self.first(x)
+            self.aside(y)
+            return y
+
+    with pytest.raises(ValueError, match="'aside', has no part in the output; take it out"):
+        comparisons.relative_flatness(Aside(), gaussian(4, 3), gaussian(4, 3))
+
+
 def test_the_last_layer_is_the_one_that_is_called_last():
     class Backwards(nn.Module):
         def __init__(self):

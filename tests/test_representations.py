@@ -158,3 +158,10 @@ def test_input_of_another_kind_is_named_with_a_remedy_that_works():
         measured(pixels.float(), 0.5)
         with pytest.raises(TypeError, match="images must be a torch.Tensor, got list"):
             measured(pixels.tolist(), 0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-90, 1e90, 1e150])
+def test_the_dimension_of_a_cloud_does_not_rest_on_its_scale(scale):
+    h = torch.randn(9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = participation_ratio(h)
+    assert participation_ratio(scale * h) == pytest.approx(expected, rel=1e-12)

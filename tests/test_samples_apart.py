@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from inputs import gaussian
 from small import seeded
 from torch import nn
+from torch.nn.utils import rnn
 
 import flatlib
 from flatlib.checkpoint import MLS_COLUMN
@@ -250,3 +251,61 @@ def test_a_sample_that_the_network_does_not_take_alone_is_refused():
 
     with pytest.raises(ValueError, match="takes sample 3 with others in its batch, and not alone"):
         flatlib.measure(seeded(Pairs), gaussian(5, 3))
+
+
+class Ragged(nn.Module):
+    """A recurrent network that crops the batch to its longest text, and averages over all that is
+    left, padding included.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.last = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        lengths = (x.detach().abs().sum(-1) > 0).sum(1)
+        packed = rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        read, _ = rnn.pad_packed_sequence(self.recurrent(packed)[0], batch_first=True)
+        return self.last(read.mean(1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.sampled_from([2, 3, 5, 8, 9, 20, 33]))
+def test_a_sample_that_rests_on_the_longest_of_its_batch_is_found(data, n):
+    x = gaussian(n, 6, 3)
+    x[data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, 5)) :] = 0
+    with pytest.raises(ValueError, match="samples influence each other"):
+        flatlib.measure(seeded(Ragged), x)
+
+
+class LimitedRoom(nn.Module):
+    """Experts that take half of the batch each, those samples that want them most."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.last = nn.Linear(4, 3), nn.Linear(4, 2)
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x):
+        share = self.gate(x).softmax(1)
+        chosen, taken = share.argmax(1), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            wants = (chosen == number).nonzero()[:, 0]
+            first = share[wants, number].detach().argsort(descending=True)[: max(1, len(x) // 2)]
+            own = wants[first]
+            taken = taken.index_add(0, own, share[own, number, None] * expert(x[own]))
+        return self.last(x + taken)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 8), st.integers(0, 999))
+def test_of_few_samples_none_is_measured_as_its_batch_makes_it(n, seed):
+    torch.manual_seed(seed)
+    net, x = LimitedRoom().double(), gaussian(n, 4, seed=seed).double()
+    alone = torch.cat([net(x[[i, i]])[:1] for i in range(n)])
+    try:
+        flatlib.measure(net, x)
+    except ValueError as refused:
+        assert "samples influence each other" in str(refused)
+    else:
+        torch.testing.assert_close(net(x), alone)

@@ -20,7 +20,7 @@ def chosen_layers(
     """The layers of ``called`` that are of these names, or inside modules of these names.
 
     ``layers`` are all that there are, ``""`` is the name of the whole network; a name of one that
-    is ``maybe`` called is not refused.
+    is ``maybe`` called is not refused. A module that stands in several places has all their names.
 
     Raises:
         ValueError: there is no such module, or it holds no layer, or none that is called; the
@@ -29,9 +29,11 @@ def chosen_layers(
     >>> chosen_layers(nn.Sequential(), ["a.b", "a.c", "d"], ["a.b"], ["a"])
     frozenset({'a.b'})
     """
-    modules = dict(net.named_modules())
+    modules = dict(net.named_modules(remove_duplicate=False))
+    first_names = {id(module): name for name, module in net.named_modules()}
     chosen: set[str] = set()
     for name in names:
+        name = first_names.get(id(modules.get(name)), name)
         inside = {layer for layer in layers if not name or f"{layer}.".startswith(f"{name}.")}
         if not inside and name in modules:
             fault = f"is a {type(modules[name]).__name__} without a linear or convolutional layer"

@@ -22,8 +22,16 @@ from .plain import is_plain_sequence
 
 CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+FORWARD_PARTS = ("forward", "_conv_forward")
+
+
+def _forward_of(kind: type) -> tuple:
+    return tuple(getattr(kind, part, None) for part in FORWARD_PARTS)
+
+
+# As they are when the library is imported: somebody may replace them afterwards.
 LAYER_FORWARDS = {
-    getattr(nn, kind).forward: kind for kind in ("Linear", *CONVOLUTIONS, *TRANSPOSED)
+    _forward_of(getattr(nn, kind)): kind for kind in ("Linear", *CONVOLUTIONS, *TRANSPOSED)
 }
 NORMALIZATIONS = (F.batch_norm, F.instance_norm, torch.batch_norm, torch.instance_norm)
 IN_FULL = {
@@ -251,13 +259,12 @@ def _remedy(error: Exception) -> str:
 
 def _kind(module: nn.Module) -> str | None:
     """ "Linear", "Conv1d", ... for a layer that computes what these do, else None."""
-    kind = LAYER_FORWARDS.get(getattr(type(module), "forward", None))
-    plain = getattr(nn, kind) if kind else None
-    own = any(
-        name in vars(module) or getattr(type(module), name, None) is not getattr(plain, name, None)
-        for name in ("forward", "_conv_forward")
-    )
-    return None if own else kind
+    own = any(part in vars(module) for part in FORWARD_PARTS)
+    # A parameter of another class may compute with other numbers than it holds.
+    parameters = [type(each) for each in module._parameters.values() if each is not None]
+    if own or any(kind is not nn.Parameter for kind in parameters):
+        return None
+    return LAYER_FORWARDS.get(_forward_of(type(module)))
 
 
 @dataclass(frozen=True)
@@ -305,6 +312,19 @@ def _layers(net: nn.Module) -> _Layers:
 
 
 @contextmanager
+def _uncompiled(net: nn.Module) -> Iterator[None]:
+    """Within it, modules that `torch.compile` made run as they were written.
+
+    What was compiled was compiled in the precision of the user, and is not followed inside.
+    """
+    if not any(type(module).__name__ == "OptimizedModule" for module in net.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
 def float64_network(net: nn.Module) -> Iterator[Float64Network]:
     """Check ``net`` and copy it in float64; see `Float64Network`. The user's is only read."""
     check_network(net)
@@ -312,6 +332,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
+        _uncompiled(net),
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)

@@ -13,7 +13,20 @@ from torch import nn
 
 
 def let_hooks_look(net: nn.Module) -> None:
-    """Refuse changes by the backward hooks of ``net``, a private copy, once they make some."""
+    """Refuse changes by the backward hooks of ``net``, a private copy, once they make some.
+
+    Hooks on nodes of autograd's graph, as of ``tensor.grad_fn``, are not seen.
+
+    Raises:
+        ValueError: there are backward hooks on all modules, which no copy has for itself.
+    """
+    of_all = torch.nn.modules.module
+    if of_all._global_backward_hooks or of_all._global_backward_pre_hooks:
+        raise ValueError(
+            "there is a hook on the gradients of all modules (register_module_full_backward_hook "
+            "or register_module_full_backward_pre_hook), which may change them; remove it before "
+            "measuring"
+        )
     for path, module in net.named_modules():
         where = f"module {path!r}" if path else "the network itself"
         for hooks in (module._backward_hooks, module._backward_pre_hooks):

@@ -31,6 +31,8 @@ def dense_last_layer(network: Float64Network, forward: Forward) -> tuple[Call, T
     fault = None
     if network.kinds[name] != "Linear" or len(shape) != 2 or not calls[0].rows:
         fault = f"is a {network.kinds[name]} that reads shape {shape}, and must be a dense layer"
+    elif not n_uses:
+        fault = "has no part in the output; take it out of the forward"
     elif len(calls) > 1 or n_uses != 1:
         fault = "must be called once, and its weight used nowhere else"
     if fault:

@@ -26,20 +26,20 @@ def sample_parameter_gradients(
         ``names``, in that order.
     """
     for sample in in_full(x.detach()).split(1):
-        yield _plainly(network, sample, names, lambda output: output)
+        yield _plainly(network, sample, names, lambda output: output[0])
 
 
 def _plainly(
     network: Float64Network,
-    sample: Tensor,
+    x: Tensor,
     names: tuple[str, ...],
     values: Callable[[Tensor], Iterable[Tensor]],
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Gradients with respect to ``names`` of each of the ``values`` of one sample's N outputs."""
+    """Gradients with respect to ``names`` of each of the ``values`` of the outputs ``(n, N)``."""
     parameters = [network.parameters[name] for name in names]
-    rows_in = twice_if_single(sample)
+    rows_in = twice_if_single(x.detach())
     along = [rows_in.requires_grad_()] if rows_in.is_floating_point() else []
-    output = network(rows_in)[0]
+    output = network(rows_in)[: len(x)]
     # The input's gradient is asked for since group_norm's backward in the channels_last
     # layout ends the process where it is not needed: seen in torch 2.13 on the CPU, and no
     # issue is known. tests/test_guards.py tells when it does not.
@@ -76,7 +76,13 @@ def _by_vmap(
     """The same for all samples at once; None where an operation does not allow for it."""
     chosen = {name: network.parameters[name].detach() for name in names}
     units = torch.eye(output.shape[1], dtype=output.dtype, device=output.device)
-    direction = torch.linspace(1, 2, len(units), dtype=output.dtype, device=output.device)
+    generator = torch.Generator().manual_seed(0)
+
+    def random(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+    # Gradients of all samples are compared with plain ones along one direction.
+    combination, direction = random(output), {name: random(chosen[name]) for name in names}
 
     def pulled_back(sample: Tensor) -> tuple[Tensor, Callable]:
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
@@ -85,17 +91,22 @@ def _by_vmap(
 
         return vjp(outputs, chosen)
 
-    def sample_energy(sample: Tensor) -> tuple[Tensor, Tensor]:
+    def along_direction(gradients: Iterable[Tensor]) -> Tensor:
+        pairs = zip(gradients, direction.values(), strict=True)
+        return sum((part * along).sum() for part, along in pairs)
+
+    def sample_energy(sample: Tensor, combined: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         again, pull_back = pulled_back(sample)
         gradients = (pull_back(unit)[0].values() for unit in units)
-        return sum(part.square().sum() for row in gradients for part in row), again
+        energy = sum(part.square().sum() for row in gradients for part in row)
+        whole = pull_back(combined)[0]
+        return energy, again, along_direction(whole[name] for name in names)
 
     size = sum(parameter.nbytes for parameter in chosen.values())
     try:
         with network.mode:
-            energy, again = vmap(sample_energy, chunk_size=max(1, BYTES_AT_ONCE // size))(x)
-            _, pull_back = pulled_back(x[-1])
-            along = pull_back(direction)[0]
+            at_once = vmap(sample_energy, chunk_size=max(1, BYTES_AT_ONCE // size))
+            energy, again, along = at_once(x, combination)
     except Exception as error:  # whatever the network's forward does there
         if is_out_of_memory(error):
             raise
@@ -104,8 +115,7 @@ def _by_vmap(
         return None
     same = (again.detach() - output).abs() <= SAME_OUTPUT_TOLERANCE * output.abs().amax()
     # `functional_call` does not reach what the forward has by another name, such as in a list.
-    plain = next(_plainly(network, x[-1:], names, lambda output: [output @ direction]))
-    pairs = zip(plain, (along[name].detach() for name in names), strict=True)
-    off = max(float((one - other).abs().amax()) for one, other in pairs)
-    reached = off <= SAME_OUTPUT_TOLERANCE * max(float(one.abs().amax()) for one in plain)
+    plain = next(_plainly(network, x, names, lambda output: [(output * combination).sum()]))
+    off = along_direction(plain) - along.sum()
+    reached = bool(off.abs() <= SAME_OUTPUT_TOLERANCE * along.abs().sum())
     return energy.detach() if reached and bool(same.all()) else None

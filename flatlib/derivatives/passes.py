@@ -296,15 +296,15 @@ def _recorded(
 ) -> _Recorded:
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
-    alternate = None if network.plain else in_other_company(network, x)
+    alternate = [] if network.plain else in_other_company(network, x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     output = forward.output[:n].detach()
-    if not network.plain:
-        planned.probe.check(output, start, x)
-    if alternate is not None:
-        check_same(alternate, output[::2], range(start, start + n, 2), INFLUENCE)
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
+    if not network.plain:
+        planned.probe.check(output, start, x)
+    for first, outputs in enumerate(alternate):
+        check_same(outputs, output[first::2], range(start + first, start + n, 2), INFLUENCE)
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
     check_leads_to_input(forward, graph)

@@ -25,6 +25,11 @@ LAYERS = (
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
 ALWAYS_PLAIN = frozenset((*ENTRY_BY_ENTRY, *POOLINGS, *LAYERS))
+# Their forwards when the library is imported, which somebody may replace afterwards.
+FORWARDS = {
+    kind: kind.forward
+    for kind in (nn.Sequential, nn.Flatten, *DROPOUTS, *NORMALIZATIONS, *ALWAYS_PLAIN)
+}
 OF_ALL_MODULES = (
     *("_global_forward_pre_hooks", "_global_forward_hooks"),
     *("_global_backward_pre_hooks", "_global_backward_hooks"),
@@ -46,12 +51,13 @@ def is_plain_sequence(net: nn.Module) -> bool:
     return not hooks and type(net) is nn.Sequential and _is_plain(net)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    own = vars(module)
-    replaced = "forward" in own or "_conv_forward" in own
-    if replaced or any(held for name, held in own.items() if "_hooks" in name):
-        return False
+def _is_plain(module: nn.Module | None) -> bool:
     kind = type(module)  # a subclass may do anything
+    if kind not in FORWARDS or kind.forward is not FORWARDS[kind]:
+        return False
+    for name, own in vars(module).items():
+        if callable(own) or ("_hooks" in name and own):
+            return False
     if kind is nn.Sequential:
         return all(map(_is_plain, module))
     if kind is nn.Flatten:
@@ -60,4 +66,4 @@ def _is_plain(module: nn.Module) -> bool:
         return not module.training
     if kind in NORMALIZATIONS:
         return not module.training and module.running_mean is not None
-    return kind in ALWAYS_PLAIN
+    return True

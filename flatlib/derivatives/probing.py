@@ -49,14 +49,14 @@ class Probe:
     def check(self, output: Tensor, start: int = 0, x: Tensor | None = None) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs.
 
-        ``x`` is what these samples are, for where the one that went alone is not among them.
+        ``x`` is what these samples are; some of them, or all if they are few, go alone.
         """
         try:
             self._check(self.samples, self.output, output, start, INFLUENCE)
             if start <= self.alone < start + len(output):
                 self._check_alone(self.alone, self.output_alone, output, start)
-            elif x is not None and len(x) > 1:
-                for row in (len(x) - 1, len(x) - 2):  # two, in case that one of them decides
+            for row in () if x is None else _apart(x):
+                if start + row != self.alone:
                     alone = self.run_alone(x[row : row + 1].detach())
                     self._check_alone(start + row, alone, output, start)
         except ValueError:  # whose fault is it?
@@ -198,15 +198,30 @@ def _are_samples(shape: torch.Size, n: int) -> bool:
     return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
 
 
-def in_other_company(network: Float64Network, x: Tensor) -> Tensor | None:
-    """The outputs of every other sample of ``x`` without those between; None of a few samples.
+def _apart(x: Tensor) -> list[int]:
+    """Samples to run alone: all of a few; of many the last two, in case that one of them decides
+    for the others, and the one that is padded most, for which the batch's longest may decide.
+    """
+    n = len(x)
+    if n == 1:
+        return []
+    if n <= 2 * PROBE_SAMPLES:
+        return list(range(n))
+    rows = x.detach().flatten(1)
+    padded = torch.maximum(*((rows == end).sum(dim=1) for end in (rows[:, :1], rows[:, -1:])))
+    return sorted({n - 1, n - 2, int(padded.argmax())})
+
+
+def in_other_company(network: Float64Network, x: Tensor) -> list[Tensor]:
+    """The outputs of every other sample of ``x``, and those of the samples between, each without
+    the others; none of a few samples, all of which a `Probe` runs alone.
 
     A choice over the batch, such as its largest numbers or the room that an expert has left, may
     leave the samples of a `Probe` as they are.
     """
     if len(x) <= 2 * PROBE_SAMPLES:
-        return None
-    return network(in_full(x[::2].detach())).detach()
+        return []
+    return [network(in_full(x[first::2].detach())).detach() for first in (0, 1)]
 
 
 def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from flatlib.checks import EMBED_FIRST, all_finite, first_not_finite
@@ -29,6 +29,11 @@ ELEMENTWISE = frozenset(
     getattr(holder, name + ending)
     for name in ("add", "sub", "mul", "div")
     for holder, ending in ((torch, ""), (Tensor, ""), (Tensor, "_"))
+)
+# What the layers' own forwards compute with, as it is when the library is imported.
+LAYER_FUNCTIONS = (
+    *(F.linear, F.conv1d, F.conv2d, F.conv3d),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
 REPEATS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, Tensor.broadcast_to, torch.broadcast_to)
 FUSED_NORMS = (F.layer_norm, F.group_norm, F.batch_norm)  # their own backward knows scale and shift
@@ -145,6 +150,7 @@ class Recorder:
         self.source: GradientEdge | None = None  # of what was looked up for x
         self.looked_up: Tensor | None = None
         self.in_layer = False  # whether a layer's own forward runs
+        self.made: tuple[Tensor | None, int] = (None, 0)  # by a layer's own function; its version
         self.names = {id(p): name for name, p in network.parameters.items()}
         self.layer_of = {
             self._key(own["weight"]): name
@@ -174,6 +180,8 @@ class Recorder:
                 self.network.mode.recorder = None
 
     def _hooks(self, name: str) -> tuple[Callable, Callable]:
+        kind = self.network.kinds[name]
+
         def before(module, args, kwargs):
             value = args[0] if args else kwargs["input"]
             if value.numel() == 0:  # it adds nothing, such as an expert that no sample goes to
@@ -182,6 +190,7 @@ class Recorder:
                 key
                 for key, part in self.network.owned[name].items()
                 if getattr(module, key) is self.network.parameters[part.name]
+                if key == "weight" or kind != "Linear" or _is_one_a_channel(module)
             )
             alias = self._read(name, value, True, frozenset(owns))
             self.in_layer = True
@@ -191,6 +200,13 @@ class Recorder:
             if (args[0] if args else kwargs["input"]).numel() == 0:
                 return output
             self.in_layer = False
+            made, version = self.made
+            if output is not made or output._version != version:
+                raise LayerFault(
+                    f"layer {name!r} returns something else than its own forward makes, by a hook "
+                    "on all modules or a function of PyTorch's that was replaced; take it away "
+                    "before measuring"
+                )
             return self._returned(name, output)
 
         return before, after
@@ -243,6 +259,12 @@ class Recorder:
 
     def call(self, function: Callable, args: tuple, kwargs: dict) -> object:
         """``function(*args, **kwargs)``, recorded if a layer or a parameter takes part."""
+        output = self._recorded(function, args, kwargs)
+        if self.in_layer and function in LAYER_FUNCTIONS:
+            self.made = (output, output._version)
+        return output
+
+    def _recorded(self, function: Callable, args: tuple, kwargs: dict) -> object:
         if function is F.linear:
             return self._linear(function, *_linear_arguments(args, kwargs))
         if function is F.embedding:
@@ -266,6 +288,7 @@ class Recorder:
             return function(input, weight, bias)
         own = self.network.owned[name].get("bias")
         with_bias = bias is not None and own is not None and _part_of(bias) == self._key(own)
+        with_bias = with_bias and bias.shape == weight.shape[:1]
         owns = frozenset(("weight", "bias") if with_bias else ("weight",))
         alias = self._read(name, input, False, owns)
         return self._returned(name, function(alias, weight, bias))
@@ -346,6 +369,11 @@ def _part_of(tensor: Tensor) -> tuple[int, int, int]:
     part, off = divmod(tensor.storage_offset() - base.storage_offset(), max(tensor.numel(), 1))
     whole = tensor.shape[1:] == base.shape[1:] and tensor.is_contiguous() and not rest + off
     return (id(base), part, parts) if whole else (id(tensor), 0, 1)
+
+
+def _is_one_a_channel(linear: nn.Linear) -> bool:
+    """Whether its bias has a number for each channel, none shared nor any for one position."""
+    return linear.bias.shape == linear.weight.shape[:1]
 
 
 def _linear_arguments(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor, Tensor | None]:

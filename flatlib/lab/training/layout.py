@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from flatlib.gap import has_hooks
-
 
 def contiguous_for(x: Tensor) -> Tensor:
     """Images with their channels last in memory, where CPU convolutions are fastest."""
@@ -25,10 +23,15 @@ def pooled_first(net: nn.Module) -> nn.Module:
     >>> [type(module).__name__ for module in chain]
     ['MaxPool2d', 'ReLU']
     """
-    if type(net) is not nn.Sequential or any(has_hooks(module) for module in (net, *net)):
+    if type(net) is not nn.Sequential or any(_has_hooks(module) for module in (net, *net)):
         return net
     modules = list(net)
     for i in range(len(modules) - 1):
         if type(modules[i]) is nn.ReLU and type(modules[i + 1]) is nn.MaxPool2d:
             modules[i], modules[i + 1] = modules[i + 1], modules[i]
     return nn.Sequential(*modules)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
