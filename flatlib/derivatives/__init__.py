@@ -23,9 +23,9 @@ counts among the other parameters; one that mixes them is refused.
 ``probing`` runs the copy on a few samples in other company first. Where the batch gives these
 samples another output, the network is random, or lets samples influence each other, and refused.
 From that run, ``memory`` knows what a sample costs.
-Each part is run once more in two halves, every other sample in each, and a few samples alone, for
-choices over the batch. A sequence of PyTorch's own layers (``plain``) is known to do none of this,
-and nothing is tried out on it.
+Each part is run once more in two halves, every other sample in each, and the sample that is padded
+most alone, for choices over the batch. A sequence of PyTorch's own layers (``plain``) is known to
+do none of this, and nothing is tried out on it.
 
 ``passes`` takes the N backward passes. Gradients at what layers read are kept, since the Jacobian
 and the MLS of layers are made of them; those at what layers return are handed on, one output's at a

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from flatlib.checks import check_gradients, check_same
+from flatlib.checks import check_gradients
 from flatlib.patches import is_transposed
 
 from .attention import are_apart
@@ -20,7 +20,7 @@ from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost, keep_freed_memory
 from .mixing import Watched, find_rows, refuse_mixed, rows_in_order, weighted_pass
 from .outputs import Target, gradients_of_outputs
-from .probing import INFLUENCE, Probe, in_other_company, probed, run_checked
+from .probing import Probe, probed, run_checked
 from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
 from .rows import Rows
 
@@ -296,15 +296,12 @@ def _recorded(
 ) -> _Recorded:
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
-    alternate = [] if network.plain else in_other_company(network, x)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     output = forward.output[:n].detach()
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     if not network.plain:
-        planned.probe.check(output, start, x)
-    for first, outputs in enumerate(alternate):
-        check_same(outputs, output[first::2], range(start + first, start + n, 2), INFLUENCE)
+        planned.probe.check(output, x, start)
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
     check_leads_to_input(forward, graph)

@@ -30,7 +30,8 @@ INFLUENCE = (
 
 @dataclass(frozen=True)
 class Probe:
-    """Outputs for a few samples, in other company than in the user's batch, and for one alone.
+    """Outputs for a few samples, in other company than in the user's batch, and for one alone, or
+    for all if the batch is small.
 
     Whatever a single sample decides for the others, as the one that holds the batch's least
     number, is missing where these samples go or where that one goes, which is none of them.
@@ -38,27 +39,32 @@ class Probe:
 
     samples: tuple[int, ...]  # which ones
     output: Tensor  # (len(samples), N)
-    alone: int  # which one, the only one of a batch if there is no other
-    output_alone: Tensor | str  # (1, N), or why there is none
+    alone: dict[int, Tensor | str]  # by sample, (1, N) as the only one of a batch, or why not
     inputs: dict[str, tuple[Tensor, ...]]  # what each layer read, (len(samples), ...) a call
     excluded: frozenset[str]  # layers whose rows are not the samples
     places: dict[str, str]  # where the samples are in what each other layer reads first
     again: Callable[[], Tensor]  # runs the same once more
-    run_alone: Callable[[Tensor], Tensor | str]  # the like for another sample (1, ...)
+    run: Callable[[Tensor], Tensor]  # the outputs of other samples, which are all of a batch
 
-    def check(self, output: Tensor, start: int = 0, x: Tensor | None = None) -> None:
+    def check(self, output: Tensor, x: Tensor, start: int = 0) -> None:
         """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs.
 
-        ``x`` is what these samples are; some of them, or all if they are few, go alone.
+        ``x`` is what these samples are. Every other one of them goes without those between, since
+        a choice over the batch, such as its largest numbers or the room that an expert has left,
+        may leave the samples of the probe as they are; and the one that is padded most goes alone.
         """
         try:
             self._check(self.samples, self.output, output, start, INFLUENCE)
-            if start <= self.alone < start + len(output):
-                self._check_alone(self.alone, self.output_alone, output, start)
-            for row in () if x is None else _apart(x):
-                if start + row != self.alone:
-                    alone = self.run_alone(x[row : row + 1].detach())
-                    self._check_alone(start + row, alone, output, start)
+            alone = dict(self.alone)
+            for row in _most_padded(x):
+                if start + row not in alone:
+                    alone[start + row] = _told(self.run, x[row : row + 1])
+            for sample, found in alone.items():
+                if start <= sample < start + len(output):
+                    self._check_alone(sample, found, output, start)
+            for first in (0, 1) if len(x) > 1 else ():
+                half = range(start + first, start + len(x), 2)
+                self._check(half, self.run(x[first::2]), output, start, INFLUENCE)
         except ValueError:  # whose fault is it?
             self.check_deterministic()
             raise
@@ -154,14 +160,14 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
     def again() -> Tensor:
         return network(in_full(company))[: len(samples)]
 
-    def run_alone(row: Tensor) -> Tensor | str:
-        try:
-            return network(in_full(twice_if_single(row)))[:1].detach()
-        except ValueError as error:
-            return str(error)
+    def run(rows: Tensor) -> Tensor:
+        return network(in_full(twice_if_single(rows.detach())))[: len(rows)].detach()
 
-    alone = (start + sample, output_alone)
-    return Probe(named, output, *alone, inputs, excluded, places, again, run_alone), first
+    alone = {start + sample: output_alone}
+    if len(x) <= 2 * PROBE_SAMPLES and not network.plain:
+        others = [other for other in range(len(x)) if other != sample]
+        alone |= {start + other: _told(run, x[other : other + 1]) for other in others}
+    return Probe(named, output, alone, inputs, excluded, places, again, run), first
 
 
 def _alone(
@@ -198,30 +204,19 @@ def _are_samples(shape: torch.Size, n: int) -> bool:
     return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
 
 
-def _apart(x: Tensor) -> list[int]:
-    """Samples to run alone: all of a few; of many the last two, in case that one of them decides
-    for the others, and the one that is padded most, for which the batch's longest may decide.
-    """
-    n = len(x)
-    if n == 1:
-        return []
-    if n <= 2 * PROBE_SAMPLES:
-        return list(range(n))
+def _told(run: Callable[[Tensor], Tensor], row: Tensor) -> Tensor | str:
+    """The output for one sample alone, or why there is none."""
+    try:
+        return run(row)
+    except ValueError as error:
+        return str(error)
+
+
+def _most_padded(x: Tensor) -> list[int]:
+    """The sample that is padded most, if one is: the batch's longest may decide for it."""
     rows = x.detach().flatten(1)
     padded = torch.maximum(*((rows == end).sum(dim=1) for end in (rows[:, :1], rows[:, -1:])))
-    return sorted({n - 1, n - 2, int(padded.argmax())})
-
-
-def in_other_company(network: Float64Network, x: Tensor) -> list[Tensor]:
-    """The outputs of every other sample of ``x``, and those of the samples between, each without
-    the others; none of a few samples, all of which a `Probe` runs alone.
-
-    A choice over the batch, such as its largest numbers or the room that an expert has left, may
-    leave the samples of a `Probe` as they are.
-    """
-    if len(x) <= 2 * PROBE_SAMPLES:
-        return []
-    return [network(in_full(x[first::2].detach())).detach() for first in (0, 1)]
+    return [int(padded.argmax())] if padded.max() > 1 else []
 
 
 def run_checked(network: Float64Network, x: Tensor, samples: Sequence[int]) -> Forward:
@@ -241,7 +236,7 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
     """
     probe, _ = probed(network, x)
     output = run_checked(network, twice_if_single(x), range(len(x))).output[: len(x)]
-    probe.check(output)
+    probe.check(output, x)
     return output
 
 
@@ -253,7 +248,7 @@ def checked_forward(network: Float64Network, x: Tensor) -> Forward:
     """
     probe, _ = probed(network, x)
     forward = run_checked(network, twice_if_single(x), range(len(x)))
-    probe.check(forward.output[: len(x)].detach())
+    probe.check(forward.output[: len(x)].detach(), x)
     refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
     return forward
 

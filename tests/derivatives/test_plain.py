@@ -169,7 +169,7 @@ def test_no_pass_is_taken_to_find_out_what_is_known(monkeypatch):
     def refuse(*args):
         raise AssertionError("tried out")
 
-    for name in ("weighted_pass", "find_rows", "in_other_company"):
+    for name in ("weighted_pass", "find_rows"):
         monkeypatch.setattr(passes, name, refuse)
     flatlib.measure(flatlib.nets.mlp((4, 3, 2)), gaussian(20, 4))
     with pytest.raises(AssertionError, match="tried out"):
