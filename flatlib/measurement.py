@@ -343,10 +343,11 @@ def measure(
             parameters elsewhere count in the sharpness, frozen ones do not: scales and shifts (of
             normalizations, position tables, class tokens) and tables of embeddings by formula,
             others by ``torch.func.vmap``, or where it cannot be by n N backward passes of single
-            samples. What is measured is a private copy: the network itself is only read. A tensor
-            that the forward makes of parameters and keeps, such as a table in eval mode, is made
-            anew in each pass, unless it is kept outside of the network: then it is refused, or,
-            where an earlier forward under ``torch.no_grad()`` made it, taken for a constant.
+            samples. What is measured is a private copy: the network itself is only read. Modules
+            that ``torch.compile`` made run there as they were written. A tensor that the forward
+            makes of parameters and keeps, such as a table in eval mode, is made anew in each pass,
+            unless it is kept outside of the network: then it is refused, or, where an earlier
+            forward under ``torch.no_grad()`` made it, taken for a constant.
         data: ``(n, *input_shape)``, floating point, on the network's device; or an iterable of
             such batches, as a DataLoader is, whose tuples' first entry is taken; a pair ``(x, y)``
             by itself is two batches. Each batch is measured when it comes. Integers are indices,
