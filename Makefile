@@ -35,7 +35,7 @@ browser:  ## install Chromium for the site's tests, where that needs no question
 
 test: $(STAMP) browser  ## run the whole suite, the notebooks and the site included
 	@$(MAKE) --no-print-directory book
-	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --quiet
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --quiet
 
 # What measures networks, tested where the laboratory's packages are absent.
 MEASURING := bounds cancellation checks chosen_layers comparisons embeddings gap geometry lanczos layers \
