@@ -253,9 +253,14 @@ def check_output(output: object, n_samples: int) -> Tensor:
     return output.reshape(n_samples, -1)
 
 
-def check_same(reference: Tensor, again: Tensor, samples: Sequence[int], message: str) -> None:
-    """Raise ``message`` with the first sample for which two evaluations ``(n, N)`` differ."""
-    scale = torch.maximum(reference.abs().amax(), again.abs().amax())
+def check_same(
+    reference: Tensor, again: Tensor, samples: Sequence[int], message: str, size: float = 0.0
+) -> None:
+    """Raise ``message`` with the first sample for which two evaluations ``(n, N)`` differ.
+
+    They may differ by rounding of the largest number, or of numbers of another ``size``.
+    """
+    scale = torch.maximum(reference.abs().amax(), again.abs().amax()).clamp(min=size)
     differs = ~((reference - again).abs() <= SAME_OUTPUT_TOLERANCE * scale).all(dim=1)
     if differs.any():
         raise ValueError(message.format(sample=samples[int(differs.nonzero()[0, 0])]))

@@ -167,6 +167,13 @@ def test_a_module_that_stands_twice_has_both_names(name):
     assert [layer.name for layer in m.layers if layer.mls is not None] == ["0.0"]
 
 
+def test_a_container_has_the_layers_that_stand_in_it_a_second_time():
+    first = nn.Linear(3, 3)
+    again = nn.Sequential(first, nn.Tanh(), nn.Linear(3, 3))
+    m = flatlib.measure(nn.Sequential(first, nn.Sequential(again)), gaussian(4, 3), layers=["1"])
+    assert [layer.name for layer in m.layers if layer.mls is not None] == ["0", "1.0.2"]
+
+
 def test_many_names_are_cut_short():
     net = nn.Sequential(*[nn.Linear(2, 2) for _ in range(30)])
     with pytest.raises(ValueError, match="'19' and 10 more$"):

@@ -208,3 +208,13 @@ def test_gradients_by_vmap_are_held_against_those_of_every_sample(which):
     x[:, 0] = x[:, 0].abs()
     x[which, 0] *= -1
     assert flatlib.measure(net, x).sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
+
+
+def test_a_module_in_two_places_whose_parameter_goes_by_vmap_counts_right():
+    torch.manual_seed(0)
+    shared = nn.PReLU(4)
+    net = nn.Sequential(nn.Linear(5, 4), shared, nn.Linear(4, 4), shared, nn.Linear(4, 2))
+    x = gaussian(6, 5)
+    m = flatlib.measure(net, x)
+    assert m.other_parameters == {"1.weight": "vmap"}
+    assert m.sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)

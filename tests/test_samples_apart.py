@@ -309,3 +309,40 @@ def test_of_few_samples_none_is_measured_as_its_batch_makes_it(n, seed):
         assert "samples influence each other" in str(refused)
     else:
         torch.testing.assert_close(net(x), alone)
+
+
+class Centred(nn.Module):
+    """What a network gives beyond its output at 0, so that a sample of zeros has rounding alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(30, 200), nn.Tanh(), nn.Linear(200, 200), nn.Tanh(), nn.Linear(200, 1)
+        ).double()
+        self.register_buffer("at_zero", self.net(torch.zeros(1, 30).double()).detach())
+
+    def forward(self, x):
+        return self.net(x) - self.at_zero
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 8, 9, 12, 20, 33])
+def test_a_sample_whose_output_is_rounding_alone_is_no_mixture(n):
+    x = gaussian(n, 30).double()
+    x[1] = 0
+    assert flatlib.measure(seeded(Centred), x).n == n
+
+
+def test_a_network_that_does_not_take_half_of_its_batch_is_told_as_such():
+    class Choosy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            if len(x) == 10:
+                raise RuntimeError("ten are too many")
+            return self.layer(x)
+
+    told = "samples 0 to 19 together, and not every other one of them: .*ten are too many"
+    with pytest.raises(ValueError, match=told):
+        flatlib.measure(Choosy(), gaussian(20, 3))

@@ -33,8 +33,14 @@ def chosen_layers(
     first_names = {id(module): name for name, module in net.named_modules()}
     chosen: set[str] = set()
     for name in names:
-        name = first_names.get(id(modules.get(name)), name)
-        inside = {layer for layer in layers if not name or f"{layer}.".startswith(f"{name}.")}
+        own = {
+            first_names[id(m)] for path, m in modules.items() if f"{path}.".startswith(f"{name}.")
+        }
+        inside = {
+            layer
+            for layer in layers
+            if not name or layer == name or own & {layer, layer.rpartition(".")[0]}
+        }
         if not inside and name in modules:
             fault = f"is a {type(modules[name]).__name__} without a linear or convolutional layer"
         elif not inside:

@@ -39,8 +39,9 @@ OF_ALL_MODULES = (
 def is_plain_sequence(net: nn.Module) -> bool:
     """Whether ``net`` is a sequence of PyTorch's own layers, each of which keeps samples apart.
 
-    False of modules of the user's own, of hooks, which may mix samples, and of what is random or
-    works over the batch in training mode.
+    False of modules of the user's own, of hooks, which may mix samples, of what is random or works
+    over the batch in training mode, and of a module that stands in two places, which
+    `torch.func.functional_call` leaves with the parameters that it was given.
 
     >>> is_plain_sequence(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh()))
     True
@@ -48,7 +49,8 @@ def is_plain_sequence(net: nn.Module) -> bool:
     False
     """
     hooks = any(getattr(torch.nn.modules.module, name) for name in OF_ALL_MODULES)
-    return not hooks and type(net) is nn.Sequential and _is_plain(net)
+    each_once = len(list(net.named_modules(remove_duplicate=False))) == len(list(net.modules()))
+    return not hooks and each_once and type(net) is nn.Sequential and _is_plain(net)
 
 
 def _is_plain(module: nn.Module | None) -> bool:

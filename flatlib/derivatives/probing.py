@@ -52,6 +52,7 @@ class Probe:
         ``x`` is what these samples are. Every other one of them goes without those between, since
         a choice over the batch, such as its largest numbers or the room that an expert has left,
         may leave the samples of the probe as they are; and the one that is padded most goes alone.
+        Where all went alone, that tells enough.
         """
         try:
             self._check(self.samples, self.output, output, start, INFLUENCE)
@@ -62,9 +63,9 @@ class Probe:
             for sample, found in alone.items():
                 if start <= sample < start + len(output):
                     self._check_alone(sample, found, output, start)
-            for first in (0, 1) if len(x) > 1 else ():
-                half = range(start + first, start + len(x), 2)
-                self._check(half, self.run(x[first::2]), output, start, INFLUENCE)
+            all_went_alone = alone.keys() >= set(range(start, start + len(x)))
+            for first in (0, 1) if len(x) > 1 and not all_went_alone else ():
+                self._check_half(x[first::2], output, start, first)
         except ValueError:  # whose fault is it?
             self.check_deterministic()
             raise
@@ -77,6 +78,17 @@ class Probe:
                 f"its batch, and not alone, as two equal rows: {alone}"
             )
         self._check((sample,), alone, output, start, INFLUENCE)
+
+    def _check_half(self, half: Tensor, output: Tensor, start: int, first: int) -> None:
+        """Refuse ``output`` if every other sample, from the first or second on, has another one."""
+        found = _told(self.run, half)
+        samples = range(start + first, start + first + 2 * len(half), 2)
+        if isinstance(found, str):
+            raise ValueError(
+                f"samples influence each other: the network takes samples {start} to "
+                f"{start + len(output) - 1} together, and not every other one of them: {found}"
+            )
+        self._check(samples, found, output, start, INFLUENCE)
 
     def check_deterministic(self) -> None:
         """Refuse a network whose output for the same samples differs when it is run again."""
@@ -106,7 +118,8 @@ class Probe:
         if pairs:
             rows, samples = [list(column) for column in zip(*pairs, strict=True)]
             others = its[[sample - start for sample in samples]].detach()
-            check_same(mine[rows], others, samples, message)
+            # A sample's own numbers may be what is left of numbers that cancel.
+            check_same(mine[rows], others, samples, message, float(its.detach().abs().amax()))
 
 
 def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, Forward]:
@@ -204,10 +217,10 @@ def _are_samples(shape: torch.Size, n: int) -> bool:
     return len(shape) > 1 and shape[0] == n and not (len(shape) > 2 and shape[1] == n)
 
 
-def _told(run: Callable[[Tensor], Tensor], row: Tensor) -> Tensor | str:
-    """The output for one sample alone, or why there is none."""
+def _told(run: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor | str:
+    """The outputs for some samples, or why there are none."""
     try:
-        return run(row)
+        return run(rows)
     except ValueError as error:
         return str(error)
 

@@ -32,6 +32,8 @@ class Rows:
         """Gradients of K outputs, ``(K, *shape)``, with the samples in front: ``(n, K, ...)``."""
         if self.place == "first":
             return gradients.transpose(0, 1)
+        if len(gradients) == 1:  # a view
+            return self.arranged(gradients[0]).unsqueeze(1)
         return torch.stack([self.arranged(gradient) for gradient in gradients], dim=1)
 
     def shape(self, shape: torch.Size) -> torch.Size:

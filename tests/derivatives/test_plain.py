@@ -87,6 +87,7 @@ UNKNOWN = {
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
     ),
     "a place that holds nothing": with_nothing,
+    "a module that stands twice": lambda: nn.Sequential(*[nn.PReLU()] * 2),
     "no sequence": lambda: nn.Linear(4, 3),
     "attention": lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2)),
     **{
