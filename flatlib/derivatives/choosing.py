@@ -39,7 +39,9 @@ def chosen_layers(
         inside = {
             layer
             for layer in layers
-            if not name or layer == name or own & {layer, layer.rpartition(".")[0]}
+            if not name
+            or f"{layer}.".startswith(f"{name}.")
+            or own & {layer, layer.rpartition(".")[0]}  # a projection of attention is no module
         }
         if not inside and name in modules:
             fault = f"is a {type(modules[name]).__name__} without a linear or convolutional layer"
