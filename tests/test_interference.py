@@ -68,20 +68,21 @@ def test_a_class_whose_forward_is_replaced_is_no_longer_known(monkeypatch):
         flatlib.measure(net, gaussian(9, 4))
 
 
-@pytest.mark.parametrize("patched", ["_conv_forward", "linear"])
-def test_layers_that_compute_with_another_weight_are_none(patched, monkeypatch):
-    net, x = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 2)), None
-    x = gaussian(5, 2, 4)
-    if patched == "linear":
-        plain = F.linear
-        monkeypatch.setattr(
-            F, "linear", lambda input, weight, bias=None: plain(input, weight, bias) * 2
-        )
-        with pytest.raises(ValueError, match="'3' returns something else than its own forward"):
-            flatlib.measure(net, x)
-        return
+def convolutional() -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 2))
+
+
+def test_a_replaced_function_that_changes_what_a_layer_returns_is_refused(monkeypatch):
+    plain = F.linear
+    monkeypatch.setattr(F, "linear", lambda *args: 2 * plain(*args))
+    with pytest.raises(ValueError, match="'3' returns something else than its own forward"):
+        flatlib.measure(convolutional(), gaussian(5, 2, 4))
+
+
+def test_a_layer_whose_forward_takes_another_weight_is_none(monkeypatch):
     plain = nn.Conv1d._conv_forward
     monkeypatch.setattr(nn.Conv1d, "_conv_forward", lambda self, x, W, b: plain(self, x, 2 * W, b))
+    net, x = convolutional(), gaussian(5, 2, 4)
     m = flatlib.measure(net, x)
     assert [layer.name for layer in m.layers] == ["3"]
     assert m.sharpness == pytest.approx(plain_sharpness(net, x), rel=1e-9)
