@@ -6,6 +6,9 @@ returns ``(n,)``. Volumes are logarithms; a rank-deficient Jacobian has log volu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -38,16 +41,14 @@ def singular_values(jacobian: Tensor) -> Tensor:
     """
     n, N, M = jacobian.shape
     if M <= N:
-        return torch.nn.functional.pad(_cut(torch.linalg.svdvals(jacobian), N, M), (0, N - M))
+        values = _at_unit_size(torch.linalg.svdvals, jacobian)
+        return torch.nn.functional.pad(_cut(values, N, M), (0, N - M))
     values, wide = jacobian.new_empty((n, N)), torch.ones_like(jacobian[:, 0, 0], dtype=torch.bool)
     if N <= GRAM_OUTPUTS:
         squared = _gram_eigenvalues(jacobian)
         values, wide = squared.sqrt(), ~(squared[:, 0] < GRAM_SPAN * squared[:, -1])
     if bool(wide.any()):
-        # Householder QR makes the problem N x N and keeps the small singular values to rounding
-        # of the largest, which the Gram matrix would not.
-        triangle = torch.linalg.qr(jacobian[wide].mT, mode="r").R
-        values[wide] = _cut(torch.linalg.svdvals(triangle), N, M)
+        values[wide] = _cut(_at_unit_size(_by_triangles, jacobian[wide]), N, M)
     return values
 
 
@@ -67,7 +68,7 @@ def largest_singular_value(jacobian: Tensor) -> Tensor:
     largest = _gram_eigenvalues(jacobian if N <= M else jacobian.mT)[:, 0].sqrt()
     lost = largest == 0
     if bool(lost.any()):
-        largest[lost] = torch.linalg.svdvals(jacobian[lost])[:, 0]
+        largest[lost] = _at_unit_size(torch.linalg.svdvals, jacobian[lost])[:, 0]
     return largest
 
 
@@ -77,6 +78,27 @@ def _gram_eigenvalues(matrix: Tensor) -> Tensor:
     size = gram.diagonal(dim1=1, dim2=2).amax(dim=1)
     keeps = (size > SQUARES[0]) & (size < SQUARES[1])
     return torch.linalg.eigvalsh(gram.masked_fill(~keeps[:, None, None], 0.0)).flip(1).clamp(min=0)
+
+
+def _by_triangles(wide: Tensor) -> Tensor:
+    """Singular values by Householder QR, which makes the problem N x N.
+
+    It keeps the small ones to rounding of the largest, which the Gram matrix would not.
+    """
+    return torch.linalg.svdvals(torch.linalg.qr(wide.mT, mode="r").R)
+
+
+def _at_unit_size(values_of: Callable[[Tensor], Tensor], matrices: Tensor) -> Tensor:
+    """``values_of`` matrices whose largest entries are near 1, brought back to their own size.
+
+    A GPU's decompositions square the entries, which overflows or underflows where the values do
+    not. The sizes are powers of 2, so nothing is rounded.
+    """
+    largest = torch.linalg.vector_norm(matrices, math.inf, dim=(1, 2))
+    exponent = torch.frexp(largest).exponent.to(largest).clamp(min=-1021)
+    size = torch.exp2(exponent - 1)
+    size = torch.where((largest > 0) & largest.isfinite(), size, 1.0)
+    return values_of(matrices / size[:, None, None]) * size[:, None]
 
 
 def _cut(values: Tensor, N: int, M: int) -> Tensor:

@@ -48,6 +48,26 @@ def net_with(values: Tensor, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
     return net.to(dtype), exact.sort(descending=True).values
 
 
+def by_squares(matrices: Tensor) -> Tensor:
+    """Singular values as a GPU finds them: entries are squared."""
+    return torch.linalg.eigvalsh(matrices @ matrices.mT).flip(1).clamp(min=0).sqrt()
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-300, 1e-150, 1.0, 1e150, 1e300, 5e307])
+def test_sizes_whose_squares_float64_does_not_hold(scale):
+    matrices = torch.stack([torch.eye(3), torch.ones(3, 3), torch.zeros(3, 3)]).double() * scale
+    found = geometry._at_unit_size(by_squares, matrices)
+    norms = torch.tensor([1.0, 3.0, 0.0], dtype=torch.float64) * scale
+    torch.testing.assert_close(found[:, 0], norms, rtol=1e-14, atol=0)
+
+
+@given(st.integers(-200, 200))
+def test_powers_of_two_round_nothing(exponent):
+    matrices = torch.stack([orthogonal(4, seed) for seed in range(3)])
+    scaled = geometry._at_unit_size(torch.linalg.svdvals, matrices * 2.0**exponent)
+    assert torch.equal(scaled, torch.linalg.svdvals(matrices) * 2.0**exponent)
+
+
 # --- singular values ---------------------------------------------------------------------------
 
 

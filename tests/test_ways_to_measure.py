@@ -204,12 +204,64 @@ def test_memory_without_a_limit():
     )
 
 
+class Category(nn.Module):
+    """Its last number is one of five categories."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.linear = nn.Embedding(5, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x[:, :3].tanh() + self.table(x[:, 3].long()))
+
+
+class Force(nn.Module):
+    """The gradient of an energy, taken in the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x if x.requires_grad else x.requires_grad_()
+        energy = self.last(torch.tanh(self.first(x))).sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+class Reads(nn.Module):
+    """A recurrent layer, and a linear one of what it has read last."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.last = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.recurrent(x)[0][:, -1])
+
+
+def tiny_weights() -> nn.Module:
+    net = flatlib.nets.mlp((6, 5, 3)).double()
+    with torch.no_grad():
+        net.linear1.weight.mul_(1e-150)
+    return net
+
+
+ON_A_GPU = {
+    "mlp": (lambda: flatlib.nets.mlp((9, 8, 3)), gaussian(5, 9)),
+    "vgg10": (lambda: flatlib.nets.vgg10(1, 3), gaussian(5, 1, 32, 32)),
+    "tiny weights": (tiny_weights, gaussian(5, 6)),
+    "recurrent": (lambda: seeded(Reads), gaussian(5, 4, 3)),
+    "differentiates": (lambda: seeded(Force), gaussian(5, 3)),
+    "looks up": (lambda: seeded(Category), torch.cat([gaussian(12, 3), torch.full((12, 1), 4)], 1)),
+}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-@pytest.mark.parametrize("kind", ["mlp", "vgg10"])
+@pytest.mark.parametrize("kind", ON_A_GPU)
 def test_a_gpu_measures_the_same(kind):
-    make = {"mlp": lambda: flatlib.nets.mlp((9, 8, 3)), "vgg10": lambda: flatlib.nets.vgg10(1, 3)}
-    net, x = make[kind](), gaussian(5, *{"mlp": (9,), "vgg10": (1, 32, 32)}[kind])
-    expected = flatlib.measure(net, x)
+    make, x = ON_A_GPU[kind]
+    net = make()
+    expected = flatlib.measure(net, x.clone())
     found = flatlib.measure(net.cuda(), x.cuda())
     assert found.sharpness == pytest.approx(expected.sharpness, rel=1e-9)
     torch.testing.assert_close(
@@ -219,3 +271,20 @@ def test_a_gpu_measures_the_same(kind):
         flatlib.bounds.evaluate(found), flatlib.bounds.evaluate(expected), strict=True
     ):
         assert (mine.lhs, mine.rhs) == pytest.approx((its.lhs, its.rhs), rel=1e-9)
+
+
+def test_operations_that_another_thread_has_numbered_are_of_this_forward():
+    class Numbered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.tanh(self.first(x))
+            h.grad_fn._set_sequence_nr(0)  # as a GPU's thread numbers its first one
+            return self.last(h)
+
+    net = seeded(Numbered)
+    same = nn.Sequential(net.first, nn.Tanh(), net.last)
+    found, expected = (flatlib.measure(each, gaussian(5, 3)) for each in (net, same))
+    assert_same(found, expected)

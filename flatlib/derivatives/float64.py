@@ -325,6 +325,19 @@ def _uncompiled(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def _without_cudnn(net: nn.Module) -> Iterator[None]:
+    """Within it, recurrent layers run PyTorch's own operations on a GPU.
+
+    cuDNN's have no gradient in eval mode, and no second one in any.
+    """
+    if not any(isinstance(module, nn.RNNBase) for module in net.modules()):
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+@contextmanager
 def float64_network(net: nn.Module) -> Iterator[Float64Network]:
     """Check ``net`` and copy it in float64; see `Float64Network`. The user's is only read."""
     check_network(net)
@@ -333,6 +346,7 @@ def float64_network(net: nn.Module) -> Iterator[Float64Network]:
         torch.inference_mode(False),
         torch.enable_grad(),
         _uncompiled(net),
+        _without_cudnn(net),
         out_of_memory_told("the network was differentiated", "pass fewer samples"),
     ):
         twin, computed = float64_copy(net)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -129,21 +130,9 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
     """
     check_batch(network.net, x, start)
     samples = tuple(range(x.shape[0] - 1, -1, -2)[:PROBE_SAMPLES])
-    rows = x[list(samples)].detach()
     named = tuple(start + sample for sample in samples)
-    n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
-    other = _unlike(rows)
-    company = torch.cat([rows, *[other] * n_others])
     random = RandomState(x.device)
-    try:
-        first = run_recorded(network, company, named)
-    except ValueError:  # a network for some inputs only, such as numbers of a category
-        others = [i for i in range(len(x)) if i not in samples]
-        other = x[others[:1]].detach() if others else rows[:1]
-        if not others and x.is_floating_point():
-            other = other * (1 - 1e-3)
-        company = torch.cat([rows, *[other] * n_others])
-        first = run_recorded(network, company, named)
+    company, first = _in_company(network, x.detach(), samples, named)
     output = first.output[: len(samples)].detach()
     check_no_new_parameters(network)
     if network.at_rest.changed():  # it notes something, and may read it, too
@@ -181,6 +170,26 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
         others = [other for other in range(len(x)) if other != sample]
         alone |= {start + other: _told(run, x[other : other + 1]) for other in others}
     return Probe(named, output, alone, inputs, excluded, places, again, run), first
+
+
+def _in_company(
+    network: Float64Network, x: Tensor, samples: tuple[int, ...], named: tuple[int, ...]
+) -> tuple[Tensor, Forward]:
+    """A few samples and a row that is none of them, and the network run on these."""
+    rows = x[list(samples)]
+    n_others = 2 if len(rows) + 1 == max(len(x), 2) else 1  # so that the batch sizes differ
+    # A network may be for some inputs only, such as numbers of a category, and a GPU does not
+    # recover from a number beyond a table.
+    if x.device.type == "cpu" or not x.is_floating_point():
+        company = torch.cat([rows, *[_unlike(rows)] * n_others])
+        with suppress(ValueError):
+            return company, run_recorded(network, company, named)
+    others = [i for i in range(len(x)) if i not in samples]
+    other = x[others[:1]] if others else rows[:1]
+    if not others and x.is_floating_point():
+        other = other * (1 - 1e-3)
+    company = torch.cat([rows, *[other] * n_others])
+    return company, run_recorded(network, company, named)
 
 
 def _alone(

@@ -405,7 +405,8 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
 
     newest = _newest_node()
     recorder, output = network.anew(x, run)
-    refuse_older(output, newest)
+    if any(node._sequence_nr() <= newest for node in graph_behind(output, {}).nodes):
+        _refuse_older(network, x)
     # A weight that is multiplied outside its layer as well is no call of the layer.
     calls = {
         name: [call for call in made if call.by_module] or made
@@ -442,10 +443,16 @@ def _newest_node() -> int:
     return torch.ones((), requires_grad=True).clone().grad_fn._sequence_nr()
 
 
-def refuse_older(output: Tensor, newest: int) -> None:
-    """Refuse an output that rests on a tensor computed before the operation numbered ``newest``."""
+def _refuse_older(network: Float64Network, x: Tensor) -> None:
+    """Refuse an output that rests on a tensor which another forward has made.
+
+    Another thread numbers its operations by itself, such as a GPU's when a forward differentiates,
+    so the numbers leave it open. In anomaly mode autograd notes where an operation was made.
+    """
+    with torch.autograd.set_detect_anomaly(True, check_nan=False):
+        output = network.anew(x, lambda: network.carry_on(x))
     for node in graph_behind(output, {}).nodes:
-        if node._sequence_nr() <= newest:
+        if "traceback_" not in node.metadata and not hasattr(node, "variable"):  # no leaf
             raise ValueError(
                 f"the forward reads a tensor that an earlier forward has made ({node.name()}) and "
                 "keeps where it cannot be emptied, such as in a global variable, "
