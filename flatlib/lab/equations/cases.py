@@ -13,16 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
-from scipy.special import ndtr
 from torch import Tensor, nn
 from torch.func import grad, jacfwd, jacrev, vjp, vmap
 
 from flatlib import nets
 from flatlib.lab.equations.draws import Draws
 
-TRAINING_STEPS = 300
+TRAINING_STEPS = 20
 GAUSSIAN_SAMPLES = 4000  # propagated through the net for Eq. (14)
 SMALLEST_GRADIENT = 1e-20
 STATES = ("untrained", "trained", "solved")
@@ -377,51 +375,20 @@ def _inputs(n: int, M: int, top: float | None, draws: Draws) -> Tensor:
     return norms * x / x.norm(dim=1, keepdim=True)
 
 
-def _with_slope(function: Callable, z: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
-    """An activation's values and its derivatives there."""
-    if function is FUNCTIONS[nn.Tanh]:
-        value = np.tanh(z)
-        return value, 1 - value**2
-    if function is FUNCTIONS[nn.ReLU]:
-        on = z > 0
-        return z * on, on
-    if function is FUNCTIONS[nn.GELU]:
-        below = ndtr(z)
-        return z * below, below + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    return z, 1.0
-
-
 def _train(net: nn.Sequential, x: Tensor, y: Tensor) -> None:
-    """Full-batch gradient descent; far from a minimum no step is longer than 0.05.
+    """Some way down the loss, by L-BFGS."""
+    optimizer = torch.optim.LBFGS(
+        net.parameters(), max_iter=TRAINING_STEPS, line_search_fn="strong_wolfe"
+    )
 
-    The gradient of the loss is written out in NumPy, since autograd takes five times as long for
-    matrices as small as these. NumPy writes into the parameters' own memory.
-    """
-    stages = [
-        (linear.weight, linear.bias, function, past.numpy() if past.any() else None)
-        for linear, function, past in _stages(net)
-    ]
-    own = {p: p.detach().numpy() for p in net.parameters()}
-    inputs, targets = x.numpy(), y.numpy()
-    for _ in range(TRAINING_STEPS):
-        read, slopes = [inputs], []
-        for weight, bias, function, past in stages:
-            z = read[-1] @ own[weight].T
-            value, slope = _with_slope(function, z if bias is None else z + own[bias])
-            read.append(value if past is None else value + read[-1] @ past.T)
-            slopes.append(slope)
-        delta, gradients = (read.pop() - targets) / len(inputs), dict.fromkeys(own, 0.0)
-        while read:
-            weight, bias, _, past = stages[len(read) - 1]
-            behind = delta * slopes.pop()
-            gradients[weight] = gradients[weight] + behind.T @ read.pop()
-            if bias is not None:
-                gradients[bias] = behind.sum(axis=0)
-            delta = behind @ own[weight] + (0.0 if past is None else delta @ past)
-        size = math.sqrt(sum(float((g * g).sum()) for g in gradients.values()))
-        rate = min(0.2, 0.05 / size) if size > 0 else 0.0
-        for parameter, gradient in gradients.items():
-            own[parameter] -= rate * gradient
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = (net(x) - y).square().sum() / (2 * len(x))
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    optimizer.zero_grad()
 
 
 def _solve_last_layer(net: nn.Sequential, x: Tensor, y: Tensor) -> None:
