@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from traitlets.config import Config
 
 LIBRARIES = (
@@ -23,6 +24,7 @@ LIBRARIES = (
     "seaborn",
     "sklearn.datasets",
     "torch",
+    "torch._dynamo",  # of the first torch.func.jacrev, and in part of the first torch.autograd.grad
     "flatlib.measurement",
     "flatlib.lab.chapter",
     "flatlib.lab.equations",
@@ -42,6 +44,9 @@ def _run(sources: list[str], folder: str) -> tuple[int, str]:
         os.environ["IPYTHONDIR"] = scratch
         silent = Config({"HistoryManager": {"hist_file": ":memory:"}})
         shell = InteractiveShell.instance(config=silent)
+        # Laying a figure out takes most of the time that drawing one takes, and no cell rests on
+        # it; whoever builds the book lays out the same figures of another seed.
+        ConstrainedLayoutEngine.execute = lambda engine, figure: None
         for place, source in enumerate(sources):
             result = shell.run_cell(source, store_history=True)
             if not result.success:

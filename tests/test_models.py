@@ -8,26 +8,36 @@ from test_layers import assert_energies, drawn, gaussian
 
 from flatlib.lab.data import vision
 
-vision.datasets()  # torchvision imports beside any build of torch after this
-models = pytest.importorskip("torchvision.models")
-swin = models.swin_transformer
-
 
 def small_swin(**version):
-    return swin.SwinTransformer([4, 4], 12, [1, 1], [2, 4], [4, 4], num_classes=2, **version)
+    return models().swin_transformer.SwinTransformer(
+        [4, 4], 12, [1, 1], [2, 4], [4, 4], num_classes=2, **version
+    )
+
+
+def models():
+    """torchvision's, which take seconds to import."""
+    vision.datasets()  # torchvision imports beside any build of torch after this
+    return pytest.importorskip("torchvision.models")
+
+
+def second_version():
+    swin = models().swin_transformer
+    return small_swin(block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2)
+
+
+def small_convnext():
+    convnext = models().convnext
+    blocks = [convnext.CNBlockConfig(8, 16, 1), convnext.CNBlockConfig(16, None, 1)]
+    return convnext.ConvNeXt(blocks, num_classes=2)
 
 
 MODELS = {
-    "ViT": lambda: models.VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=2),
+    "ViT": lambda: models().VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=2),
     "Swin": small_swin,
-    "Swin V2": lambda: small_swin(
-        block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2
-    ),
-    "ConvNeXt": lambda: models.convnext.ConvNeXt(
-        [models.convnext.CNBlockConfig(8, 16, 1), models.convnext.CNBlockConfig(16, None, 1)],
-        num_classes=2,
-    ),
-    "ResNet-18": lambda: models.resnet18(num_classes=2),
+    "Swin V2": second_version,
+    "ConvNeXt": small_convnext,
+    "ResNet-18": lambda: models().resnet18(num_classes=2),
 }
 # A table of positions that is looked up, a scale that an exponential is taken of.
 SLOWER = {"Swin": "relative_position_bias_table", "Swin V2": "logit_scale"}

@@ -29,7 +29,7 @@ LIBRARIES = (
     "seaborn",
     "sklearn.datasets",
     "torch",
-    "torch.fx.experimental.symbolic_shapes",  # of the first torch.autograd.grad
+    "torch._dynamo",  # of the first torch.func.jacrev, and in part of the first torch.autograd.grad
 )
 LAUNCHER = "ipykernel_launcher"  # what a kernel's command runs; its arguments follow
 INLINE = "module://matplotlib_inline.backend_inline"  # where the environment names no backend
