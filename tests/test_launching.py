@@ -188,7 +188,7 @@ def test_the_lines_for_colab_install_the_library_and_fetch_the_archive(tmp_path)
     (tmp_path / "first.ipy").write_text(publishing.preamble(SETTING) + AFTER)
     here = {
         "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
         "GIT_CONFIG_VALUE_0": f"https://github.com/{SETTING}",
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say that there is none
