@@ -151,14 +151,15 @@ def adaptive_sharpness_by_noise(
     generator = torch.Generator().manual_seed(seed)
     with float64_network(net) as network:
         at_rest = check_loss(loss, checked_output(network, x), y).item()
-        noisy = [network.parameters[name].detach() for name in trainable_names(network)]
-        theta = [parameter.clone() for parameter in noisy]
+        noisy = [network.parameters[name] for name in trainable_names(network)]
+        theta = [parameter.detach().clone() for parameter in noisy]
         rows, n = twice_if_single(in_full(x)), len(x)
         rises = np.empty(n_draws)
         for draw in range(n_draws):
             for parameter, own in zip(noisy, theta, strict=True):
                 noise = torch.randn(own.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_(own + rho * own * noise.to(own.device))
+                # A forward may put another tensor behind its own parameter.
+                parameter.data.copy_(own + rho * own * noise.to(own.device))
             try:
                 value = check_loss(loss, network(rows)[:n], y)
             except ValueError as error:

@@ -87,12 +87,19 @@ def multi_head_attention(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor | No
         part.reshape(len(part), n, heads, width // heads).permute(1, 2, 0, 3) for part in projected
     )
     scores = q @ k.mT / math.sqrt(width // heads)
-    if given["attn_mask"] is not None:  # (T, S) or (n * heads, T, S)
-        mask = given["attn_mask"]
+    mask, padding = given["attn_mask"], given["key_padding_mask"]
+    if given["is_causal"] and padding is None and not given["need_weights"]:
+        # PyTorch takes the word for the mask, whatever the mask is.
+        mask = torch.ones(T, S, dtype=torch.bool, device=query.device).triu(1)
+    if mask is not None:  # (T, S) or (n * heads, T, S)
         scores = scores + _added(mask if mask.dim() == 2 else mask.view(n, heads, T, S), scores)
-    if given["key_padding_mask"] is not None:
-        scores = scores + _added(given["key_padding_mask"].view(n, 1, 1, S), scores)
-    weights = scores.softmax(dim=3)
+    if padding is not None:
+        scores = scores + _added(padding.view(n, 1, 1, S), scores)
+    if given["need_weights"] or (mask is None and padding is None):
+        weights = scores.softmax(dim=3)
+    else:  # without weights PyTorch attends to nothing where everything is hidden
+        hidden = (scores == -math.inf).all(dim=3, keepdim=True)
+        weights = scores.masked_fill(hidden, 0.0).softmax(dim=3).masked_fill(hidden, 0.0)
     attended = (weights @ v).permute(2, 0, 1, 3).reshape(T, n, width)
     output = F.linear(attended, given["out_proj_weight"], given["out_proj_bias"])
     if not given["need_weights"]:

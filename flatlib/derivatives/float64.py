@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output, is_out_of_memory
@@ -113,6 +114,7 @@ class InFloat64(TorchFunctionMode):
         self.at_rest = at_rest
         self.recorder: Recorder | None = None
         self.input: Tensor | None = None  # what the network is called with
+        self.has_lifted = False  # whether a precision was asked for that is not float64
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -127,14 +129,17 @@ class InFloat64(TorchFunctionMode):
         if function is Tensor.register_hook:
             return function(args[0], looking(*args[1:], "a tensor in forward", **kwargs))
         if function in CASTS:
-            function = Tensor.double
+            function, self.has_lifted = Tensor.double, True
         elif function is not Tensor.view:  # which reads the same bits as another type
-            args = tuple(_in_full(value) for value in args)
-            kwargs = {name: _in_full(value) for name, value in kwargs.items()}
+            args = tuple(map(self._in_full, args))
+            kwargs = {name: self._in_full(value) for name, value in kwargs.items()}
         if function is F.scaled_dot_product_attention:
             # The fused one cannot be differentiated twice: pytorch/pytorch issue 116350, open, in
             # torch up to 2.13 at least. tests/test_guards.py tells when it can.
-            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+            with sdpa_kernel(SDPBackend.MATH):
+                return function(*args, **kwargs)
+        if function is torch.fake_quantize_per_channel_affine:
+            args = (args[0], args[1].float(), *args[2:])  # it takes no scale of another type
         if function is F.multi_head_attention_forward:
             with self:
                 attended = multi_head_attention(args, kwargs)
@@ -147,8 +152,16 @@ class InFloat64(TorchFunctionMode):
             return self._normalized(function, args, kwargs)
         output = self._call(function, args, kwargs)
         if function in MAKERS and kwargs.get("dtype") is None and output.dtype in IN_FULL:
+            self.has_lifted = True
             return function(*args, **{**kwargs, "dtype": IN_FULL[output.dtype]})
         return output
+
+    def _in_full(self, value: object) -> object:
+        """float64 (or complex128) for a lower precision, anything else as it is."""
+        if not isinstance(value, torch.dtype) or value not in IN_FULL:
+            return value
+        self.has_lifted = True
+        return IN_FULL[value]
 
     def _call(self, function: Callable, args: tuple, kwargs: dict) -> object:
         if self.recorder is None:
@@ -181,11 +194,6 @@ def _weight_normalized(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     tests/test_guards.py tells when it is right.
     """
     return v * (g / torch.norm_except_dim(v, 2, dim))
-
-
-def _in_full(value: object) -> object:
-    """float64 (or complex128) for a lower precision, anything else as it is."""
-    return IN_FULL[value] if isinstance(value, torch.dtype) and value in IN_FULL else value
 
 
 def _plain_layout(tensor: Tensor) -> Tensor:
@@ -229,10 +237,14 @@ class Float64Network:
             if not self.at_rest.emptied(lambda: self.carry_on(x)):
                 return made
 
-    def carry_on(self, x: Tensor) -> Tensor:
-        """The output ``(n, N)`` for ``x``, with what earlier passes may have left."""
+    def carry_on(self, x: Tensor, as_written: bool = False) -> Tensor:
+        """The output ``(n, N)`` for ``x``, with what earlier passes may have left.
+
+        ``as_written`` leaves the functions that the mode replaces as they are.
+        """
         self.mode.input = x.clone()
-        with torch.autocast(x.device.type, enabled=False), self.mode:
+        mode = nullcontext() if as_written else self.mode
+        with torch.autocast(x.device.type, enabled=False), mode:
             try:
                 output = self.net(self.mode.input)
             except LayerFault as fault:

@@ -135,7 +135,9 @@ class Watched:
     def add(self, outputs: slice, gradients: Tensor) -> None:
         """Take in the plain passes of K outputs, ``(n, K, ...)``."""
         # Seen from the outputs, which lie in front in memory, the product needs no copy.
-        self.plain[outputs] = gradients.transpose(0, 1).flatten(2) @ self.along
+        self.plain[outputs] = (
+            gradients.transpose(0, 1).reshape(*gradients.shape[1::-1], -1) @ self.along
+        )
 
     def holds(self) -> bool:
         """Whether every row holds one sample alone, after all N passes."""

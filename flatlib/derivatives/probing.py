@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flatlib.checks import check_batch, check_same
+from flatlib.checks import all_finite, check_batch, check_same
 
 from .float64 import Float64Network, in_full
 from .mixing import find_rows, refuse_mixed
@@ -21,6 +21,11 @@ PROBE_SAMPLES = 4
 NOT_DETERMINISTIC = (
     "the network is not deterministic: two runs on sample {sample} differ; switch off its "
     "randomness (net.eval())"
+)
+REPLACED = (
+    "sample {sample} has another output with those functions of PyTorch's that flatlib replaces, "
+    "since they cannot be differentiated twice: a fault of flatlib's (or a network so sensitive "
+    "that rounding alone changes its output); please report the network"
 )
 INFLUENCE = (
     "samples influence each other: the output for sample {sample} depends on which other samples "
@@ -140,6 +145,7 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
         check_same(output, again, named, NOT_DETERMINISTIC)
     check_graph(network, first.output)
     random.check_untouched(network, company)
+    check_as_written(network, company, output, named)
     calls = [call for made in first.calls.values() for call in made]
     if all(_are_samples(call.value.shape, len(company)) for call in calls):
         for call in calls:
@@ -183,7 +189,9 @@ def _in_company(
     if x.device.type == "cpu" or not x.is_floating_point():
         company = torch.cat([rows, *[_unlike(rows)] * n_others])
         with suppress(ValueError):
-            return company, run_recorded(network, company, named)
+            first = run_recorded(network, company, named)
+            if all_finite(first.output):
+                return company, first
     others = [i for i in range(len(x)) if i not in samples]
     other = x[others[:1]] if others else rows[:1]
     if not others and x.is_floating_point():
@@ -273,6 +281,23 @@ def checked_forward(network: Float64Network, x: Tensor) -> Forward:
     probe.check(forward.output[: len(x)].detach(), x)
     refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
     return forward
+
+
+def check_as_written(
+    network: Float64Network, x: Tensor, output: Tensor, samples: Sequence[int]
+) -> None:
+    """Refuse ``output``, of the first of ``x``, if the network gives another one as it is written.
+
+    One that asks for a lower precision does so, and may fail.
+    """
+    if network.plain or network.mode.has_lifted:
+        return
+    rows = in_full(x)
+    try:
+        written = network.anew(rows, lambda: network.carry_on(rows, as_written=True))
+    except ValueError:
+        return
+    check_same(output, written[: len(samples)].detach(), samples, REPLACED)
 
 
 def check_no_new_parameters(network: Float64Network) -> None:

@@ -81,9 +81,12 @@ class JacobianProducts:
 def _gradient_along_any_direction(forward: Forward) -> tuple[Tensor, Tensor | None]:
     """A direction ``(n, N)`` and the gradient along it, as a function of it; None if there is none.
 
-    The direction is 0, which is as good as any, since the gradient is linear in it.
+    The gradient is linear in it, so any is as good, but for 0, of which a backward pass may take
+    the logarithm.
     """
-    direction = torch.zeros_like(forward.output, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(forward.output.shape, generator=generator, dtype=torch.float64)
+    direction = drawn.to(forward.output).requires_grad_()
     return direction, _twice(forward.output, forward.source, direction)
 
 
@@ -227,6 +230,8 @@ def _kept_by_autograd(network: Float64Network, sample: Tensor, index: int) -> in
     kept: dict[int, torch.UntypedStorage] = {}  # alive, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
+        if tensor.layout is not torch.strided:  # a sparse matrix, which is no sample's
+            return tensor
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage
         return tensor

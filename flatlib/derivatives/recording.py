@@ -149,8 +149,9 @@ class Recorder:
         self.tables: dict[bool, list[str]] = {True: [], False: []}  # whether looked up in with x
         self.source: GradientEdge | None = None  # of what was looked up for x
         self.looked_up: Tensor | None = None
-        self.in_layer = False  # whether a layer's own forward runs
-        self.made: tuple[Tensor | None, int] = (None, 0)  # by a layer's own function; its version
+        # Layers whose forwards run, one in another where a parametrization of a weight calls one:
+        # its name, what its own function made, and the version of that.
+        self.at_work: list[tuple[str, Tensor | None, int]] = []
         self.names = {id(p): name for name, p in network.parameters.items()}
         self.layer_of = {
             self._key(own["weight"]): name
@@ -171,7 +172,9 @@ class Recorder:
                 # Ours run closest to the layer: after the user's pre-hooks, before their hooks.
                 handle = module.register_forward_pre_hook(before, with_kwargs=True)
                 stack.callback(handle.remove)
-                handle = module.register_forward_hook(after, with_kwargs=True, prepend=True)
+                handle = module.register_forward_hook(
+                    after, with_kwargs=True, prepend=True, always_call=True
+                )
                 stack.callback(handle.remove)
             self.network.mode.recorder = self
             try:
@@ -193,14 +196,18 @@ class Recorder:
                 if key == "weight" or kind != "Linear" or _is_one_a_channel(module)
             )
             alias = self._read(name, value, True, frozenset(owns))
-            self.in_layer = True
+            self.at_work.append((name, None, 0))
             return ((alias, *args[1:]), kwargs) if args else (args, {**kwargs, "input": alias})
 
         def after(module, args, kwargs, output):
             if (args[0] if args else kwargs["input"]).numel() == 0:
                 return output
-            self.in_layer = False
-            made, version = self.made
+            if output is None:  # it or a hook before it has raised, and somebody may catch that
+                if self.at_work and self.at_work[-1][0] == name:
+                    self.at_work.pop()
+                    self.calls[name].pop()
+                return None
+            _, made, version = self.at_work.pop()
             if output is not made or output._version != version:
                 raise LayerFault(
                     f"layer {name!r} returns something else than its own forward makes, by a hook "
@@ -260,8 +267,8 @@ class Recorder:
     def call(self, function: Callable, args: tuple, kwargs: dict) -> object:
         """``function(*args, **kwargs)``, recorded if a layer or a parameter takes part."""
         output = self._recorded(function, args, kwargs)
-        if self.in_layer and function in LAYER_FUNCTIONS:
-            self.made = (output, output._version)
+        if self.at_work and function in LAYER_FUNCTIONS:
+            self.at_work[-1] = (self.at_work[-1][0], output, output._version)
         return output
 
     def _recorded(self, function: Callable, args: tuple, kwargs: dict) -> object:
@@ -283,7 +290,7 @@ class Recorder:
         self, function: Callable, input: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
         """A linear map that is given its weight: a call of the layer that has it."""
-        name = None if self.in_layer else self.layer_of.get(_part_of(weight))
+        name = None if self.at_work else self.layer_of.get(_part_of(weight))
         if name is None or input.numel() == 0:
             return function(input, weight, bias)
         own = self.network.owned[name].get("bias")
@@ -298,7 +305,7 @@ class Recorder:
     ) -> Tensor:
         """Rows of a table that are looked up, be it for the input itself."""
         name = self.names.get(id(weight), "a table that is no parameter")
-        if id(weight) in self.names and output.requires_grad:
+        if id(weight) in self.names and output.requires_grad and output.numel():
             terms = [(name, torch.Size((1,) * output.dim()), None)]
             edge, shape = get_gradient_edge(output), output.shape
             row = None if padding is None else padding % len(weight)
@@ -321,7 +328,8 @@ class Recorder:
         own = {key: value for key, value in affine.items() if id(value) in self.names}
         if function in FUSED_NORMS:
             output = function(**given)
-            if own and output.requires_grad:
+            # Where one of the two is made of the other, no gradient belongs to it alone.
+            if own and len(own) == len(affine) and output.requires_grad and output.numel():
                 with torch.no_grad():
                     factor = function(**plain) if "weight" in own else None
                 terms = [
@@ -356,7 +364,8 @@ class Recorder:
         if shape is None:
             shape = (1,) * (spread.dim() - parameter.dim()) + parameter.shape
         whole = all(old in (1, new) for old, new in zip(shape, spread.shape, strict=True))
-        if whole and spread.dim() and spread.requires_grad and torch.is_grad_enabled():
+        noted = whole and spread.dim() and spread.numel() and spread.requires_grad
+        if noted and torch.is_grad_enabled():
             terms = [(self.names[id(parameter)], torch.Size(shape), None)]
             self.uses.append(Use(get_gradient_edge(spread), spread.shape, terms))
         return spread
@@ -411,6 +420,7 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
     calls = {
         name: [call for call in made if call.by_module] or made
         for name, made in recorder.calls.items()
+        if made
     }
     if not all_finite(output[: len(samples)]):
         row = first_not_finite(output[: len(samples)])
@@ -483,7 +493,11 @@ class Graph:
     def used_alone_by(self, name: str, nodes: set) -> bool:
         """Whether no other than ``nodes`` read a parameter, be it through a view of it."""
         return all(
-            reader in nodes or nodes.issuperset(self.readers_of.get(reader) or [reader])
+            reader in nodes
+            or (
+                reader.name() == "ViewBackward0"
+                and nodes.issuperset(self.readers_of.get(reader) or [reader])
+            )
             for reader in self.readers.get(name, ())
         )
 

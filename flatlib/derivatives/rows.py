@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,9 @@ def belonging(
     """
     for rows in _candidates(one.shape, len(factor), foldable, likely):
         mine, its = rows.flat(one), rows.flat(other)
-        off = (its / factor[:, None] - mine).abs().amax()
-        if not off > MIXED_ROWS * mine.abs().amax():  # what is NaN is refused later
+        off = (its / factor[:, None] - mine).abs().nan_to_num(nan=0.0, posinf=math.inf).amax()
+        # What is NaN is refused later, or is of the company.
+        if not off > MIXED_ROWS * mine.abs().nan_to_num(nan=0.0, posinf=math.inf).amax():
             return rows
     return None
 
