@@ -72,8 +72,54 @@ def test_status_tells_running_from_stopped(tmp_path, capsys):
     with record.lock():
         cli.main(["status", "--scale", "smoke", "--results", str(tmp_path)])
     assert capsys.readouterr().out.splitlines()[0].split()[1] == "running"
-    cli.main(["status", "--scale", "paper", "--results", str(tmp_path)])
-    assert capsys.readouterr().out == ""
+    assert cli.main(["status", "--scale", "paper", "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and f"there are no runs in {tmp_path / 'paper'}; " in said.err
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "measurements.csv", "weights-600.npz"])
+def test_status_tells_of_a_file_that_is_missing(tmp_path, capsys, lost):
+    run = configurations("mlp-bounds")[0]
+    execute(run, "smoke", tmp_path)
+    (tmp_path / "smoke" / run.name / lost).unlink()
+    assert cli.main(["status", "--results", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.split() == ["smoke", "altered", run.name]
+    assert re.search(f"{lost} is missing.*Restore it, or delete the run's folder", said.err)
+
+
+def test_status_tells_of_weights_that_are_damaged(tmp_path, capsys):
+    run = configurations("mlp-bounds")[0]
+    execute(run, "smoke", tmp_path)
+    weights = tmp_path / "smoke" / run.name / "weights-600.npz"
+    whole = weights.read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for content in (whole[:middle], changed):
+        weights.write_bytes(content)
+        assert cli.main(["status", "--results", str(tmp_path)]) == 1
+        assert "damaged" in capsys.readouterr().err
+    weights.write_bytes(whole)
+    assert cli.main(["status", "--results", str(tmp_path)]) == 0
+
+
+def test_results_in_the_place_of_a_file(tmp_path, capsys):
+    place = tmp_path / "file"
+    place.write_text("kept")
+    words = ["run", "mlp-bounds", "--steps", "200", "--no-progress", "--results", str(place)]
+    assert cli.main(words) == 1
+    assert "a part of its path is a file; name a folder" in capsys.readouterr().out
+    assert place.read_text() == "kept"
+
+
+def test_nobody_who_reads_what_is_printed_ends_the_command_in_silence(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "flatlib.lab.cli", "list"], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(

@@ -610,7 +610,7 @@ def test_the_command_makes_lists_and_counts_networks(tmp_path, capsys, monkeypat
     options = commands.parser().parse_args(["run", "mlp-bounds", "--networks", "2"])
     with pytest.raises(ValueError, match="takes no --networks"):
         options.command(options)
-    with pytest.raises(ValueError, match="networks must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="networks must be from 1 to 10,000, got 0"):
         populations.run("mlp-relu", 0)
     with pytest.raises(ValueError, match="no population is called 'vgg'"):
         populations.run("vgg")

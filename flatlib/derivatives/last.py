@@ -31,7 +31,10 @@ def dense_last_layer(network: Float64Network, forward: Forward) -> tuple[Call, T
     fault = None
     one_vector = len(shape) == 2 and calls[0].rows and calls[0].rows.place == "first"
     if network.kinds[name] != "Linear" or not one_vector:
-        fault = f"is a {network.kinds[name]} that reads shape {shape}, and must be a dense layer of one vector a sample"
+        fault = (
+            f"is a {network.kinds[name]} that reads shape {shape}, and must be a dense layer of "
+            "one vector a sample"
+        )
     elif not n_uses:
         fault = "has no part in the output; take it out of the forward"
     elif len(calls) > 1 or n_uses != 1:

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if everything asked for is there, 1 if a run failed or diverged or an archived record
         was altered, 2 for bad arguments or a package that is not installed, 128 and the signal's
-        number if one stopped it.
+        number if one stopped it, 141 if nobody reads what is printed.
     """
     with _on_signals(_leave):
         try:
@@ -38,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = commands.parser().parse_args(arguments)
         try:
             with _on_signals(_interrupt):
-                return options.command(options)
+                ended = options.command(options)
+                sys.stdout.flush()
+                return ended
+        except BrokenPipeError:  # whoever read what is printed has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141  # what a shell makes of SIGPIPE
         except (OSError, ValueError, RecordError) as fault:
             print(f"flatlib: {fault}", file=sys.stderr)
             return 2

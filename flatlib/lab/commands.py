@@ -11,7 +11,8 @@ from flatlib import __version__
 from flatlib.lab import populations, pretrained
 from flatlib.lab.experiments import EXPERIMENTS, SCALES, Outcome, configurations, run
 from flatlib.lab.handout import handout
-from flatlib.lab.records import Record, RecordError, default_results
+from flatlib.lab.manifest import REMEDY
+from flatlib.lab.records import RecordError, default_results, records_of
 
 WORKERS = 2  # unless others are asked for
 POPULATION = "population-"  # in front of a population's name
@@ -151,12 +152,14 @@ def _status(options: argparse.Namespace) -> int:
     if not options.results.is_dir():
         raise ValueError(f"there is no results folder {options.results}; flatlib run makes one")
     altered = 0
-    for path in sorted(options.results.glob(f"{options.scale or '*'}/**/manifest.json")):
-        scale = path.parent.parent.relative_to(options.results).as_posix()
-        record = Record(options.results, scale, path.parent.name)
+    records = list(records_of(options.results, options.scale))
+    for record in records:
         try:
             manifest = record.read_manifest()
+            if manifest is None:
+                raise RecordError(f"{record.manifest_path} is missing. {REMEDY}")
             record.read_table_text(manifest)
+            record.check_weights(manifest)
         except RecordError as fault:  # the others shall be listed all the same
             print(f"{record.scale:7} {'altered':9} {'':15} {record.run}")
             print(f"flatlib: {fault}", file=sys.stderr)
@@ -167,6 +170,9 @@ def _status(options: argparse.Namespace) -> int:
             status = "stopped"
         reached = f"{manifest['steps']}/{manifest['steps_asked']}"
         print(f"{record.scale:7} {status:9} {reached:>15} {record.run}")
+    if not records:
+        where = options.results / (options.scale or "")
+        print(f"flatlib: there are no runs in {where}; flatlib run makes some", file=sys.stderr)
     return int(altered > 0)
 
 

@@ -19,6 +19,8 @@ import hashlib
 import io
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +53,25 @@ def default_results() -> Path:
     if (checkout / "pyproject.toml").exists():
         return checkout / "results"
     return Path("results")
+
+
+def records_of(results: Path, scale: str | None = None) -> Iterator[Record]:
+    """Every record of an archive, or of one scale, be it that files of it are missing.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(fault: OSError) -> None:
+        if not isinstance(fault, FileNotFoundError):  # which has no records
+            raise fault
+
+    for name, inside, files in os.walk(Path(results) / (scale or ""), onerror=refuse):
+        inside[:] = sorted(each for each in inside if not each.startswith("."))
+        if {"manifest.json", "measurements.csv"}.intersection(files):
+            folder = Path(name)
+            where = folder.parent.relative_to(results).as_posix()
+            yield Record(Path(results), where, folder.name)
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,7 @@ class Record:
         expected = manifest["table"]
         content = _content_of(self.table_path)
         if content is None:
-            raise RecordError(f"{self.table_path} is missing, its manifest is there")
+            raise RecordError(f"{self.table_path} is missing, its manifest is there. {REMEDY}")
         content = content[: expected["bytes"]]
         found = hashlib.sha256(content).hexdigest()
         if found != expected["sha256"]:
@@ -198,11 +219,30 @@ class Record:
         try:
             arrays = read_arrays(path, forms)
         except (OSError, ValueError) as fault:
-            raise RecordError(f"{path} is missing or altered: {fault}") from fault
+            raise RecordError(f"{path} is missing or altered: {fault}. {REMEDY}") from fault
         found = array_hash(arrays)
         if found != expected:
-            raise RecordError(f"{path} is altered: its manifest says {expected}, found {found}")
+            raise RecordError(
+                f"{path} is altered: its manifest says {expected}, found {found}. {REMEDY}"
+            )
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def check_weights(self, manifest: Mapping) -> None:
+        """Refuse archived weights whose file is missing or damaged; `read_weights` says if altered.
+
+        Raises:
+            RecordError: there is no such file, or its check sums are not those of its content.
+        """
+        if manifest["weights"] is None:
+            return
+        path = self.folder / manifest["weights"]["file"]
+        try:
+            with zipfile.ZipFile(path) as file:
+                damaged = file.testzip()
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as fault:
+            raise RecordError(f"{path} is missing or damaged: {fault}. {REMEDY}") from fault
+        if damaged:
+            raise RecordError(f"{path} is damaged in {damaged}. {REMEDY}")
 
     def write_state(self, state: Mapping) -> None:
         """Put the state in place, after its own hash."""
@@ -267,6 +307,10 @@ def _content_of(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+    except NotADirectoryError as fault:
+        raise RecordError(
+            f"{path} cannot be there: a part of its path is a file; name a folder for the results"
+        ) from fault
     except OSError as fault:  # one record that cannot be read shall hide no other
         raise RecordError(f"{path} cannot be read: {fault.strerror}. {REMEDY}") from fault
 

@@ -29,6 +29,8 @@ __all__ = [
     "table_columns",
 ]
 
+MOST_NETWORKS = 10_000  # that one command may make
+
 
 def named(name: str) -> Population:
     """The population of this name.
@@ -62,12 +64,13 @@ def run(
         How each network ended.
 
     Raises:
-        ValueError: an unknown population, or fewer than one network or worker.
+        ValueError: an unknown population; fewer than one network, more than 10,000, or fewer
+            than one worker.
     """
     population = named(name)
     n = population.networks if networks is None else networks
-    if n < 1:
-        raise ValueError(f"networks must be at least 1, got {n}")
+    if not 1 <= n <= MOST_NETWORKS:
+        raise ValueError(f"networks must be from 1 to {MOST_NETWORKS:,}, got {n}")
     return run_many(
         [population.network(index) for index in range(n)],
         f"{FOLDER}/{name}",
