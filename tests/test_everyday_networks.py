@@ -159,7 +159,7 @@ def test_a_replacement_that_computes_something_else_is_told(monkeypatch):
 
     monkeypatch.setattr(float64, "multi_head_attention", wrong)
     with pytest.raises(
-        ValueError, match="sample 2 has another output .* please report the network"
+        ValueError, match="sample 1 has another output .* please report the network"
     ):
         flatlib.measure(drawn(Encodes), gaussian(3, T, 4))
 
