@@ -138,7 +138,7 @@ class InFloat64(TorchFunctionMode):
             # torch up to 2.13 at least. tests/test_guards.py tells when it can.
             with sdpa_kernel(SDPBackend.MATH):
                 return function(*args, **kwargs)
-        if function is torch.fake_quantize_per_channel_affine:
+        if function is torch.fake_quantize_per_channel_affine and len(args) > 1:
             args = (args[0], args[1].float(), *args[2:])  # it takes no scale of another type
         if function is F.multi_head_attention_forward:
             with self:
