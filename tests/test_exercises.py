@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatlib.lab.exercises.checking import Missing, answers, close, mistake
+from flatlib.lab.exercises.checking import Failed, Missing, answers, close, mistake
 
 SIGNS = torch.tensor([1, 1, -1], dtype=torch.float64)
 MATRIX = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
@@ -79,6 +79,9 @@ def test_small_numbers_above_rounding_are_no_zero():
         ([MATRIX.T], [MATRIX], "right but transposed"),
         ([MATRIX[0]], [MATRIX], "your answer has shape (3,), and the right one has (2, 3)"),
         ([-1.0, -2.0], [1.0, 2.0], "right but for the sign"),
+        ([[2.0, 1.0]], [[1.0, 2.0]], "right but in the other order"),
+        ([MATRIX.flip(0)], [MATRIX], "right but in the other order"),
+        ([[2.0, 1.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, 4.0]], ""),  # in one case alone
         ([2.0, 4.0], [1.0, 2.0], "every number is 2 times the right one"),
         ([[0.5, 1.0]], [[1.0, 2.0]], "every number is 0.5 times the right one"),
         ([math.pi, 2 * math.pi], [1.0, 2.0], "every number is pi times the right one"),
@@ -117,5 +120,45 @@ def test_what_is_missing_is_told_apart():
     assert answers(half_written, [(1,), (2,)]) is Missing.UNWRITTEN
     assert answers(lambda x: None, [(1,)]) is Missing.NOTHING
     assert answers(lambda x: 2 * x, [(1,), (2,)]) == [2, 4]
-    with pytest.raises(ZeroDivisionError):
-        answers(lambda x: x / 0, [(1,)])
+
+
+def test_an_error_is_told_with_its_line():
+    with pytest.raises(Failed, match=r"raises ZeroDivisionError: division by zero \(line \d+: "):
+        answers(lambda x: 1 / 0 if x else x, [(1,)])
+    with pytest.raises(Failed, match=r"raises ValueError: two words \(line \d+: def fail"):
+        answers(_fails, [(1,)])
+    with pytest.raises(Failed, match=r"raises TypeError: .*\bmissing\b[^()]*$"):  # before line 1
+        answers(lambda x, y: x, [(1,)])
+    with pytest.raises(Failed, match=r"raises TypeError: [^\n]*$"):  # no code of the reader's own
+        answers(math.sqrt, [("two",)])
+    with pytest.raises(KeyboardInterrupt):  # a reader who stops the cell
+        answers(_stopped, [(1,)])
+
+
+def _fails(x):
+    def fail(): raise ValueError("two\n  words")  # fmt: skip
+
+    fail()
+
+
+def _stopped(x):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("given", [2.83, 2.828, 2.8284, 2.8235, 2.8334])
+def test_decimals_that_are_asked_for_leave_half_a_unit(given):
+    root = math.sqrt(8)
+    assert close(given, root, decimals=2) and close([given, 300.0], [root, 300.0], decimals=2)
+
+
+@pytest.mark.parametrize("given", [2.82, 2.8233, 2.84, 2.8, 2.8336])
+def test_the_size_of_another_number_does_not_widen_the_decimals(given):
+    root = math.sqrt(8)
+    assert not close(given, root, decimals=2)
+    assert not close([given, 300.0], [root, 300.0], decimals=2)
+    said = mistake([[given, 300.0]], [[root, 300.0]], decimals=2)
+    assert said == "number 2 is right, number 1 is wrong"
+
+
+def test_a_half_is_rounded_either_way():
+    assert all(close(given, 0.125, decimals=2) for given in (0.12, 0.13))

@@ -149,8 +149,9 @@ def test_words_nothing_and_errors(key):
     questions = EXERCISES[key].questions(0)
     assert mark(key, lambda *case: "two").passed is False
     assert "return" in mark(key, lambda *case: None).message
-    with pytest.raises(ZeroDivisionError):
-        mark(key, lambda *case: 1 / 0)
+    failed = mark(key, lambda *case: 1 / 0)
+    assert failed.passed is False
+    assert failed.message.startswith("not yet; your function raises ZeroDivisionError: division")
     assert len(questions) >= 1
 
 
@@ -183,7 +184,8 @@ def test_the_kind_of_mistake_is_told_where_many_answers_are_right():
     for answer, kind in (
         (lists.T, "right but transposed; "),
         (lists[:, :3], "your answer has shape (2, 3), and the right one has (2, 4); "),
-        (lists.flip(0), ""),
+        (lists.flip(0), "right but in the other order; "),
+        (lists[:, [0, 1, 3, 2]].flip(1), ""),
     ):
         assert said("mlp-two-volumes", answer) == f"not yet; {kind}{hint}"
     pair = torch.tensor(solution("reparametrization-target")(), dtype=torch.float64)
@@ -192,9 +194,31 @@ def test_the_kind_of_mistake_is_told_where_many_answers_are_right():
         (pair[:1], "your answer has shape (1,), and the right one has (2,); "),
         (1 / pair, "every number is one over the right one; "),
         (pair / 3, "every number is 0.3333 times the right one; "),
-        (pair.flip(0), ""),
+        (pair.flip(0), "right but in the other order; "),
+        (2 * pair.flip(0), ""),
     ):
         assert said("reparametrization-target", answer) == f"not yet; {kind}{hint}"
+
+
+def test_two_decimals_are_two_decimals():
+    for variant in range(19):
+        wanted = torch.tensor(EXERCISES["volume-by-hand"].questions(0, variant)[0][1]).double()
+        for off, passed in ((0.0049, True), (-0.0049, True), (0.0051, False), (-0.0051, False)):
+            for place in (0, 1):
+                answer = wanted.clone()
+                answer[place] += off
+                verdict = mark("volume-by-hand", lambda a=answer: a, variant=variant)
+                assert verdict.passed is passed, (variant, off, place)
+        rounded = [round(float(number), 2) for number in wanted]
+        assert mark("volume-by-hand", lambda r=rounded: r, variant=variant).passed
+        swapped = mark("volume-by-hand", lambda r=rounded: r[::-1], variant=variant)
+        assert swapped.message.startswith("not yet; right but in the other order; ")
+
+
+def test_no_hint_is_the_answer_to_what_jensen_costs():
+    """The answer needs a difference of two sums, and no hint has both."""
+    for hint in EXERCISES["volume-jensen"].hints:
+        assert "N log" not in hint and "sum of all" not in hint
 
 
 def test_a_right_answer_clears_the_attempts():

@@ -28,7 +28,7 @@ from flatlib.lab.exercises import (
     volume,
     weights_to_inputs,
 )
-from flatlib.lab.exercises.checking import Missing, Verdict, answers, mistake
+from flatlib.lab.exercises.checking import Failed, Missing, Verdict, answers, mistake
 from flatlib.lab.exercises.exercise import Exercise
 
 CHAPTERS = (
@@ -69,11 +69,10 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0, variant: int = 0
 
     Returns:
         `Verdict`: right; or the kind of mistake and a hint, a second one after the second wrong
-        answer; or that there is no answer yet.
+        answer; the error that the function raises; or that there is no answer yet.
 
     Raises:
         ValueError: no exercise has that label.
-        Exception: whatever the function raises, but for `NotImplementedError`.
 
     >>> mark("ex-mls-factor", lambda norm, N: (norm, norm * N**0.5))
     right
@@ -83,12 +82,17 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0, variant: int = 0
     ...     raise NotImplementedError
     >>> mark("ex-mls-factor", unwritten)
     no answer yet
+    >>> mark("ex-mls-factor", lambda norm, N: norm.root).message.partition(" (")[0]
+    "not yet; your function raises AttributeError: 'float' object has no attribute 'root'"
     """
     if key not in EXERCISES:
         raise ValueError(f"no exercise is called {key!r}; there are {', '.join(EXERCISES)}")
     exercise = EXERCISES[key]
     questions = exercise.questions(seed, variant)
-    given = answers(function, [case for case, _ in questions])
+    try:
+        given = answers(function, [case for case, _ in questions])
+    except Failed as fault:
+        return Verdict(False, f"not yet; {fault}")
     if isinstance(given, Missing):
         return Verdict(None, given.value)
     expected = [answer for _, answer in questions]
@@ -99,7 +103,8 @@ def mark(key: str, function: Callable[..., Any], seed: int = 0, variant: int = 0
     if all(map(fits, given, expected)):
         _wrong.pop(key, None)
         return Verdict(True, "right")
-    kind = mistake(given, expected, exercise.tolerance, None if exercise.accepts is None else fits)
+    accepts = None if exercise.accepts is None else fits
+    kind = mistake(given, expected, exercise.tolerance, accepts, exercise.decimals)
     hint = exercise.retold(exercise.hints[min(_wrong[key], len(exercise.hints) - 1)], variant)
     _wrong[key] += 1
     return Verdict(False, "; ".join(part for part in ("not yet", kind, hint) if part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,10 @@ FEW = 4  # numbers of an answer, few enough to say which of them are wrong
 RELATIVE_TOLERANCE = 1e-4  # a pencil's, and single precision's
 # What float64 may leave of numbers of unit size that cancel; an answer of 0 has no other scale.
 ROUNDING = 64 * torch.finfo(torch.float64).eps
+
+
+class Failed(Exception):
+    """A reader's function raised an error; the message says which and where."""
 
 
 class Missing(Enum):
@@ -38,7 +43,10 @@ class Verdict:
 def answers(function: Callable[..., Any], cases: list[tuple]) -> list | Missing:
     """The function's values at each case's arguments; what is missing if one is.
 
-    Only `NotImplementedError` counts as not written; any other error is the reader's to see.
+    Only `NotImplementedError` counts as not written.
+
+    Raises:
+        Failed: the function raises any other error.
 
     >>> answers(lambda a, b: a + b, [(1, 2), (3, 4)])
     [3, 7]
@@ -51,20 +59,59 @@ def answers(function: Callable[..., Any], cases: list[tuple]) -> list | Missing:
             value = function(*case)
         except NotImplementedError:
             return Missing.UNWRITTEN
+        except Exception as fault:
+            raise Failed(f"your function raises {_told(fault, function)}") from fault
         if value is None:
             return Missing.NOTHING
         values.append(value)
     return values
 
 
-def close(answer: Any, expected: Any, tolerance: float = RELATIVE_TOLERANCE) -> bool:
+def _told(fault: Exception, function: Callable) -> str:
+    """An error in a line: its kind, what it says, and the last line of the function's own file that
+    was reached.
+    """
+    own = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frames = [one for one in traceback.extract_tb(fault.__traceback__) if one.filename == own]
+    said = ": ".join(part for part in (type(fault).__name__, " ".join(str(fault).split())) if part)
+    if not frames:
+        return said
+    place = ": ".join(part for part in (f"line {frames[-1].lineno}", frames[-1].line) if part)
+    return f"{said} ({place})"
+
+
+def margin(
+    expected: Tensor, tolerance: float = RELATIVE_TOLERANCE, decimals: int | None = None
+) -> float:
+    """How far each number of an answer may be off.
+
+    Args:
+        expected: the right numbers.
+        tolerance: relative to the largest of them; 1.4e-14, rounding of numbers of unit size, is
+            always allowed.
+        decimals: to which the answer is asked for; half a unit of the last one is then allowed
+            instead.
+
+    >>> margin(torch.tensor([2.0, 400.0])), f"{margin(torch.tensor([2.0, 400.0]), decimals=2):.4f}"
+    (0.04, '0.0050')
+    """
+    if decimals is not None:
+        return 0.5 * 10**-decimals * (1 + 1e-9)  # the ninth digit is for the binary
+    return max(tolerance * (float(expected.abs().max()) if expected.numel() else 0.0), ROUNDING)
+
+
+def close(
+    answer: Any,
+    expected: Any,
+    tolerance: float = RELATIVE_TOLERANCE,
+    decimals: int | None = None,
+) -> bool:
     """Whether an answer is a number, or numbers, as expected.
 
     Args:
         answer: a number, a tensor, an array or a list of them.
         expected: the right one.
-        tolerance: how far a number may be off, relative to the largest expected entry; 1.4e-14,
-            rounding of numbers of unit size, is always allowed.
+        tolerance, decimals: as for `margin`.
 
     >>> close([0.1 + 0.2, 2], [0.3, 2.0]), close(1.01, 1.0), close("two", 2.0)
     (True, False, False)
@@ -76,8 +123,7 @@ def close(answer: Any, expected: Any, tolerance: float = RELATIVE_TOLERANCE) -> 
         got, want = got.reshape(()), want.reshape(())
     if got.shape != want.shape:
         return False
-    scale = float(want.abs().max()) if want.numel() else 0.0
-    return bool(((got - want).abs() <= max(tolerance * scale, ROUNDING)).all())
+    return bool(((got - want).abs() <= margin(want, tolerance, decimals)).all())
 
 
 def mistake(
@@ -85,25 +131,30 @@ def mistake(
     expected: list,
     tolerance: float = RELATIVE_TOLERANCE,
     accepts: Callable[[Any, Any], bool] | None = None,
+    decimals: int | None = None,
 ) -> str:
     """What kind of mistake the wrong answers to all cases have in common; empty if none is seen.
 
     Args:
         given: one answer a case.
         expected: the right ones.
-        tolerance: as for `close`.
+        tolerance, decimals: as for `margin`.
         accepts: whether an answer is right, where the expected one is one of many.
 
     >>> mistake([4.0, 6.0], [2.0, 3.0])
     'every number is 2 times the right one'
     >>> mistake([-2.0], [2.0])
     'right but for the sign'
+    >>> mistake([[2.0, 1.0]], [[1.0, 2.0]])
+    'right but in the other order'
     >>> mistake([torch.zeros(3)], [torch.zeros(2, 3)])
     'your answer has shape (3,), and the right one has (2, 3)'
     """
 
     def fits(answer: Any, wanted: Any) -> bool:
-        return close(answer, wanted, tolerance) if accepts is None else accepts(answer, wanted)
+        if accepts is None:
+            return close(answer, wanted, tolerance, decimals)
+        return accepts(answer, wanted)
 
     got, want = [_numbers(each) for each in given], [_numbers(each) for each in expected]
     for one in got:
@@ -120,6 +171,8 @@ def mistake(
             return f"your answer has shape {tuple(a.shape)}, and the right one has {tuple(b.shape)}"
     if all(fits(-a, b) for a, b in pairs):
         return "right but for the sign"
+    if all(a.ndim and b.ndim and len(a) == 2 and fits(a.flip(0), b) for a, b in pairs):
+        return "right but in the other order"
     a, b = (torch.cat([each.flatten() for each in side]) for side in (got, want))
     if len(b.unique()) > 1 and float(b.abs().min()) > 0:
         if all(fits(1 / one, right) for one, right in pairs):
@@ -127,23 +180,24 @@ def mistake(
         factor = float(a[0] / b[0])
         if factor and all(fits(one / factor, right) for one, right in pairs):
             return f"every number is {_plain(factor)} times the right one"
-    return _right_and_wrong(pairs, tolerance) if accepts is None else ""
+    return _right_and_wrong(pairs, tolerance, decimals) if accepts is None else ""
 
 
-def _right_and_wrong(pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> str:
+def _right_and_wrong(
+    pairs: list[tuple[Tensor, Tensor]],
+    tolerance: float = RELATIVE_TOLERANCE,
+    decimals: int | None = None,
+) -> str:
     """Which of a few numbers are right in every case and which are wrong; empty if none is right.
 
-    >>> _right_and_wrong([(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))], 1e-4)
+    >>> _right_and_wrong([(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))])
     'numbers 1 and 2 are right, number 3 is wrong'
     """
     counts = {right.numel() for _, right in pairs if right.ndim == 1}
     if len(counts) != 1 or any(right.ndim != 1 for _, right in pairs) or max(counts) > FEW:
         return ""
     fits = torch.stack(
-        [
-            (given - right).abs() <= max(tolerance * float(right.abs().max()), ROUNDING)
-            for given, right in pairs
-        ]
+        [(given - right).abs() <= margin(right, tolerance, decimals) for given, right in pairs]
     ).all(dim=0)
     if not fits.any():
         return ""

@@ -65,6 +65,7 @@ class Exercise:
     asked: Asked
     accepts: Callable[..., Any] | None = None  # where many answers are right, and `asked` has one
     tolerance: float = RELATIVE_TOLERANCE
+    decimals: int | None = None  # that the statement asks for, in place of the tolerance
     numbers: tuple[tuple, ...] = ((),)  # the book's, then those of other variants
     # What the chapter and the hints say in their place, one text a place.
     says: Callable[..., tuple[str, ...]] = lambda *numbers: ()
@@ -81,7 +82,7 @@ class Exercise:
     def fits(self, answer: Any, expected: Any, variant: int = 0) -> bool:
         """Whether an answer is right; one that `accepts` cannot read is not."""
         if self.accepts is None:
-            return close(answer, expected, self.tolerance)
+            return close(answer, expected, self.tolerance, self.decimals)
         try:
             return bool(self.accepts(answer, *self.own(variant)))
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):

@@ -173,6 +173,9 @@ def _costs(sigma: Tensor, base: float) -> list[float]:
     return [cost / math.log(base) for cost in costs]
 
 
+PAIRS = tuple(  # volume and bound of (7, 5) are the same to two decimals
+    (9 if (a, b) == (7, 5) else a, b) for a in range(3, 9) for b in (2, 3, 5)
+)
 BASES = ((math.e,), *((base,) for base in range(2, 13)))
 
 
@@ -187,8 +190,8 @@ EXERCISES = (
             "power N/2",
         ),
         asked=once(_by_hand),
-        tolerance=2e-3,
-        numbers=((2, 1), *((a, b) for a in range(3, 9) for b in (2, 3, 5))),
+        decimals=2,
+        numbers=((2, 1), *PAIRS),
         says=_by_hand_says,
     ),
     Exercise(
@@ -237,8 +240,8 @@ EXERCISES = (
         hints=(
             "the gradient over the length is the same for every input: what does a mean of "
             "equals cost?",
-            "the middle of (N.3) is N log of the largest singular value here, and the log volume "
-            "is the sum of all logarithms",
+            "work out the middle of (N.3) with the root of N for the gradient over the length, and "
+            "write the log volume in the singular values: how far are the two apart?",
         ),
         asked=each(_singular_values, _costs),
         numbers=BASES,
