@@ -27,7 +27,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write: called once with a binary file open for writing.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; ``path`` is then unchanged.
+        OSError: the disk is full or the folder cannot be written; ``path`` is then unchanged, and
+            the error names ``path``, not the temporary file.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_atomically(Path(folder) / "note", lambda file: file.write(b"whole"))
@@ -36,7 +37,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
+    prefix = f".{path.name}-"
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
+    except OSError as fault:
+        raise _of(path, fault) from fault
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -44,10 +49,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as fault:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(fault, OSError) and fault.filename == temporary:
+            raise _of(path, fault) from fault
         raise
     _sync_folder(path.parent)
+
+
+def _of(path: Path, fault: OSError) -> OSError:
+    """The same error, of a file by the name that was asked for."""
+    return OSError(fault.errno, fault.strerror, str(path))
 
 
 def remove_partial_files(folder: Path) -> None:
