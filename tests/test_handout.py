@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import builtins
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -129,6 +131,76 @@ def test_what_cannot_be_handed_out(tmp_path, capsys):
     assert cli.main(["handout", str(there), str(target)]) == 2
     assert "flatlib: " in capsys.readouterr().err
     assert json.loads(CHAPTERS[0].read_text())["cells"]
+
+
+def test_an_exercise_that_nothing_marks_is_refused_by_name(tmp_path):
+    volume = next(chapter for chapter in CHAPTERS if chapter.stem == "03-volume")
+    whole, target = json.loads(volume.read_text()), tmp_path / "homework.ipynb"
+
+    def refused(change, message):
+        cells = [{**c, "source": change("".join(c["source"]))} for c in whole["cells"]]
+        damaged = tmp_path / "03-volume.ipynb"
+        damaged.write_text(json.dumps({**whole, "cells": [c for c in cells if c["source"]]}))
+        with pytest.raises(ValueError, match=f"03-volume.ipynb has {message}"):
+            handout(damaged, target)
+        assert not target.exists()
+
+    by_hand = 'exercises.mark("volume-by-hand", my_volume_and_bound)'
+    refused(
+        lambda text: "" if text == by_hand else text,
+        "the exercise 'volume-by-hand', and no cell that marks it",
+    )
+    refused(
+        lambda text: text.replace("volume-by-hand", "volume-by-hnd"),
+        "a cell that marks 'volume-by-hnd', and no exercise is known by that label",
+    )
+    refused(
+        lambda text: text.replace(":label: volume-by-hand", ":label: volume-by-hnd"),
+        "the exercise 'volume-by-hnd', and no cell that marks it",
+    )
+    refused(lambda text: "" if "raise Not" in text or text == by_hand else text, "the exercise 'vo")
+
+
+def test_a_returned_handout_is_marked_to_its_end(tmp_path):
+    """Also with a function that raises, and with a cell that is no Python, by nbconvert."""
+    volume = next(chapter for chapter in CHAPTERS if chapter.stem == "03-volume")
+    handout(volume, tmp_path / "homework.ipynb")
+    made = nbformat.read(tmp_path / "homework.ipynb", 4)
+    bodies = {
+        "my_volume_and_bound()": "    return 1 / 0",
+        "my_ratio(D_PR)": "    return (",
+        "my_exponents(N)": "    return [N, 2, N, 0]",
+    }
+    for cell in made.cells:
+        for head, body in bodies.items():
+            if cell.source.startswith(f"def {head}"):
+                cell.source = f"def {head}:\n{body}"
+    tags = ("setup", "parameters", "exercise", "marking")
+    made.cells = [c for c in made.cells if set(tags) & {*c.metadata.get("tags", [])}]
+    made.cells = [
+        c for c in made.cells if "check_parameters" not in c.source or "import" in c.source
+    ]
+    nbformat.write(made, tmp_path / "homework.ipynb")
+    words = "nbconvert --to notebook --execute --allow-errors --output marked homework.ipynb"
+    done = subprocess.run(
+        [sys.executable, "-m", *words.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    marked = {}
+    for cell in nbformat.read(tmp_path / "marked.ipynb", 4).cells:
+        if "marking" in cell.metadata.get("tags", []):
+            (shown,) = cell.outputs
+            marked[cell.source.split('"')[1]] = shown.get("ename") or shown.data["text/plain"]
+    said = (
+        "not yet; your function raises ZeroDivisionError: division by zero (line 2: return 1 / 0)"
+    )
+    assert marked == {
+        "volume-by-hand": said,
+        "volume-loss-of-means": "NameError",
+        "volume-spectral": "no answer yet",
+        "volume-scaling": "right",
+        "volume-jensen": "no answer yet",
+    }
 
 
 def test_the_command(tmp_path, capsys):

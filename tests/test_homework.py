@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,6 +88,83 @@ def test_every_equation_is_stated_and_no_link_is_dead(chapter, sources):
     tasks = tasks_of(nbformat.read(chapter, 4).cells)
     linked = {e for t in tasks for e in re.findall(r"\[\(([^)\]]+)\)\]\(#eq-", t.text)}
     assert linked <= tags
+    # Also where a docstring, a hint or another cell that students get names one by its number.
+    own = [t.stub for t in tasks]
+    own += [hint for t in tasks if t.stub for hint in EXERCISES[t.label].hints]
+    given = [cell.source for cell in released(nbformat.from_dict(sources[chapter.stem])).cells]
+    named = re.findall(r"(?<![\w$])\(((?:N\.)?\d+)\)", "\n".join([*own, *given]))
+    assert set(named) <= tags
+
+
+LETTERS = {  # of statements, that a reader without the book has to be told
+    "00-one-hour": ["S", "A", "D"],
+    "02-weights-to-inputs": ["J", r"\nabla_xf", r"\lVert W_l\rVert_2"],
+    "03-volume": [r"d\mathrm{Vol}(x_i)", "M", "N", r"D_{\mathrm{PR}}", "S", "J_x", "H"],
+    "04-maximum-local-sensitivity": ["A", "C'", "D", r"\mathrm{MLS}(x_i)", "S", r"\rho"],
+    "08-tightness": ["W", "S", "n", "N", "dV"],  # also those of the equations
+    "11-mlp-fashion-mnist": ["C", "D", "L", "N"],
+}
+
+
+@pytest.mark.parametrize("chapter", LETTERS)
+def test_the_letters_of_the_statements_are_said_at_the_end(chapter, sources):
+    (end,) = [c.source for c in sources[chapter].cells if c.source.startswith("## Letters")]
+    for letter in LETTERS[chapter]:
+        line = [one for one in end.splitlines() if f"${letter}$" in one.partition(": ")[0]]
+        assert len(line) == 1 and line[0].startswith("- $"), letter
+    assert "{term}" not in end and "](" not in end
+    assert role(next(c for c in sources[chapter].cells if c.source == end))["locked"]
+
+
+def test_letters_of_other_chapters_are_left_out_and_shared_ones_say_whose_they_are(tmp_path):
+    ends = {}
+    for names in (("04-",), ("14-",), ("04-", "14-"), ("17-",)):
+        target = tmp_path / f"{''.join(names)}.ipynb"
+        homework([c for c in CHAPTERS if c.name.startswith(names)], target)
+        ends[names] = nbformat.read(target, 4).cells[-1].source.splitlines()
+    rho = {n: [one for one in end if one.startswith(r"- $\rho$")] for n, end in ends.items()}
+    reach = r"- $\rho$: largest length of a change of the input (in *One hour* and *Maximum local "
+    walk = r"- $\rho$: length of SAM's walk uphill before each step (in *Optimizers*)"
+    assert rho["04-",] == [f"{reach}sensitivity*)"] and rho["14-",] == [walk]
+    assert rho["04-", "14-"] == [f"{reach}sensitivity*)", walk] and rho["17-",] == []
+    assert [one for one in ends["17-",] if "$K$" in one.partition(":")[0]] == [
+        r"- $K$, $s$, $Q$: number of classes, share of $\lVert\nabla_xf\rVert_F^2$ across all "
+        r"differences of targets, and $\nabla_xf^\top\nabla_xf$ over its trace (in *Ten classes*)"
+    ]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_every_exercise_has_a_title_and_shows_no_stars(chapter, sources):
+    statements = [c.source for c in sources[chapter.stem].cells if "## Exercise" in c.source]
+    assert statements and "★" not in "".join(statements) and " minutes)" not in "".join(statements)
+    for statement in statements:
+        assert re.match(r"## Exercise \d+\. [A-Z0-9][^\n(]+\n\n\S", statement), statement
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_every_question_is_answered_by_the_function_or_in_words(chapter, sources):
+    """What a statement asks after it has said what to return, it asks in words."""
+    cells = sources[chapter.stem].cells
+    tasks = tasks_of(nbformat.read(chapter, 4).cells)
+    for number, task in enumerate(tasks, 1):
+        worded = [c for c in cells if role(c).get("grade_id") == f"exercise-{number}-words"]
+        assert len(worded) == bool(task.stub and "in words" in task.text)
+        returned = re.split(r"\breturn\b", task.text, flags=re.IGNORECASE)
+        if task.stub and len(returned) > 1 and not worded:
+            rest = returned[-1].partition(".\n")[2]
+            assert "?" not in rest and not re.search(r"\b(say|show|compare|then)\b", rest.lower())
+
+
+def test_a_neighbour_that_is_no_notebook_is_passed_over(tmp_path):
+    here = tmp_path / "notebooks"
+    here.mkdir()
+    for chapter in CHAPTERS:
+        shutil.copy(chapter, here)
+    (here / "Untitled.ipynb").touch()
+    (here / "half.ipynb").write_text('{"cells": [{"cell')
+    assert homework([here / CHAPTERS[4].name], tmp_path / "h.ipynb") == 5
+    with pytest.raises(ValueError, match="Untitled.ipynb is no notebook"):
+        homework([here / "Untitled.ipynb"], tmp_path / "other.ipynb")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
@@ -191,7 +269,14 @@ SOLUTION = ("text", ":::{solution} two\nBecause.\n:::")
 CLOSED = ("text", "````{solution-end}\n````")
 
 
-def test_refusals_write_nothing(tmp_path):
+@pytest.fixture
+def one_is_known(monkeypatch):
+    """An exercise called "one", whose numbers stand nowhere."""
+    known = replace(EXERCISES["vgg-count"], key="one", says=lambda *numbers: ())
+    monkeypatch.setitem(EXERCISES, "one", known)
+
+
+def test_refusals_write_nothing(tmp_path, one_is_known):
     target = tmp_path / "homework.ipynb"
     empty = notebook(tmp_path / "empty.ipynb", ("text", "# No exercise"))
     with pytest.raises(ValueError, match="empty.ipynb has no exercises"):
@@ -212,6 +297,18 @@ def test_refusals_write_nothing(tmp_path):
         homework([odd], target)
     with pytest.raises(ValueError, match="nowhere.ipynb is no notebook: FileNotFoundError"):
         homework([tmp_path / "nowhere.ipynb"], target)
+    start = ("text", "````{exercise-start}\n:label: another\n````\nDouble.")
+    unknown = notebook(tmp_path / "unknown.ipynb", start, stub, ends)
+    with pytest.raises(ValueError, match="unknown.ipynb has a solution of 'one'"):
+        homework([unknown], target)
+    ends = ("text", ends[1].replace("one", "another"))
+    right = ("solution", "exercises.mark('another', lambda y: 2 * y)")
+    unknown = notebook(tmp_path / "unknown.ipynb", start, stub, ends, right, CLOSED)
+    with pytest.raises(ValueError, match="unknown.ipynb has the exercise 'another', and no exerc"):
+        homework([unknown], target)
+    spelt = [CHAPTERS[4], CHAPTERS[0], CHAPTERS[4].parent / ".." / "notebooks" / CHAPTERS[4].name]
+    with pytest.raises(ValueError, match=rf"{CHAPTERS[4].name} is named twice"):
+        homework(spelt, target)
     assert not target.exists()
     target.write_text("kept")
     with pytest.raises(ValueError, match="homework.ipynb exists"):
@@ -219,7 +316,7 @@ def test_refusals_write_nothing(tmp_path):
     assert target.read_text() == "kept"
 
 
-def test_the_solution_takes_the_stubs_names(tmp_path):
+def test_the_solution_takes_the_stubs_names(tmp_path, one_is_known):
     start = ("text", "````{exercise-start}\n:label: one\n````\nDouble.")
     stub = ("exercise", 'def f(x):\n    """Twice x."""\n    raise NotImplementedError  # return')
     ends = ("text", "````{exercise-end}\n````\n````{solution-start} one\n````\nTwice.")

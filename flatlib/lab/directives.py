@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +21,7 @@ FENCED = re.compile(
     re.MULTILINE,
 )
 LABEL = re.compile(r"^:label:[ \t]*(\S+)", re.MULTILINE)
+MARKS = re.compile(r"""exercises\.mark\(\s*["']([^"']*)["']""")
 UNKNOWN = re.compile(r"^.*\{\s*(exercise|solution).*", re.MULTILINE)
 KINDS = {"exercise": "an exercise", "solution": "a solution"}
 BOXES = ("admonition", "prf")
@@ -178,6 +179,35 @@ def tasks_of(cells: Iterable[Cell]) -> list[Task]:
     for task in tasks.values():
         task.text, task.words = task.text.strip(), task.words.strip()
     return list(tasks.values())
+
+
+def refuse_unmarked(cells: Iterable[Cell], known: Container[str]) -> None:
+    """Refuse a chapter whose functions would be handed out with nothing that marks them.
+
+    Args:
+        cells: the notebook's.
+        known: the labels of the exercises whose right answers are known.
+
+    Raises:
+        ValueError: as `placed`, an exercise of the book or one with a function whose label no cell
+            outside of the solutions marks, or a cell that marks a label that is not known.
+    """
+    asked, marked, label = {}, {}, ""
+    for cell, own in placed(cells):
+        for part, within in own:
+            if part.kind == "exercise" and part is within:
+                label = part.label
+                asked[label] = label in known
+            elif cell["cell_type"] != "markdown" and within.kind != "solution":
+                marked |= dict.fromkeys(MARKS.findall(part.source))
+                if label and "exercise" in cell["metadata"].get("tags", []):
+                    asked[label] = True
+    for label in marked:
+        if label not in known:
+            raise ValueError(f"a cell that marks {label!r}, and no exercise is known by that label")
+    for label, needs in asked.items():
+        if needs and label not in marked:
+            raise ValueError(f"the exercise {label!r}, and no cell that marks it")
 
 
 def shown(part: Part) -> str:

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from flatlib.files import write_atomically
-from flatlib.lab.directives import Part, read_notebook, shown, without_solutions
+from flatlib.lab.directives import Part, read_notebook, refuse_unmarked, shown, without_solutions
+from flatlib.lab.exercises import EXERCISES
 
 
 def handout(source: Path, target: Path) -> int:
@@ -24,7 +25,8 @@ def handout(source: Path, target: Path) -> int:
 
     Raises:
         ValueError: no notebook there, no exercise in it, a solution without an end or in an
-            unknown form, or ``target`` exists. Nothing is written then.
+            unknown form, an exercise that nothing marks (`directives.refuse_unmarked`), or
+            ``target`` exists. Nothing is written then.
     """
     source, target = Path(source), Path(target)
     if target.exists():
@@ -40,6 +42,7 @@ def handout(source: Path, target: Path) -> int:
 
     try:
         kept = without_solutions(notebook["cells"], write)
+        refuse_unmarked(notebook["cells"], EXERCISES)
     except ValueError as fault:
         raise ValueError(f"{source} has {fault}") from fault
     for cell in kept:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -20,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from flatlib.files import write_atomically
 from flatlib.lab.directives import Task, read_notebook, tasks_of
 from flatlib.lab.exercises import EXERCISES
+from flatlib.lab.letters import Letter, letters_in, read_letters
 
 IMPORTS = (  # what students may want, whatever the exercises
     "import math",
@@ -31,7 +33,11 @@ IMPORTS = (  # what students may want, whatever the exercises
 POINTS_A_STAR = 2
 HIDDEN = 1_000_003  # added to the seed, for the cases that students do not see
 TITLE = re.compile(r"^# +(.+)$", re.MULTILINE)
+GRADE = re.compile(r"\s*\(★.*?\)[ \t]*")
 EQUATION_LINK = re.compile(r"\[\(([^)\]]+)\)\]\(#eq-[^)]*\)")
+EQUATION_NAMED = re.compile(r"\bEqs?\. \(((?:N\.)?\d+)\)")
+NUMBER = re.compile(r"(?<![\w$\\])\(((?:N\.)?\d+)\)")  # of an equation, if one has it
+NOTATION = Path("book", "notation.md")  # beside the folder of the chapters
 OTHER_LINK = re.compile(r"\[([^\]]+)\]\([^)#]*\.(?:ipynb|md)[^)]*\)")
 DISPLAY = re.compile(r"\$\$(.*?)\$\$", re.DOTALL)
 TAG = re.compile(r"\\tag\{([^}]+)\}")
@@ -47,10 +53,12 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
     on others that students do not see; what is asked for in words is a task with a mark scheme.
     An exercise that can have other numbers has the seed's, in its statement, its answer and its
     solution.
-    Every equation that an exercise refers to is stated at the end.
+    Every equation that an exercise refers to is stated at the end, and so is what the letters
+    mean that the exercises and these equations use.
 
     Args:
-        chapters: notebooks of the book, whose neighbours in the folder state further equations.
+        chapters: notebooks of the book, whose neighbours in the folder state further equations;
+            ``book/notation.md`` beside the folder, if it is there, says what the letters mean.
         target: the notebook to write; one that exists is not touched.
         seed: draws the cases and chooses the numbers; 0 has the book's numbers.
 
@@ -58,19 +66,22 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
         How many exercises it has.
 
     Raises:
-        ValueError: no notebook or no exercise there, an equation that no chapter states, a
-            solution that needs more than its own function, numbers that a chapter does not have
-            where its exercise should, or ``target`` exists. Nothing is written then.
+        ValueError: no notebook or no exercise there, a chapter that is named twice, a function
+            that no exercise marks, an equation that no chapter states, a solution that needs more
+            than its own function, numbers that a chapter does not have where its exercise should,
+            or ``target`` exists. Nothing is written then.
     """
     target = Path(target)
     if target.exists():
         raise ValueError(f"{target} exists; remove it or choose another name")
+    chapters = list(map(Path, chapters))
+    _refuse_repeated(chapters)
     cells: list[NotebookNode] = []
     imports = dict.fromkeys(IMPORTS)
     wanted: dict[str, None] = {}
-    stated: dict[str, str] = {}
-    titles, number = [], 0
-    for chapter in map(Path, chapters):
+    stated = _stated(chapters)
+    titles, texts = [], []
+    for chapter in chapters:
         notebook = read_notebook(chapter)
         try:
             tasks = tasks_of(notebook["cells"])
@@ -80,30 +91,94 @@ def homework(chapters: Sequence[Path], target: Path, seed: int = 0) -> int:
             raise ValueError(f"{chapter} has no exercises; the chapters in notebooks/ have some")
         titles.append(_title(notebook))
         imports |= dict.fromkeys(_imports(notebook))
-        for neighbour in sorted(chapter.parent.glob("*.ipynb")):
-            stated |= _equations(read_notebook(neighbour))
         for task in tasks:
+            if task.stub and task.label not in EXERCISES:
+                raise ValueError(
+                    f"{chapter} has the exercise {task.label!r}, and no exercise that can be "
+                    "marked is called so"
+                )
             task = variant_of(task, seed)
-            number += 1
-            wanted |= dict.fromkeys(EQUATION_LINK.findall(task.text))
+            wanted |= dict.fromkeys(_referred(task, seed, stated))
             if task.stub:
                 _refuse_unknown_names(_solved(task), task, list(imports))
-            cells += _cells(task, number, seed)
+            texts.append(task.text)
+            cells += _cells(task, len(texts), seed)
+    letters = _letters(chapters, texts, wanted, stated)
+    wanted |= dict.fromkeys(e for one in letters for e in EQUATION_LINK.findall(one.meaning))
     unstated = [equation for equation in wanted if equation not in stated]
     if unstated:
         raise ValueError(f"no chapter states {', '.join(f'({e})' for e in unstated)}")
-    needed = _needed(imports, cells)
-    made = _assembled(titles, needed, cells, [stated[equation] for equation in wanted])
-    written = new_notebook(cells=made, metadata=read_notebook(Path(chapters[0]))["metadata"])
+    end = [stated[equation].display for equation in wanted]
+    made = _assembled(titles, _needed(imports, cells), cells, end, letters)
+    written = new_notebook(cells=made, metadata=read_notebook(chapters[0])["metadata"])
     nbformat.validate(written)
     write_atomically(target, lambda file: file.write(nbformat.writes(written).encode()))
-    return number
+    return len(texts)
+
+
+def _refuse_repeated(chapters: list[Path]) -> None:
+    """Refuse a chapter that is named twice, in one spelling of its path or in two."""
+    named: set[Path] = set()
+    for chapter in chapters:
+        if chapter.resolve() in named:
+            raise ValueError(f"{chapter} is named twice; name each chapter once")
+        named.add(chapter.resolve())
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A displayed equation of the book."""
+
+    display: str
+    chapter: str  # the notebook that states it
+
+
+def _stated(chapters: list[Path]) -> dict[str, Equation]:
+    """The displayed equations of the chapters and of all that lie beside them, by number.
+
+    A neighbour that is no notebook, such as an empty one, states none.
+    """
+    found: dict[str, Equation] = {}
+    for folder in dict.fromkeys(chapter.parent for chapter in chapters):
+        for neighbour in sorted(folder.glob("*.ipynb")):
+            with suppress(ValueError):
+                found |= _equations(read_notebook(neighbour), neighbour.stem)
+    return found
+
+
+def _referred(task: Task, seed: int, stated: Container[str]) -> list[str]:
+    """The equations that an exercise refers to, in its statement, its function and its hints."""
+    exercise = EXERCISES.get(task.label)
+    hints = [exercise.retold(hint, seed) for hint in exercise.hints] if exercise else []
+    given = "\n".join([task.text, task.stub])
+    named = EQUATION_LINK.findall(given) + EQUATION_NAMED.findall(given)
+    numbers = NUMBER.findall("\n".join([given, *hints]))
+    return [*named, *(number for number in numbers if number in stated)]
+
+
+def _letters(
+    chapters: list[Path],
+    texts: list[str],
+    equations: Iterable[str],
+    stated: dict[str, Equation],
+) -> list[Letter]:
+    """The letters of the exercises, and of the equations where they are stated."""
+    pages = {chapter.parent.parent / NOTATION for chapter in chapters}
+    letters = [one for page in sorted(pages) if page.is_file() for one in read_letters(page)]
+    found = set(letters_in("\n\n".join(texts), letters, {one.stem for one in chapters}))
+    for equation in (stated[number] for number in equations if number in stated):
+        found |= {*letters_in(f"$${equation.display}$$", letters, {equation.chapter})}
+    return [one for one in dict.fromkeys(letters) if one in found]
 
 
 def _assembled(
-    titles: list[str], imports: list[str], cells: list[NotebookNode], equations: list[str]
+    titles: list[str],
+    imports: list[str],
+    cells: list[NotebookNode],
+    equations: list[str],
+    letters: list[Letter],
 ) -> list[NotebookNode]:
-    """All cells of the assignment: its head, what it imports, the exercises, their equations."""
+    """All cells of the assignment: its head, what it imports, the exercises, what they refer to."""
     head = new_markdown_cell(
         f"# Homework: {'; '.join(titles)}\n\n"
         "Write each function in its cell, and run the cell below the function to see whether it "
@@ -119,9 +194,23 @@ def _assembled(
         text = "\n\n".join(f"$$\n{equation}\n$$" for equation in equations)
         end = new_markdown_cell(f"## Equations that the exercises refer to\n\n{text}")
         made.append(_marked(end, "equations", locked=True))
+    if letters:
+        text = "\n".join(_line(one) for one in letters)
+        end = new_markdown_cell(
+            "## Letters\n\nA letter that an exercise introduces means what the exercise says.\n"
+            f"These are the letters of the book.\n\n{text}"
+        )
+        made.append(_marked(end, "letters", locked=True))
     for place, cell in enumerate(made):
         cell["id"] = f"cell-{place}"
     return made
+
+
+def _line(letter: Letter) -> str:
+    """A letter in the list of an assignment, with the chapter if it is one chapter's own."""
+    titles = " and ".join(f"*{title}*" for title, _ in letter.chapters)
+    own = f" (in {titles})" if titles else ""
+    return f"- {letter.written}: {_plain(letter.meaning)}{own}"
 
 
 def variant_of(task: Task, seed: int) -> Task:
@@ -144,9 +233,9 @@ def variant_of(task: Task, seed: int) -> Task:
 def _cells(task: Task, number: int, seed: int) -> list[NotebookNode]:
     """A task's cells in the source of an assignment."""
     points = POINTS_A_STAR * max(1, (task.title + task.text).count("★"))
-    title = re.sub(r"\s*\(★.*?\)", "", task.title)
+    title = GRADE.sub("", task.title)
     heading = f"## Exercise {number}{'. ' * bool(title)}{title}"
-    statement = f"{heading}\n\n{_plain(task.text)}"
+    statement = f"{heading}\n\n{GRADE.sub('', _plain(task.text))}"
     name = f"exercise-{number}"
     scheme = "\n".join(
         [
@@ -310,12 +399,12 @@ def _alone(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> str:
     )
 
 
-def _equations(notebook: dict) -> dict[str, str]:
+def _equations(notebook: dict, chapter: str) -> dict[str, Equation]:
     """The displayed equations of a chapter by their number."""
-    found: dict[str, str] = {}
+    found: dict[str, Equation] = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             for display in DISPLAY.findall(cell["source"]):
                 for tag in TAG.findall(display):
-                    found.setdefault(tag, display.strip())
+                    found.setdefault(tag, Equation(display.strip(), chapter))
     return found
