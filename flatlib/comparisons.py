@@ -157,7 +157,9 @@ def adaptive_sharpness_by_noise(
         rises = np.empty(n_draws)
         for draw in range(n_draws):
             for parameter, own in zip(noisy, theta, strict=True):
-                noise = torch.randn(own.shape, generator=generator, dtype=torch.float64)
+                noise = torch.randn(
+                    own.shape, generator=generator, device="cpu", dtype=torch.float64
+                )
                 # A forward may put another tensor behind its own parameter.
                 parameter.data.copy_(own + rho * own * noise.to(own.device))
             try:

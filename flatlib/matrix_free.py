@@ -321,7 +321,7 @@ class _Run:
         check_fits(planned.cost, None, self.max_memory, x.device, matrix_free=True)
         if self.start is None:
             self.start = torch.randn(
-                planned.n_outputs, generator=self.generator, dtype=torch.float64
+                planned.n_outputs, generator=self.generator, device="cpu", dtype=torch.float64
             ).to(x.device)
         if planned.n_outputs != len(self.start):
             raise ValueError(
@@ -393,10 +393,9 @@ class _Run:
         """
         gradients = SampleGradients(self.network, sample, index, self.names)
         N = len(gradients.output)
-        z = torch.eye(N).double() if exact else traces.signs((number, N), self.generator)
-        values = torch.tensor(
-            [gradients.energies(each) for each in z.to(sample.device)], dtype=torch.float64
-        )
+        z = torch.eye(N, device="cpu").double() if exact else traces.signs((number, N), self.generator)
+        values = [gradients.energies(each) for each in z.to(sample.device)]
+        values = torch.tensor(values, dtype=torch.float64, device="cpu")
         if not exact:
             inside = z.to(top.basis) @ top.basis
             known = ((inside @ top.projected) * inside).sum(dim=1)

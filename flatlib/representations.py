@@ -152,7 +152,10 @@ def _fields(n: int, rows: Tensor, columns: Tensor, cut: int, seed: int) -> Tenso
     waves = [torch.sin(math.pi * frequencies[:, None] * along) for along in (rows, columns)]
     # A wave's square is 1/2 on average over pixels, and there are two coordinates.
     variance = variance / (2 * variance.sum() / 4)
-    C = torch.randn(n, 2, cut, cut, generator=generator, dtype=torch.float64) * variance.sqrt()
+    C = (
+        torch.randn(n, 2, cut, cut, generator=generator, device="cpu", dtype=torch.float64)
+        * variance.sqrt()
+    )
     return torch.einsum("ncij,iy,jx->nyxc", C, *waves)
 
 
@@ -191,7 +194,9 @@ def relative_stability(
     """
     moved = deformed(images, displacement, cut=cut, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(images.shape, generator=generator, dtype=torch.float64).to(images)
+    noise = torch.randn(images.shape, generator=generator, device="cpu", dtype=torch.float64).to(
+        images
+    )
     length = (moved - images).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
     noisy = images + length.view(-1, 1, 1, 1) * noise
     with torch.no_grad():

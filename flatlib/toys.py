@@ -113,7 +113,7 @@ def orthonormal_rows(count: int, dimension: int, seed: int = 0) -> Tensor:
     if not 1 <= count <= dimension:
         raise ValueError(f"count must lie between 1 and dimension {dimension}, got {count}")
     generator = torch.Generator().manual_seed(seed)
-    square = torch.randn(dimension, count, dtype=torch.float64, generator=generator)
+    square = torch.randn(dimension, count, dtype=torch.float64, generator=generator, device="cpu")
     return torch.linalg.qr(square).Q.T.contiguous()
 
 
@@ -271,7 +271,7 @@ def cancelling_convolution(side: int = 6, seed: int = 0) -> tuple[nn.Sequential,
     convolution = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False).double()
     readout = nn.Linear(side * side, 1, bias=False).double()
     generator = torch.Generator().manual_seed(seed)
-    taps = torch.randn(1, 1, 3, 3, dtype=torch.float64, generator=generator)
+    taps = torch.randn(1, 1, 3, 3, dtype=torch.float64, generator=generator, device="cpu")
     place = torch.arange(side)
     signs = 1.0 - 2.0 * ((place[:, None] + place[None, :]) % 2)
     with torch.no_grad():

@@ -49,7 +49,7 @@ class Estimate:
 
 def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random signs, float64: -1.0 or 1.0."""
-    return 2.0 * torch.randint(0, 2, shape, generator=generator).double() - 1.0
+    return 2.0 * torch.randint(0, 2, shape, generator=generator, device="cpu").double() - 1.0
 
 
 def mean_of(values: Tensor) -> Estimate:
@@ -114,7 +114,7 @@ def draw(
     """
 
     def values(number: int) -> Tensor:
-        return torch.tensor([probe() for _ in range(number)], dtype=torch.float64)
+        return torch.tensor([probe() for _ in range(number)], dtype=torch.float64, device="cpu")
 
     if max_probes <= 2 * PILOT:
         return values(max_probes), 0

@@ -63,10 +63,10 @@ def curvature(value: Tensor, call: Call) -> Iterator[Tensor]:
         return pulled_back(slope, direction, [edge], [shape])[0]
 
     if slope is None or not slope.requires_grad:  # value is linear in what the layer returns
-        yield from torch.zeros(shape[1], *shape).to(value)
+        yield from value.new_zeros(shape[1], *shape)
         return
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(shape, generator=generator, dtype=torch.float64).to(slope)
+    direction = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float64).to(slope)
     factor = factors(shape[0], slope)
     pair = (along(each) for each in (direction, factor[:, None] * direction))
     if belonging(*pair, factor, foldable=False) is None:

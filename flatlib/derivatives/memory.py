@@ -64,7 +64,7 @@ def keep_freed_memory() -> None:
     block that was freed so far. The gradients of one batch would then cost a page fault every 4 kB
     in the next: a tenth of the time that an MLP takes. Nothing is written to the block here.
     """
-    torch.empty(LARGEST_BLOCK, dtype=torch.uint8)
+    torch.empty(LARGEST_BLOCK, dtype=torch.uint8, device="cpu")
 
 
 def part_size(max_memory: float | None, device: torch.device, cost: Cost | None = None) -> float:

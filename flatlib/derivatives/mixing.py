@@ -103,7 +103,9 @@ def find_rows(
     edges, shapes = [place.edge for place in places], [place.shape for place in places]
     n, N = forward.output.shape
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(n, N, generator=generator, dtype=torch.float64).to(forward.output)
+    direction = torch.randn(n, N, generator=generator, device="cpu", dtype=torch.float64).to(
+        forward.output
+    )
     factor = factors(n, forward.output)
     plain = [g.clone() for g in pulled_back(forward.output, direction, edges, shapes)]
     weighted = pulled_back(forward.output, factor[:, None] * direction, edges, shapes)
@@ -171,7 +173,9 @@ def weighted_pass(
     generator = torch.Generator().manual_seed(0)
 
     def random(size: int) -> Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float64).to(forward.output)
+        return torch.randn(size, generator=generator, device="cpu", dtype=torch.float64).to(
+            forward.output
+        )
 
     weight, outputs = weights(n, forward.output, generator), random(N)
     gradients = pulled_back(forward.output, torch.outer(weight, outputs), edges, shapes)

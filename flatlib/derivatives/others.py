@@ -79,7 +79,9 @@ def _by_vmap(
     generator = torch.Generator().manual_seed(0)
 
     def random(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(
+            like
+        )
 
     # Gradients of all samples are compared with plain ones along one direction.
     combination, direction = random(output), {name: random(chosen[name]) for name in names}

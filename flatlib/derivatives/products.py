@@ -85,7 +85,9 @@ def _gradient_along_any_direction(forward: Forward) -> tuple[Tensor, Tensor | No
     the logarithm.
     """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(forward.output.shape, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(
+        forward.output.shape, generator=generator, device="cpu", dtype=torch.float64
+    )
     direction = drawn.to(forward.output).requires_grad_()
     return direction, _twice(forward.output, forward.source, direction)
 
@@ -137,7 +139,9 @@ def check_custom_functions(network: Float64Network, x: Tensor, output: Tensor) -
     generator = torch.Generator().manual_seed(0)
 
     def random(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(
+            like
+        )
 
     def gradient(combination: Tensor, **options: bool) -> tuple[Tensor, ...]:
         moved = network(twice_if_single(in_full(x.detach())))[: len(x)]

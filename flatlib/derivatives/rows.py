@@ -58,16 +58,16 @@ def factors(n: int, like: Tensor) -> Tensor:
     be exchanged unseen.
     """
     generator = torch.Generator().manual_seed(0)
-    orders = [torch.arange(FACTORS)]
+    orders = [torch.arange(FACTORS, device="cpu")]
     while len(orders) * FACTORS < n:
-        orders.append(torch.randperm(FACTORS, generator=generator))
+        orders.append(torch.randperm(FACTORS, generator=generator, device="cpu"))
     return (2.0 ** torch.cat(orders)[:n].double()).to(like)
 
 
 def weights(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """A different random number from 0 to 1.5 for each sample, ``(n,)``, of which one is 0."""
-    apart = torch.randperm(n, generator=generator).double()
-    jitter = 0.5 * torch.rand(n, generator=generator, dtype=torch.float64)
+    apart = torch.randperm(n, generator=generator, device="cpu").double()
+    jitter = 0.5 * torch.rand(n, generator=generator, device="cpu", dtype=torch.float64)
     return ((apart + jitter * (apart > 0)) / n).to(like)
 
 
