@@ -12,7 +12,7 @@ import pytest
 import synthetic_population
 from IPython.core.interactiveshell import InteractiveShell
 
-from flatlib.lab import figures
+from flatlib.lab import figures, statistics
 
 # Simulated colour vision deficiency, full severity (Machado, Oliveira and Fernandes 2009).
 VISION = {
@@ -239,6 +239,10 @@ def test_slack_draws_quartiles_and_says_what_is_infinite():
     assert [text.get_text() for text in ax.texts] == ["∞ 33%"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
     assert ax.collections[-1].get_offsets().tolist() == [[0.001, 1]]
+    interval = ax.collections[-2].get_segments()[0]
+    found = statistics.quantile(values)
+    np.testing.assert_allclose(interval, [[found.low, 0], [found.high, 0]])
+    assert found.low < np.median(values) < found.high
     assert ax.get_xlim()[1] > 100
 
 

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flatlib.lab.statistics import clustered_pearson, mean_and_spread, paired_difference, pearson
+from flatlib.lab.statistics import (
+    clustered_pearson,
+    mean_and_spread,
+    paired_difference,
+    pearson,
+    quantile,
+)
 
 finite = st.floats(-1e3, 1e3)
 
@@ -82,6 +88,25 @@ def test_paired_difference_of_one_pair_and_of_none():
 def test_lists_of_different_length_are_refused(function):
     with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
         function([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_interval_of_a_quantile_covers_it_at_least_as_often_as_it_says(share):
+    rng = np.random.default_rng(0)
+    truth, covered, draws = stats.norm.ppf(share), 0, 2_000
+    for _ in range(draws):
+        found = quantile(rng.standard_normal(40), share)
+        assert found.low <= found.value <= found.high and found.n == 40
+        covered += found.low <= truth <= found.high
+    assert 0.94 < covered / draws < 0.99
+
+
+def test_quantiles_count_what_is_infinite_and_leave_out_what_is_undefined():
+    found = quantile([math.inf] * 3 + [math.nan] * 5 + [1.0] * 4)
+    assert (found.value, found.low, found.high, found.n) == (1.0, 1.0, math.inf, 7)
+    few = quantile([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert few.value == 3 and math.isnan(few.low) and math.isnan(few.high)
+    assert math.isnan(quantile([math.nan]).value)
 
 
 def test_mean_and_spread_are_numpys():

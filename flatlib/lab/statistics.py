@@ -20,7 +20,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    n: int  # pairs that it rests on
+    n: int  # pairs or values that it rests on
 
     @property
     def excludes_zero(self) -> bool:
@@ -150,6 +150,44 @@ def paired_difference(first, second) -> Estimate:
         return Estimate(*[float(difference[0])] * 3, n)
     low, high = stats.ttest_1samp(difference, 0.0).confidence_interval(CONFIDENCE)
     return Estimate(float(difference.mean()), float(low), float(high), n)
+
+
+def quantile(values, share: float = 0.5) -> Estimate:
+    r"""The value that a share of all draws stays below, with a 95 % interval from the order.
+
+    The value is a member of the list, and so are the ends of the interval: of :math:`n` sorted
+    values, :math:`v_{(k)}\le q\le v_{(l)}` misses the quantile :math:`q` of the distribution
+    with a probability of at most 2.5 % a side, whatever the distribution, because the number of
+    values below :math:`q` is binomial.
+
+    Args:
+        values: numbers, independent draws; undefined ones are left out, infinite ones count.
+        share: between 0 and 1; 1/2 is the median.
+
+    Returns:
+        `Estimate`; of two middle values the lower one. An end is NaN where the list is too short
+        to have one, both for fewer than 6 values and the median.
+
+    >>> quantile([*range(1, 101)])
+    Estimate(value=50.0, low=40.0, high=61.0, n=100)
+    >>> quantile([3, 1, 2]).value
+    2.0
+    """
+    values = np.asarray(values, dtype=float)
+    values = np.sort(values[~np.isnan(values)])
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    tail = (1 - CONFIDENCE) / 2
+    # Both places counted from 1: P(fewer than k values lie below q) is at most the tail.
+    below = int(stats.binom.ppf(tail, n, share))
+    above = int(stats.binom.isf(tail, n, share)) + 1
+    return Estimate(
+        float(np.quantile(values, share, method="lower")),
+        float(values[below - 1]) if below > 0 else math.nan,
+        float(values[above - 1]) if above <= n else math.nan,
+        n,
+    )
 
 
 def mean_and_spread(

@@ -9,6 +9,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from flatlib.lab import statistics
+
 from .style import COLORS
 
 LEAST = 1e-3  # orders of magnitude; what is less stands here, and so does equality
@@ -17,6 +19,8 @@ KINDS = {"trained": "blue", "untrained": "orange", "random": "purple"}  # of cas
 
 def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
     """Violins of the orders of magnitude that inequalities lose, with median and quartiles.
+
+    A bar across the violins of a row is the 95 % interval of the row's median, over all kinds.
 
     Args:
         ax: axes to draw on.
@@ -56,6 +60,7 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
         legend="full" if len(kinds) > 1 else False,
         ax=ax,
     )
+    _draw_intervals(ax, table, rows)
     at = [rows.index(row) for row in equal]
     ax.scatter(
         [LEAST] * len(at), at, marker="D", s=22, color=COLORS["ink"], zorder=4, clip_on=False
@@ -70,6 +75,16 @@ def slack(ax: Axes, table: pd.DataFrame, equal: Sequence[str] = ()) -> None:
         sns.move_legend(
             ax, "lower right", bbox_to_anchor=(1, 1), ncols=len(kinds), title=None, fontsize=8
         )
+
+
+def _draw_intervals(ax: Axes, table: pd.DataFrame, rows: list[str]) -> None:
+    """The 95 % interval of each row's median; an end at infinity lies beyond the axis."""
+    top = 100 * max(table["lost"][np.isfinite(table["lost"])].max(), 1.0)
+    found = [statistics.quantile(table["lost"][table["row"] == row]) for row in rows]
+    low, high = (
+        np.clip(ends, LEAST, top) for ends in zip(*((f.low, f.high) for f in found), strict=True)
+    )
+    ax.hlines(range(len(rows)), low, high, color=COLORS["ink"], lw=3, zorder=3)
 
 
 def _write_infinite_shares(ax: Axes, table: pd.DataFrame, rows: list[str]) -> None:
@@ -89,7 +104,9 @@ def _write_infinite_shares(ax: Axes, table: pd.DataFrame, rows: list[str]) -> No
 
 
 def medians(ax: Axes, table: pd.DataFrame) -> list[str]:
-    """Median and middle half of what each inequality loses, the loosest first.
+    """Median of what each inequality loses, its 95 % interval, and the middle half.
+
+    The loosest stands first, the interval is the thick line, the middle half the thin one.
 
     Args:
         ax: axes to draw on.
@@ -113,9 +130,10 @@ def medians(ax: Axes, table: pd.DataFrame) -> list[str]:
         linestyle="none",
         color=COLORS["blue"],
         markersize=4,
-        err_kws={"linewidth": 1.2, "linestyle": "-"},
+        err_kws={"linewidth": 0.8, "linestyle": "-"},
         ax=ax,
     )
+    _draw_intervals(ax, table, rows)
     ax.set(xlim=(0.8 * LEAST, 1.5 * top), xlabel="orders of magnitude lost", ylabel="")
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="y", labelsize=7)
