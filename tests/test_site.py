@@ -324,6 +324,14 @@ def test_every_chapter_says_how_its_cells_ran(pages):
         assert re.search(note, text), f"{name} has no such note"
 
 
+def test_no_chapter_shows_an_object_by_its_address():
+    """A cell that ends in a call shows what the call returns, such as a line of a figure."""
+    chapters = [SITE / "chapters" / f"{path.stem}.html" for path in (ROOT / "notebooks").glob("*")]
+    address = re.compile(r"&lt;[\w.]+[^&<]* at 0x[0-9a-f]+&gt;|&lt;matplotlib\.")
+    shown = {page.stem: address.findall(page.read_text(encoding="utf-8")) for page in chapters}
+    assert shown and not any(shown.values()), shown
+
+
 def test_no_page_and_no_search_tells_an_answer_of_a_quiz(pages):
     """Nothing of a feedback that stands between formulas and links is in any text of the site."""
     told = [

@@ -109,17 +109,17 @@ def with_links(page: str, address: str) -> str:
     >>> figure = '<figure class="flatlib-figure" data-views="{}"><figcaption>One.</figcaption>'
     >>> with_links(figure.format('{&quot;MLS&quot;: &quot;quantity=mls&quot;}'), "../archive.html")
     ... # doctest: +NORMALIZE_WHITESPACE
-    '<figure class="flatlib-figure"><figcaption>One. <span class="figure-views">In the archive:
-    <a href="../archive.html#quantity=mls">MLS</a>.</span></figcaption>'
+    '<figure class="flatlib-figure"><figcaption>One. <span class="figure-views">Look up
+    in the archive: <a href="../archive.html#quantity=mls">MLS</a>.</span></figcaption>'
     """
 
     def linked(found: re.Match) -> str:
         views = json.loads(html.unescape(found[2]))
-        links = ", ".join(
+        links = "; ".join(
             f'<a href="{html.escape(f"{address}#{view}")}">{html.escape(words)}</a>'
             for words, view in views.items()
         )
-        below = f' <span class="figure-views">In the archive: {links}.</span></figcaption>'
+        below = f' <span class="figure-views">Look up in the archive: {links}.</span></figcaption>'
         return f"{found[1]}{found[3]}{below}"
 
     return VIEWS.sub(linked, page)

@@ -214,6 +214,14 @@ def _how(keys: Sequence[str]) -> str:
             f"Part {_part(part.key)} of ({part.label}) is the inequality that the tables call "
             f"{part.key}."
         )
+    moved = [
+        f"panel ({each.label}) shows the step {each.step.name.replace('<=', '≤')} of "
+        f"Eq. ({each.inequality.label})"
+        for each in columns
+        if each.label != each.inequality.label
+    ]
+    if moved:
+        sentences.append(f"As in the archive, {' and '.join(moved)}.")
     if any(each.inequality.per_sample for each in columns):
         sentences.append(
             "Where an inequality is one of each sample, those of the tightest are drawn."
