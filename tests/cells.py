@@ -37,7 +37,10 @@ LIBRARIES = (
 
 
 def _run(sources: list[str], folder: str) -> tuple[int, str]:
-    """How many cells ran to their end, and what the one after them raised, if there is one."""
+    """How many cells ran to their end, and what the one after them raised, if there is one.
+
+    A cell that shows an object by its address, such as a line of a figure, fails.
+    """
     os.chdir(folder)
     with tempfile.TemporaryDirectory() as scratch:
         # The reader's own IPython start-up files have no say.
@@ -52,6 +55,8 @@ def _run(sources: list[str], folder: str) -> tuple[int, str]:
             if not result.success:
                 fault = result.error_before_exec or result.error_in_exec
                 return place, "".join(traceback.format_exception(fault))
+            if " at 0x" in (shown := repr(result.result)):
+                return place, f"the page would show {shown}"
     return len(sources), ""
 
 

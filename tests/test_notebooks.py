@@ -192,6 +192,11 @@ def test_a_cell_that_raises_ends_its_run_and_leaves_nothing_to_the_next():
     assert run(["assert 'x' not in globals()"], ROOT) == (1, "")
 
 
+def test_a_cell_that_shows_an_object_by_its_address_fails():
+    ran, fault = run(["x = object()", "x;", "x"], ROOT)
+    assert ran == 2 and "would show <object object at 0x" in fault
+
+
 @each_notebook
 def test_the_page_shows_at_most_eight_short_cells_of_code(path):
     found = [cell.source for cell in cells(path, "code") if kind(cell) is None]
