@@ -33,6 +33,7 @@ from flatlib.saving import Record, load_arrays, save_arrays
 from flatlib.streaming import Progress, over_batches, progress_bar
 
 PROBES = 32
+FEW_OUTPUTS = 8  # of which all are taken, whatever the number of probes
 PILOT_SAMPLES = 4  # of the first batch
 SMALLEST_TOLERANCE = 1e-12  # products are right to some thousand units of float64 rounding
 
@@ -212,7 +213,8 @@ def measure_matrix_free(
             second derivative.
         tolerance: what an MLS's residual may be at most, as a share of the MLS; 1e-12 or more.
         max_products: the most products with J and its transpose that one sample's MLS may take.
-        probes: how many z a sample has, by default 32. As many as N make the norms exact.
+        probes: how many z a sample has, by default 32. As many as N make the norms exact; of 8
+            outputs or fewer all are taken, since few signs are too often alike.
         target_relative_error: instead of ``probes``, the standard error that the means over a
             batch shall have, as a share of them. A pilot on the first samples plans the number of
             probes, which holds for all batches; some 9 in 10 plans suffice.
@@ -343,7 +345,7 @@ class _Run:
         N = planned.n_outputs
         most = 2 * min(N, self.max_products // 2)
         if self.probes is not None:
-            self.bar.expect(n_batches * n * (most + min(self.probes, N)))
+            self.bar.expect(n_batches * n * (most + self._n_probes(N)))
         products = JacobianProducts(self.network, x, first, planned)
         tops = largest_singular_values(
             products,
@@ -360,7 +362,7 @@ class _Run:
         if self.probes is None:
             self.probes, n_pilot = self._plan_probes(x, first, tops, n)
             n_products += n_pilot
-        n_probes = min(self.probes, N)
+        n_probes = self._n_probes(N)
         exact = n_probes == N
         energies, errors = [], []
         for row, sample in enumerate(x.split(1)):
@@ -386,6 +388,10 @@ class _Run:
             seed=self.seed,
         )
 
+    def _n_probes(self, N: int) -> int:
+        """How many z a sample of N outputs has; N of them are the outputs themselves."""
+        return N if N <= max(self.probes, FEW_OUTPUTS) else self.probes
+
     def _probed(self, sample: Tensor, index: int, top: Top, number: int, exact: bool) -> Tensor:
         """``||J^T z||^2``, controlled, and ``||J_theta^T z||^2``: ``(number, 2)``.
 
@@ -393,7 +399,11 @@ class _Run:
         """
         gradients = SampleGradients(self.network, sample, index, self.names)
         N = len(gradients.output)
-        z = torch.eye(N, device="cpu").double() if exact else traces.signs((number, N), self.generator)
+        z = (
+            torch.eye(N, device="cpu").double()
+            if exact
+            else traces.signs((number, N), self.generator)
+        )
         values = [gradients.energies(each) for each in z.to(sample.device)]
         values = torch.tensor(values, dtype=torch.float64, device="cpu")
         if not exact:

@@ -75,7 +75,7 @@ class LayerMeasurement(Record):
     input_dimension: int  # numbers that the layer reads for one sample
     in_sharpness: bool  # W is a trainable parameter that only this layer's calls use
     weight: Tensor  # float64 copy of W in its own shape
-    geometries: tuple[ConvolutionGeometry, ...]  # one a call; () if Linear
+    geometries: tuple[ConvolutionGeometry, ...]  # the different ones of its calls; () if Linear
 
     @cached_property
     def weight_norm(self) -> float:
@@ -301,6 +301,7 @@ class Measurement(Record):
             replace(
                 same[0],
                 in_sharpness=all(layer.in_sharpness for layer in same),
+                geometries=tuple(dict.fromkeys(g for layer in same for g in layer.geometries)),
                 **_joined_samples(same),
             )
             for same in zip(*(part.layers for part in parts), strict=True)
@@ -523,8 +524,10 @@ def _measure_layer(
         in_sharpness=layer.owns_weight,
         weight=layer.weight,
         geometries=tuple(
-            geometry_of(layer.module, *shapes)
-            for shapes in zip((x.shape for x in layer.inputs), layer.written, strict=True)
+            dict.fromkeys(
+                geometry_of(layer.module, *shapes)
+                for shapes in zip((x.shape for x in layer.inputs), layer.written, strict=True)
+            )
         )
         if layer.kind != "Linear"
         else (),

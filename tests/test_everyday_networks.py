@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compare import smallest_limit
 from inputs import gaussian
 from test_layers import assert_energies, drawn, energies
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 import flatlib
 from flatlib import comparisons
@@ -387,3 +391,175 @@ def test_a_row_that_the_network_is_not_made_for_hides_no_layer(n, T):
     x = gaussian(n, T, 4).sigmoid()
     m = flatlib.measure(drawn(Shares), x)
     assert not m.other_layers and [layer.name for layer in m.layers] == ["first", "last"]
+
+
+# --- what changes while the network runs ---------------------------------------------------------
+
+
+class Pyramid(nn.Module):
+    """One kernel at two dilations, or at one that is put back."""
+
+    def __init__(self, dilations: tuple[int, ...], back: bool = False):
+        super().__init__()
+        self.conv, self.last = nn.Conv1d(2, 2, 3, padding=1), nn.Linear(12, 2)
+        self.dilations, self.back = dilations, back
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        for d in self.dilations:
+            self.conv.dilation = self.conv.padding = (d,)
+            y = torch.tanh(y + self.conv(x))
+        if self.back:
+            self.conv.dilation = self.conv.padding = (1,)
+        return self.last(y.flatten(1))
+
+
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_settings_that_the_forward_changes_are_seen_or_refused(n):
+    x = gaussian(n, 2, 6)
+    assert_energies(drawn(lambda: Pyramid((2,))), x)
+    for changing in (drawn(lambda: Pyramid((1, 2))), drawn(lambda: Pyramid((2,), back=True))):
+        with pytest.raises(ValueError, match="changes the settings of layer 'conv'"):
+            flatlib.measure(changing, x)
+
+
+def test_a_layer_with_two_weights_in_one_pass_is_refused():
+    class Twice(nn.Module):
+        def __init__(self, factors):
+            super().__init__()
+            self.conv, self.factors = nn.Conv1d(1, 1, 1, bias=False), factors
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = zip(self.factors, x.split(1, dim=2), strict=True)
+            made = [
+                functional_call(self.conv, {"weight": k * self.conv.weight}, p) for k, p in parts
+            ]
+            return sum(made).flatten(1)
+
+    assert flatlib.measure(drawn(lambda: Twice((2.0, 2.0))), gaussian(3, 1, 2)).layers
+    with pytest.raises(ValueError, match="layer 'conv' is called with different weights"):
+        flatlib.measure(drawn(lambda: Twice((10.0, 1.0))), gaussian(3, 1, 2))
+
+
+class Remembers(nn.Module):
+    """A gate of the samples that ran last, which a part that is computed again reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.gating, self.first, self.last = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 2)
+
+    def block(self, h: Tensor) -> Tensor:
+        return torch.tanh(torch.tanh(self.first(h)) * self.gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.gate = torch.sigmoid(self.gating(x))
+        return self.last(checkpoint(self.block, x, use_reentrant=False))
+
+
+@pytest.mark.parametrize("n", [2, 8, 12, 16])
+def test_a_backward_pass_reads_what_its_own_forward_has_left(n):
+    net, x = drawn(Remembers), gaussian(n, 4)
+    assert_measured(net, x)
+    limit = smallest_limit(net, x)
+    for share in (1, 2, 3):
+        split = flatlib.measure(net, x, max_memory=share * limit)
+        torch.testing.assert_close(split.mls, slow_mls(net, x), rtol=1e-9, atol=0)
+
+
+def test_indices_that_are_overwritten_after_they_were_looked_up():
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.last = nn.Embedding(6, 3), nn.Linear(3, 2)
+            self.safe = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.table(x.clone() if self.safe else x)
+            x.masked_fill_(x < 3, 0)
+            return self.last(torch.tanh(found).sum(1) * (1 + (x > 0).sum(1, keepdim=True)))
+
+    net, x = drawn(Overwrites), torch.tensor([[1, 2, 4, 4, 5], [0, 2, 2, 3, 5]])
+    found = flatlib.measure(net, x.clone())
+    twin = copy.deepcopy(net).double()
+    twin.safe, own = True, list(twin.parameters())
+    expected = [
+        sum(
+            float(gradient.square().sum())
+            for value in twin(sample.clone())[0]
+            for gradient in torch.autograd.grad(value, own, retain_graph=True)
+        )
+        for sample in x.split(1)
+    ]
+    torch.testing.assert_close(
+        found.parameter_gradient_energy.tolist(), expected, rtol=1e-12, atol=0
+    )
+
+
+def test_joined_images_of_two_sizes_have_the_larger_operator_norm():
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, (1, 3), padding="same", bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    nn.init.ones_(net[0].weight)
+    parts = [flatlib.measure(net, gaussian(2, 1, *size)) for size in ((12, 2), (2, 12))]
+    for order in (parts, parts[::-1]):
+        joined = flatlib.Measurement.join(order)
+        norm = joined.layers[0].operator_norm
+        assert norm == max(part.layers[0].operator_norm for part in parts)
+        assert all(b.holds for b in flatlib.bounds.evaluate(joined) if b.proven)
+
+
+def test_a_network_that_treats_a_single_row_otherwise_is_refused():
+    def build(between):
+        return drawn(lambda: Of(between))
+
+    with pytest.raises(ValueError, match="sample 0 has another output as the only row"):
+        flatlib.measure(build(lambda net, h: h if len(h) > 1 else 2 * h), gaussian(1, 4))
+    assert_energies(build(lambda net, h: h.squeeze().reshape(-1, 4)), gaussian(1, 4))
+
+
+@pytest.mark.parametrize("n_outputs, exact", [(3, True), (8, True), (9, False)])
+def test_of_few_outputs_every_one_is_taken(n_outputs, exact):
+    net, x = drawn(lambda: flatlib.nets.mlp((4, 12, n_outputs))), gaussian(3, 4)
+    found = flatlib.measure(net, x, method="matrix-free", probes=2)
+    assert (found.sharpness_error == 0) == exact
+    if exact:
+        assert found.sharpness == pytest.approx(flatlib.measure(net, x).sharpness, rel=1e-9)
+
+
+def test_threads_leave_the_settings_of_the_process_as_they_were():
+    net, x = drawn(Encodes), gaussian(3, T, 4)
+    expected, found = flatlib.measure(net, x).sharpness, []
+    plain = torch.compile(drawn(lambda: flatlib.nets.mlp((4, 5, 2))), backend="eager")
+
+    def work(times: int) -> None:
+        for _ in range(times):
+            found.append(flatlib.measure(net, x).sharpness)
+            flatlib.measure(plain, gaussian(3, 4))
+
+    before = [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cudnn.enabled]
+    threads = [threading.Thread(target=work, args=(times,)) for times in (5, 7, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [expected] * 21
+    assert [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cudnn.enabled] == before
+    assert float64.EAGER.inside == 0
+
+
+def test_another_default_device_changes_no_number():
+    net, x, y = drawn(Encodes), gaussian(3, T, 4), gaussian(3, 2)
+
+    def numbers() -> list:
+        return [
+            flatlib.measure(net, x).sharpness,
+            flatlib.measure(net, x, method="matrix-free").mls.tolist(),
+            flatlib.hessian_trace(net, x, y, "hutchinson", max_probes=8).estimate,
+            comparisons.adaptive_sharpness_by_noise(net, x, y, n_draws=3).estimate,
+            comparisons.largest_hessian_eigenvalue(net, x, y).value,
+            comparisons.iimls(net, x).tolist(),
+        ]
+
+    expected = numbers()
+    with torch.device("meta"):  # where nothing has a number
+        assert numbers() == expected

@@ -107,6 +107,22 @@ def multi_head_attention(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor | No
     return output, weights.mean(dim=1) if given["average_attn_weights"] else weights
 
 
+def plain_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options,
+) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention` by operations with second derivatives."""
+    if attn_mask is not None and attn_mask.dtype is torch.bool:  # True where it may be looked at
+        attn_mask = _added(~attn_mask, query)
+    math_of = torch.ops.aten._scaled_dot_product_attention_math
+    return math_of(query, key, value, attn_mask, dropout_p, is_causal, **options)[0]
+
+
 def _added(mask: Tensor, scores: Tensor) -> Tensor:
     """What a mask adds to the scores: minus infinity where it is True."""
     if mask.dtype is not torch.bool:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from flatlib.checks import check_network, check_output, is_out_of_memory
 
 from .at_rest import AtRest
-from .attention import Part, multi_head_attention, projections
+from .attention import Part, multi_head_attention, plain_attention, projections
 from .copying import float64_copy
 from .hooks import let_hooks_look, looking
 from .plain import is_plain_sequence
@@ -136,8 +136,7 @@ class InFloat64(TorchFunctionMode):
         if function is F.scaled_dot_product_attention:
             # The fused one cannot be differentiated twice: pytorch/pytorch issue 116350, open, in
             # torch up to 2.13 at least. tests/test_guards.py tells when it can.
-            with sdpa_kernel(SDPBackend.MATH):
-                return function(*args, **kwargs)
+            return plain_attention(*args, **kwargs)
         if function is torch.fake_quantize_per_channel_affine and len(args) > 1:
             args = (args[0], args[1].float(), *args[2:])  # it takes no scale of another type
         if function is F.multi_head_attention_forward:
@@ -323,16 +322,40 @@ def _layers(net: nn.Module) -> _Layers:
     return _Layers(layers, kinds, owned)
 
 
+class _WholeProcess:
+    """A setting of the whole process, on as long as any thread is within it."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager]):
+        self.make, self.lock, self.inside = make, Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.setting = self.make()
+                self.setting.__enter__()
+            self.inside += 1
+
+    def __exit__(self, *_) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.setting.__exit__(None, None, None)
+
+
+EAGER = _WholeProcess(lambda: torch.compiler.set_stance("force_eager"))
+CUDNN_OFF = _WholeProcess(lambda: torch.backends.cudnn.flags(enabled=False))
+
+
 @contextmanager
 def _uncompiled(net: nn.Module) -> Iterator[None]:
     """Within it, modules that `torch.compile` made run as they were written.
 
     What was compiled was compiled in the precision of the user, and is not followed inside.
     """
-    if not any(type(module).__name__ == "OptimizedModule" for module in net.modules()):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
+    if any(type(module).__name__ == "OptimizedModule" for module in net.modules()):
+        with EAGER:
+            yield
+    else:
         yield
 
 
@@ -342,10 +365,11 @@ def _without_cudnn(net: nn.Module) -> Iterator[None]:
 
     cuDNN's have no gradient in eval mode, and no second one in any.
     """
-    if not any(isinstance(module, nn.RNNBase) for module in net.modules()):
-        yield
-        return
-    with torch.backends.cudnn.flags(enabled=False):
+    recurrent = (module for module in net.modules() if isinstance(module, nn.RNNBase))
+    if any(parameter.is_cuda for module in recurrent for parameter in module.parameters()):
+        with CUDNN_OFF:
+            yield
+    else:
         yield
 
 

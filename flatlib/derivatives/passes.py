@@ -20,7 +20,7 @@ from .float64 import Float64Network, out_of_memory_told
 from .memory import Cost, keep_freed_memory
 from .mixing import Watched, find_rows, refuse_mixed, rows_in_order, weighted_pass
 from .outputs import Target, gradients_of_outputs
-from .probing import Probe, probed, run_checked
+from .probing import NOWHERE, Probe, probed, run_checked
 from .recording import Call, Forward, Graph, Lookup, Use, graph_behind, twice_if_single
 from .rows import Rows
 
@@ -296,12 +296,13 @@ def _recorded(
 ) -> _Recorded:
     """Run ``network`` on ``x``, layers measured if ``with_layers``, and refuse what is wrong."""
     n = len(x)
+    elsewhere = NOWHERE if network.plain else planned.probe.elsewhere(x, start)
     forward = run_checked(network, twice_if_single(x), range(start, start + n))
     output = forward.output[:n].detach()
     if not forward.calls:
         raise ValueError("no linear or convolutional layer is called in the forward pass")
     if not network.plain:
-        planned.probe.check(output, x, start)
+        planned.probe.check(output, elsewhere, start)
     graph = graph_behind(forward.output, network.parameters)
     forward.check_source()
     check_leads_to_input(forward, graph)

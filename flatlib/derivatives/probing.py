@@ -27,11 +27,26 @@ REPLACED = (
     "since they cannot be differentiated twice: a fault of flatlib's (or a network so sensitive "
     "that rounding alone changes its output); please report the network"
 )
+ONE_OR_TWO = (
+    "samples influence each other: sample {sample} has another output as the only row of a batch "
+    "than beside an equal one, and flatlib runs a single sample as two rows; pass it with others"
+)
 INFLUENCE = (
     "samples influence each other: the output for sample {sample} depends on which other samples "
     "are in the batch (batch statistics? attention over the batch? a test of any or all? or a "
     "network so sensitive that rounding alone changes its output?)"
 )
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Outputs for samples of a part of a batch in other company, or why there are none."""
+
+    alone: dict[int, Tensor | str]  # by sample, (1, N)
+    halves: list[Tensor | str]  # every other sample's, from the first and from the second on
+
+
+NOWHERE = Elsewhere({}, [])
 
 
 @dataclass(frozen=True)
@@ -52,26 +67,32 @@ class Probe:
     again: Callable[[], Tensor]  # runs the same once more
     run: Callable[[Tensor], Tensor]  # the outputs of other samples, which are all of a batch
 
-    def check(self, output: Tensor, x: Tensor, start: int = 0) -> None:
-        """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs.
+    def elsewhere(self, x: Tensor, start: int = 0) -> Elsewhere:
+        """Run samples ``x``, which are ``start``, ``start + 1``, ..., in other company.
 
-        ``x`` is what these samples are. Every other one of them goes without those between, since
-        a choice over the batch, such as its largest numbers or the room that an expert has left,
-        may leave the samples of the probe as they are; and the one that is padded most goes alone.
-        Where all went alone, that tells enough.
+        Every other one of them goes without those between, since a choice over the batch, such as
+        its largest numbers or the room that an expert has left, may leave the samples of the probe
+        as they are; and the one that is padded most goes alone. Where all went alone, that tells
+        enough. What is differentiated comes after this: its backward passes may read what the last
+        forward has left in the network.
         """
+        own = range(start, start + len(x))
+        alone = {sample: found for sample, found in self.alone.items() if sample in own}
+        for row in _most_padded(x):
+            if own[row] not in alone:
+                alone[own[row]] = _told(self.run, x[row : row + 1])
+        apart = len(x) > 1 and len(alone) < len(x)
+        halves = [_told(self.run, x[first::2]) for first in (0, 1)] if apart else []
+        return Elsewhere(alone, halves)
+
+    def check(self, output: Tensor, elsewhere: Elsewhere, start: int = 0) -> None:
+        """Refuse another ``output``, of samples ``start``, ``start + 1``, ..., that differs."""
         try:
             self._check(self.samples, self.output, output, start, INFLUENCE)
-            alone = dict(self.alone)
-            for row in _most_padded(x):
-                if start + row not in alone:
-                    alone[start + row] = _told(self.run, x[row : row + 1])
-            for sample, found in alone.items():
-                if start <= sample < start + len(output):
-                    self._check_alone(sample, found, output, start)
-            all_went_alone = alone.keys() >= set(range(start, start + len(x)))
-            for first in (0, 1) if len(x) > 1 and not all_went_alone else ():
-                self._check_half(x[first::2], output, start, first)
+            for sample, found in elsewhere.alone.items():
+                self._check_alone(sample, found, output, start)
+            for first, found in enumerate(elsewhere.halves):
+                self._check_half(found, output, start, first)
         except ValueError:  # whose fault is it?
             self.check_deterministic()
             raise
@@ -85,10 +106,9 @@ class Probe:
             )
         self._check((sample,), alone, output, start, INFLUENCE)
 
-    def _check_half(self, half: Tensor, output: Tensor, start: int, first: int) -> None:
+    def _check_half(self, found: Tensor | str, output: Tensor, start: int, first: int) -> None:
         """Refuse ``output`` if every other sample, from the first or second on, has another one."""
-        found = _told(self.run, half)
-        samples = range(start + first, start + first + 2 * len(half), 2)
+        samples = range(start, start + len(output))[first::2]
         if isinstance(found, str):
             raise ValueError(
                 f"samples influence each other: the network takes samples {start} to "
@@ -160,6 +180,8 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
     single = twice_if_single(x[sample : sample + 1].detach())
     output_alone, shapes = _alone(network, single, start + sample)
     check_as_written(network, single, output_alone, start + sample)
+    if len(x) == 1 and not network.plain:
+        check_alone_or_twice(network, x.detach(), output_alone, start)
     for name in set(inputs).intersection(shapes):
         if _same_length(first.calls[name], shapes[name]):  # 5 rows of a layer are no 5 samples
             del inputs[name]
@@ -268,8 +290,9 @@ def checked_output(network: Float64Network, x: Tensor) -> Tensor:
         TypeError, ValueError: as `plan`; samples influence each other.
     """
     probe, _ = probed(network, x)
+    elsewhere = probe.elsewhere(x)
     output = run_checked(network, twice_if_single(x), range(len(x))).output[: len(x)]
-    probe.check(output, x)
+    probe.check(output, elsewhere)
     return output
 
 
@@ -280,8 +303,9 @@ def checked_forward(network: Float64Network, x: Tensor) -> Forward:
         TypeError, ValueError: as `checked_output`; a layer's rows are mixed.
     """
     probe, _ = probed(network, x)
+    elsewhere = probe.elsewhere(x)
     forward = run_checked(network, twice_if_single(x), range(len(x)))
-    probe.check(forward.output[: len(x)].detach(), x)
+    probe.check(forward.output[: len(x)].detach(), elsewhere)
     refuse_mixed(find_rows(forward, network.kinds, forward.calls, []))
     return forward
 
@@ -299,6 +323,21 @@ def check_as_written(network: Float64Network, x: Tensor, output: Tensor | str, s
     except ValueError:
         return
     check_same(output, written[:1].detach(), (sample,), REPLACED)
+
+
+def check_alone_or_twice(
+    network: Float64Network, x: Tensor, output: Tensor | str, sample: int
+) -> None:
+    """Refuse ``output``, of one sample that ran twice, if a single row has another one.
+
+    One that squeezes its output may fail on a single row.
+    """
+    try:
+        single = network(in_full(x)).detach()
+    except ValueError:
+        return
+    if isinstance(output, Tensor):
+        check_same(output, single, (sample,), ONE_OR_TWO)
 
 
 def check_no_new_parameters(network: Float64Network) -> None:

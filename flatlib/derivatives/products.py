@@ -45,8 +45,9 @@ class JacobianProducts:
 
     def __init__(self, network: Float64Network, x: Tensor, start: int, planned: Plan):
         self.n, self.start = len(x), start
+        elsewhere = planned.probe.elsewhere(x, start)
         forward = run_checked(network, twice_if_single(x), range(start, start + self.n))
-        planned.probe.check(forward.output[: self.n].detach(), x, start)
+        planned.probe.check(forward.output[: self.n].detach(), elsewhere, start)
         forward.check_source()
         check_leads_to_input(forward, graph_behind(forward.output, network.parameters))
         refuse_mixed(find_rows(forward, network.kinds, {}, []))

@@ -35,6 +35,7 @@ LAYER_FUNCTIONS = (
     *(F.linear, F.conv1d, F.conv2d, F.conv3d),
     *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
+SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
 REPEATS = (Tensor.expand, Tensor.expand_as, Tensor.repeat, Tensor.broadcast_to, torch.broadcast_to)
 FUSED_NORMS = (F.layer_norm, F.group_norm, F.batch_norm)  # their own backward knows scale and shift
 OTHER_NORMS = (F.rms_norm, F.instance_norm)
@@ -144,6 +145,7 @@ class Recorder:
         self.network = network
         self.calls: dict[str, list[Call]] = {}
         self.weights: dict[str, Tensor] = {}
+        self.settings: list[tuple[str, tuple]] = []  # of each call of a layer
         self.last: str | None = None
         self.uses: list[Use] = []
         self.tables: dict[bool, list[str]] = {True: [], False: []}  # whether looked up in with x
@@ -251,7 +253,15 @@ class Recorder:
     def _returned(self, name: str, output: Tensor) -> Tensor:
         """Note what a layer returns."""
         module, kind = self.network.layers[name], self.network.kinds[name]
-        self.weights[name], self.last = module.weight.detach(), name
+        weight, before = module.weight.detach(), self.weights.get(name)
+        same = before is None or before.data_ptr() == weight.data_ptr()
+        if not same and not torch.equal(before, weight):
+            raise LayerFault(
+                f"layer {name!r} is called with different weights in one forward pass, so it has "
+                "no one norm; make a layer of its own for each"
+            )
+        self.weights[name], self.last = weight, name
+        self.settings.append((name, _settings(module)))
         kernel = tuple(self.weights[name].shape[2:])
         if kind != "Linear" and kernel != one_an_axis(module, module.kernel_size):
             raise LayerFault(
@@ -309,7 +319,8 @@ class Recorder:
             terms = [(name, torch.Size((1,) * output.dim()), None)]
             edge, shape = get_gradient_edge(output), output.shape
             row = None if padding is None else padding % len(weight)
-            self.uses.append(Lookup(edge, shape, terms, indices=indices, padding=row))
+            kept = indices.detach().clone()  # the forward may overwrite them
+            self.uses.append(Lookup(edge, shape, terms, indices=kept, padding=row))
         x = self.network.mode.input
         own = indices.data_ptr() == x.data_ptr() and indices.shape == x.shape
         self.tables[own].append(name)
@@ -433,6 +444,12 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
         raise ValueError(
             f"the output for sample {samples[row]} holds NaN or infinite values{where}"
         )
+    for name, settings in recorder.settings:
+        if settings != _settings(network.layers[name]):
+            raise ValueError(
+                f"the forward changes the settings of layer {name!r} (stride, padding, dilation) "
+                "after it has called it, so they are lost; make a layer of its own for each"
+            )
     for name, made in calls.items():
         if any(call.value._version != call.version for call in made):
             raise ValueError(
@@ -446,6 +463,11 @@ def run_recorded(network: Float64Network, x: Tensor, samples: Sequence[int]) -> 
         tables=recorder.tables[False],
         tables_of_x=recorder.tables[True],
     )
+
+
+def _settings(module: nn.Module) -> tuple:
+    """How a convolution moves its kernel; of a linear layer nothing."""
+    return tuple(getattr(module, name, None) for name in SETTINGS)
 
 
 def _newest_node() -> int:
