@@ -466,6 +466,29 @@ def test_a_backward_pass_reads_what_its_own_forward_has_left(n):
         torch.testing.assert_close(split.mls, slow_mls(net, x), rtol=1e-9, atol=0)
 
 
+def test_a_cast_in_a_part_that_is_computed_again_is_refused():
+    class Casts(nn.Module):
+        def __init__(self, again: bool):
+            super().__init__()
+            self.first, self.last, self.again = nn.Linear(4, 5), nn.Linear(5, 2), again
+
+        def block(self, h: Tensor) -> Tensor:
+            return torch.tanh(self.first(h.half().to(self.first.weight.dtype)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.again:
+                return self.last(checkpoint(self.block, x, use_reentrant=False))
+            return self.last(self.block(x))
+
+    x = gaussian(3, 4)
+    found = flatlib.measure(drawn(lambda: Casts(again=False)), x)
+    plain = drawn(lambda: Casts(again=False))
+    expected = flatlib.measure(nn.Sequential(plain.first, nn.Tanh(), plain.last), x)
+    assert found.sharpness == pytest.approx(expected.sharpness, rel=1e-12)
+    with pytest.raises(ValueError, match="recomputed in the backward pass.* switch checkpointing"):
+        flatlib.measure(drawn(lambda: Casts(again=True)), x)
+
+
 def test_indices_that_are_overwritten_after_they_were_looked_up():
     class Overwrites(nn.Module):
         def __init__(self):

@@ -27,6 +27,7 @@ REPLACED = (
     "since they cannot be differentiated twice: a fault of flatlib's (or a network so sensitive "
     "that rounding alone changes its output); please report the network"
 )
+RECOMPUTED = "a part of the forward is recomputed in the backward pass"
 ONE_OR_TWO = (
     "samples influence each other: sample {sample} has another output as the only row of a batch "
     "than beside an equal one, and flatlib runs a single sample as two rows; pass it with others"
@@ -180,6 +181,7 @@ def probed(network: Float64Network, x: Tensor, start: int = 0) -> tuple[Probe, F
     single = twice_if_single(x[sample : sample + 1].detach())
     output_alone, shapes = _alone(network, single, start + sample)
     check_as_written(network, single, output_alone, start + sample)
+    check_not_recomputed(network, single)
     if len(x) == 1 and not network.plain:
         check_alone_or_twice(network, x.detach(), output_alone, start)
     for name in set(inputs).intersection(shapes):
@@ -323,6 +325,24 @@ def check_as_written(network: Float64Network, x: Tensor, output: Tensor | str, s
     except ValueError:
         return
     check_same(output, written[:1].detach(), (sample,), REPLACED)
+
+
+def check_not_recomputed(network: Float64Network, x: Tensor) -> None:
+    """Refuse a network that asks for a lower precision in a part that it computes again.
+
+    What its backward pass computes again is computed in that precision.
+    """
+    if not network.mode.has_lifted:
+        return
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(RECOMPUTED):
+            network(in_full(x))
+    except ValueError as error:
+        if RECOMPUTED in str(error):
+            raise ValueError(
+                f"{RECOMPUTED}, where a lower precision that the network asks for is not made "
+                "float64; switch checkpointing off, or remove the cast"
+            ) from None
 
 
 def check_alone_or_twice(
