@@ -18,6 +18,9 @@ from .recording import Call, Forward, graph_behind, run_recorded, twice_if_singl
 from .rows import Rows
 
 PROBE_SAMPLES = 4
+# Of the output: what PyTorch's own functions may be off by, some of which round float64 to float32
+# on a GPU, such as weight normalization.
+AS_WRITTEN = 1e-5
 NOT_DETERMINISTIC = (
     "the network is not deterministic: two runs on sample {sample} differ; switch off its "
     "randomness (net.eval())"
@@ -324,7 +327,9 @@ def check_as_written(network: Float64Network, x: Tensor, output: Tensor | str, s
         written = network.anew(rows, lambda: network.carry_on(rows, as_written=True))
     except ValueError:
         return
-    check_same(output, written[:1].detach(), (sample,), REPLACED)
+    off = (output - written[:1].detach()).abs().amax()
+    if off > AS_WRITTEN * output.abs().amax():
+        raise ValueError(REPLACED.format(sample=sample))
 
 
 def check_not_recomputed(network: Float64Network, x: Tensor) -> None:
