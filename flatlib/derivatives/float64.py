@@ -151,7 +151,7 @@ class InFloat64(TorchFunctionMode):
             return self._normalized(function, args, kwargs)
         output = self._call(function, args, kwargs)
         if function in MAKERS and kwargs.get("dtype") is None and output.dtype in IN_FULL:
-            self.has_lifted = True
+            self.has_lifted |= output.numel() > 0
             return function(*args, **{**kwargs, "dtype": IN_FULL[output.dtype]})
         return output
 
