@@ -41,14 +41,14 @@ def singular_values(jacobian: Tensor) -> Tensor:
     """
     n, N, M = jacobian.shape
     if M <= N:
-        values = _at_unit_size(torch.linalg.svdvals, jacobian)
+        values = _at_any_size(torch.linalg.svdvals, jacobian)
         return torch.nn.functional.pad(_cut(values, N, M), (0, N - M))
     values, wide = jacobian.new_empty((n, N)), torch.ones_like(jacobian[:, 0, 0], dtype=torch.bool)
     if N <= GRAM_OUTPUTS:
         squared = _gram_eigenvalues(jacobian)
         values, wide = squared.sqrt(), ~(squared[:, 0] < GRAM_SPAN * squared[:, -1])
     if bool(wide.any()):
-        values[wide] = _cut(_at_unit_size(_by_triangles, jacobian[wide]), N, M)
+        values[wide] = _cut(_at_any_size(_by_triangles, jacobian[wide]), N, M)
     return values
 
 
@@ -68,7 +68,7 @@ def largest_singular_value(jacobian: Tensor) -> Tensor:
     largest = _gram_eigenvalues(jacobian if N <= M else jacobian.mT)[:, 0].sqrt()
     lost = largest == 0
     if bool(lost.any()):
-        largest[lost] = _at_unit_size(torch.linalg.svdvals, jacobian[lost])[:, 0]
+        largest[lost] = _at_any_size(torch.linalg.svdvals, jacobian[lost])[:, 0]
     return largest
 
 
@@ -88,11 +88,19 @@ def _by_triangles(wide: Tensor) -> Tensor:
     return torch.linalg.svdvals(torch.linalg.qr(wide.mT, mode="r").R)
 
 
+def _at_any_size(values_of: Callable[[Tensor], Tensor], matrices: Tensor) -> Tensor:
+    """``values_of`` matrices on any device.
+
+    A GPU's decompositions square the entries, which overflows or underflows where the values do
+    not. LAPACK, on the CPU, sees to this itself.
+    """
+    return values_of(matrices) if matrices.is_cpu else _at_unit_size(values_of, matrices)
+
+
 def _at_unit_size(values_of: Callable[[Tensor], Tensor], matrices: Tensor) -> Tensor:
     """``values_of`` matrices whose largest entries are near 1, brought back to their own size.
 
-    A GPU's decompositions square the entries, which overflows or underflows where the values do
-    not. The sizes are powers of 2, so nothing is rounded.
+    The sizes are powers of 2, so nothing is rounded.
     """
     largest = torch.linalg.vector_norm(matrices, math.inf, dim=(1, 2))
     exponent = torch.frexp(largest).exponent.to(largest).clamp(min=-1021)
