@@ -121,10 +121,10 @@ def isotropic_any_norm(draws: Draws) -> Case:
 
 @family
 def isotropic_one_live(draws: Draws) -> Case:
-    """Equal singular values, then ReLU, active on one sample; two 10⁷ times as long cost < 10⁻⁹.
+    """Equal singular values, then ReLU, active on one sample; two longer ones cost under 10⁻⁹.
 
-    The bound (N.10) is approached as the two grow and never attained: for N ≥ 2 one sample and one
-    layer alone attain it. There are three samples so that the power of n matters.
+    They are 10⁷ times as long. The bound (N.10) is approached as they grow and never attained: for
+    N ≥ 2 one sample and one layer alone attain it. The three samples let the power of n matter.
     """
     case = _isotropic(draws, 1, draws.uniform(0.5, 2))
     W = case.W
