@@ -385,12 +385,13 @@ def measure(
             the gradients and, in other company, the outputs of all tell;
             a network that is not deterministic or has no layer of these kinds; a layer whose row
             for one sample reaches another's output; an output that autograd does not lead back
-            to x; a hook that changes gradients; something that cannot be copied; a kept tensor that
-            was made of other parameters, that an earlier forward made and keeps outside of the
-            network, or that may be made of a trainable parameter of its module without a part in
-            the output; parts of the batch for which the network calls other layers; another device;
-            max_memory below 1; data that yields no batch; an unknown method; a name in ``layers``
-            of no layer that is called.
+            to x; a hook that changes gradients; a layer whose settings or weights the forward
+            changes from call to call; a cast in a part that checkpointing computes again;
+            something that cannot be copied; a kept tensor that was made of other parameters, that
+            an earlier forward made and keeps outside of the network, or that may be made of a
+            trainable parameter of its module without a part in the output; parts of the batch for
+            which the network calls other layers; another device; max_memory below 1; data that
+            yields no batch; an unknown method; a name in ``layers`` of no layer that is called.
         IncompleteError: a ValueError; data failed after some batches, or one was refused: its
             ``measured`` is the measurement of those before.
         MemoryError: one sample takes more than there is, told beforehand; memory ran out.

@@ -22,7 +22,8 @@ counts among the other parameters; one that mixes them is refused.
 
 ``probing`` runs the copy on a few samples in other company first. Where the batch gives these
 samples another output, the network is random, or lets samples influence each other, and refused.
-One goes once more with none of PyTorch's functions replaced, and has to have the same output.
+Where a function of PyTorch's is replaced, one goes once more with PyTorch's own, and has to have
+the same output.
 From that run, ``memory`` knows what a sample costs.
 Each part is run once more in two halves, every other sample in each, and the sample that is padded
 most alone, for choices over the batch. A sequence of PyTorch's own layers (``plain``) is known to

@@ -115,6 +115,7 @@ class InFloat64(TorchFunctionMode):
         self.recorder: Recorder | None = None
         self.input: Tensor | None = None  # what the network is called with
         self.has_lifted = False  # whether a precision was asked for that is not float64
+        self.has_replaced = False  # whether a function ran that is not PyTorch's own
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -136,14 +137,17 @@ class InFloat64(TorchFunctionMode):
         if function is F.scaled_dot_product_attention:
             # The fused one cannot be differentiated twice: pytorch/pytorch issue 116350, open, in
             # torch up to 2.13 at least. tests/test_guards.py tells when it can.
+            self.has_replaced = True
             return plain_attention(*args, **kwargs)
         if function is torch.fake_quantize_per_channel_affine and len(args) > 1:
             args = (args[0], args[1].float(), *args[2:])  # it takes no scale of another type
         if function is F.multi_head_attention_forward:
             with self:
                 attended = multi_head_attention(args, kwargs)
+            self.has_replaced |= attended is not None
             return function(*args, **kwargs) if attended is None else attended
         if function is torch._weight_norm:
+            self.has_replaced = True
             return _weight_normalized(*args, **kwargs)
         if function in (F.embedding, F.embedding_bag):
             kwargs = {**kwargs, "sparse": False, "scale_grad_by_freq": False}
