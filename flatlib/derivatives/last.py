@@ -11,7 +11,7 @@ from .float64 import Float64Network
 from .mixing import pulled_back
 from .products import check_second_derivatives
 from .recording import Call, Forward, graph_behind
-from .rows import belonging, factors
+from .rows import belonging, factors, gaussian
 
 
 def dense_last_layer(network: Float64Network, forward: Forward) -> tuple[Call, Tensor]:
@@ -66,7 +66,7 @@ def curvature(value: Tensor, call: Call) -> Iterator[Tensor]:
         yield from value.new_zeros(shape[1], *shape)
         return
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float64).to(slope)
+    direction = gaussian(shape, slope, generator)
     factor = factors(shape[0], slope)
     pair = (along(each) for each in (direction, factor[:, None] * direction))
     if belonging(*pair, factor, foldable=False) is None:

@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge
 from flatlib.checks import is_out_of_memory
 
 from .recording import Call, Forward, Use
-from .rows import MIXED_ROWS, Rows, belonging, factors, unweighted, weights
+from .rows import MIXED_ROWS, Rows, belonging, factors, gaussian, unweighted, weights
 
 
 def pulled_back(
@@ -103,9 +103,7 @@ def find_rows(
     edges, shapes = [place.edge for place in places], [place.shape for place in places]
     n, N = forward.output.shape
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(n, N, generator=generator, device="cpu", dtype=torch.float64).to(
-        forward.output
-    )
+    direction = gaussian((n, N), forward.output, generator)
     factor = factors(n, forward.output)
     plain = [g.clone() for g in pulled_back(forward.output, direction, edges, shapes)]
     weighted = pulled_back(forward.output, factor[:, None] * direction, edges, shapes)
@@ -173,9 +171,7 @@ def weighted_pass(
     generator = torch.Generator().manual_seed(0)
 
     def random(size: int) -> Tensor:
-        return torch.randn(size, generator=generator, device="cpu", dtype=torch.float64).to(
-            forward.output
-        )
+        return gaussian((size,), forward.output, generator)
 
     weight, outputs = weights(n, forward.output, generator), random(N)
     gradients = pulled_back(forward.output, torch.outer(weight, outputs), edges, shapes)

@@ -12,6 +12,7 @@ from flatlib.checks import SAME_OUTPUT_TOLERANCE, is_out_of_memory
 
 from .float64 import Float64Network, in_full
 from .recording import twice_if_single
+from .rows import gaussian
 
 BYTES_AT_ONCE = 2**26  # bytes of gradients that `vmap` makes of one output
 
@@ -79,9 +80,7 @@ def _by_vmap(
     generator = torch.Generator().manual_seed(0)
 
     def random(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(
-            like
-        )
+        return gaussian(like.shape, like, generator)
 
     # Gradients of all samples are compared with plain ones along one direction.
     combination, direction = random(output), {name: random(chosen[name]) for name in names}

@@ -17,6 +17,7 @@ from .mixing import find_rows, pulled_back, refuse_mixed
 from .passes import FLOAT64_BYTES, ONE_SAMPLE, Plan, check_leads_to_input, trainable_names
 from .probing import probed, run_checked
 from .recording import Forward, graph_behind, run_recorded, twice_if_single
+from .rows import gaussian
 
 # What every function that is marked so runs in its place.
 ONCE_DIFFERENTIABLE = once_differentiable(lambda context: None).__code__
@@ -86,11 +87,9 @@ def _gradient_along_any_direction(forward: Forward) -> tuple[Tensor, Tensor | No
     the logarithm.
     """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(
-        forward.output.shape, generator=generator, device="cpu", dtype=torch.float64
-    )
-    direction = drawn.to(forward.output).requires_grad_()
-    return direction, _twice(forward.output, forward.source, direction)
+    output = forward.output
+    direction = gaussian(output.shape, output, generator).requires_grad_()
+    return direction, _twice(output, forward.source, direction)
 
 
 def _twice(output: Tensor, along: Tensor | GradientEdge, direction: Tensor) -> Tensor | None:
@@ -140,9 +139,7 @@ def check_custom_functions(network: Float64Network, x: Tensor, output: Tensor) -
     generator = torch.Generator().manual_seed(0)
 
     def random(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator, device="cpu", dtype=torch.float64).to(
-            like
-        )
+        return gaussian(like.shape, like, generator)
 
     def gradient(combination: Tensor, **options: bool) -> tuple[Tensor, ...]:
         moved = network(twice_if_single(in_full(x.detach())))[: len(x)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,11 @@ class Rows:
     def fits(self, shape: torch.Size) -> bool:
         """Whether something of ``shape``, repeated along axes of 1, is the same for all samples."""
         return shape[1 if self.place == "second" else 0] == 1
+
+
+def gaussian(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers, drawn on the CPU whatever the default device, where and as ``like`` is."""
+    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float64).to(like)
 
 
 def factors(n: int, like: Tensor) -> Tensor:
